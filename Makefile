@@ -1,0 +1,38 @@
+# `make repro` runs the pipeline, `make test` the tests; both create the environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ENV := PATH="$(CURDIR)/$(BIN):$$PATH" DO_NOT_TRACK=1
+
+.PHONY: repro table test test-slow lint clean
+
+repro: $(VENV)/.installed
+	@$(ENV) python -m stages.check
+	@$(ENV) python -m flows.worker dvc repro
+	@$(ENV) python -m stages.report --table
+
+table: $(VENV)/.installed
+	@$(ENV) python -m stages.report --table
+
+test: lint
+	@$(ENV) python -m pytest -q -n 2 --dist loadgroup -m "not slow"
+
+test-slow: $(VENV)/.installed
+	@$(ENV) python -m pytest -q -m slow
+
+lint: $(VENV)/.installed
+	@$(ENV) ruff format --check --quiet .
+	@$(ENV) ruff check --quiet .
+	@$(ENV) mypy
+	@$(ENV) lint-imports --no-logo
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than Python 3.11. Run: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,128 @@
+"""Perplexity, layer error and seconds of the published methods and our best composition, over a grid of patterns.
+
+    python benchmarks/compositions.py --text ../shared/data/wikitext2_raw_test.txt
+
+Results are appended to a JSON-lines file as they come, and what is there already is not computed again; the table at
+the end is made from the file. Needs `dvc repro calibrate` to have run (model and calibration windows).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+
+import torch
+import typer
+
+import zpruner
+from zpruner.calibrate import evaluation_windows, read_windows
+from zpruner.model import get_weight
+from zpruner.presets import PRESETS
+from zpruner.progress import progress
+from zpruner.sources import read_text
+
+PATTERNS = ["0.5", "0.6", "0.7", "2:4", "4:8"]
+METHODS = [name for name in PRESETS if name != "pruner_zero"]  # it needs gradients
+
+
+def main(
+    text: Annotated[Path | None, typer.Option(help="Evaluation text; the default is the pipeline's.")] = None,
+    log: Path = Path("benchmarks/results/compositions.jsonl"),
+    methods: str = ",".join(METHODS),
+    patterns: str = ",".join(PATTERNS),
+    propagations: str = "dense,pruned",
+    windows: int = 24,
+    seqlen: int = 512,
+    table: Annotated[bool, typer.Option(help="Only print the table.")] = False,
+) -> None:
+    """Fill the grid and print it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    todo = [
+        (propagation, pattern, method)
+        for propagation in propagations.split(",")
+        for pattern in patterns.split(",")
+        for method in methods.split(",")
+        if (propagation, pattern, method) not in read(log)
+    ]
+    if todo and not table:
+        fill(todo, log, text, windows, seqlen)
+    show(read(log))
+
+
+def fill(todo: list[tuple[str, str, str]], log: Path, text: Path | None, windows: int, seqlen: int) -> None:
+    """Prune, measure, restore: one model in memory for all variants."""
+    model, tokenizer = zpruner.load("data/models/dense")
+    calibration, _ = read_windows(Path("data/calibration/tokens.arrow"))
+    if text is None:
+        evaluation, _ = read_windows(Path("data/evaluation/tokens.arrow"))
+    else:
+        vocab_size = model.config.vocab_size
+        documents = read_text(str(text), None, Path("data/.downloads"))
+        evaluation = evaluation_windows(documents, tokenizer, seqlen=seqlen, vocab_size=vocab_size, windows=windows)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    dense_stats = None
+    if ("", "", "dense") not in read(log):
+        append(log, "", "", "dense", zpruner.perplexity(model, evaluation), 0.0, 0.0)
+    for propagation, pattern, method in progress(todo, "grid", len(todo), "variant"):
+        if propagation == "dense":
+            if dense_stats is None:
+                dense_stats = zpruner.calibrate(model, calibration, gram=True)
+            start = perf_counter()
+            layers = zpruner.prune(model, dense_stats, method=method, sparsity=pattern)
+        else:
+            start = perf_counter()
+            layers = zpruner.prune_sequentially(model, calibration, method=method, sparsity=pattern)
+        seconds = perf_counter() - start
+        error = sum(layer.layer_error for layer in layers) / len(layers)
+        achieved = sum(int((get_weight(model, entry) == 0).sum()) for entry in _inventory(model))
+        print(propagation, pattern, method, achieved, flush=True)
+        append(log, propagation, pattern, method, zpruner.perplexity(model, evaluation), error, seconds)
+        with torch.no_grad():
+            model.load_state_dict(state)
+
+
+def _inventory(model: object) -> tuple[zpruner.model.PrunableLayer, ...]:
+    return zpruner.model.take_inventory(model).layers  # type: ignore[arg-type]
+
+
+def append(
+    log: Path, propagation: str, pattern: str, method: str, perplexity: float, error: float, seconds: float
+) -> None:
+    """Add one measurement to the log."""
+    entry = {"propagation": propagation, "pattern": pattern, "method": method, "perplexity": perplexity}
+    entry |= {"layer_error": error, "seconds": round(seconds, 2), "threads": torch.get_num_threads()}
+    with log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def read(log: Path) -> dict[tuple[str, str, str], dict[str, float]]:
+    """Return the measurements by (propagation, pattern, method); the last of a key counts."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    entries = [json.loads(line) for line in lines]
+    return {(e["propagation"], e["pattern"], e["method"]): e for e in entries}
+
+
+def show(found: dict[tuple[str, str, str], dict[str, float]]) -> None:
+    """Print a Markdown table per propagation: perplexity, and below it seconds and layer error."""
+    dense = found.get(("", "", "dense"), {}).get("perplexity", math.nan)
+    patterns = [p for p in PATTERNS if any(key[1] == p for key in found)]
+    for propagation in dict.fromkeys(key[0] for key in found if key[0]):
+        print(f"\n### propagation: {propagation} (dense model: {dense:.2f})\n")
+        print(f"| method | {' | '.join(patterns)} |\n|---|{'--:|' * len(patterns)}")
+        for method in dict.fromkeys(key[2] for key in found if key[0] == propagation):
+            cells = []
+            for pattern in patterns:
+                entry = found.get((propagation, pattern, method))
+                if entry is None:
+                    cells.append("")
+                    continue
+                error, seconds = entry["layer_error"], entry["seconds"]
+                cells.append(f"{entry['perplexity']:.2f} ({error:.4f}, {seconds:.0f} s)")
+            print(f"| {method} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,116 @@
+"""SparseGPT and the joint least-squares update against the plain published loop, on the default model's own layers.
+
+    python benchmarks/solvers.py
+
+The plain loop is written here from the paper (arXiv 2301.00774, algorithm 1): Hessian, inverse Cholesky factor, columns
+in blocks of 128, one column at a time, a full sort per block for the threshold. Ours is the `sparsegpt` score (the
+mask) and the `obs` update (the weights), which the pipeline runs one after the other. Needs `dvc repro calibrate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from zpruner.calibrate import Activations
+from zpruner.evaluate import layer_error
+from zpruner.methods.sparsegpt import SparseGPT
+from zpruner.model import Checkpoint
+from zpruner.types import LayerStats, SparsityPattern
+from zpruner.updates.least_squares import LeastSquares
+from zpruner.updates.obs import Obs
+
+
+def plain_loop(weight: Tensor, gram: Tensor, pattern: SparsityPattern, block: int = 128) -> Tensor:
+    """Return SparseGPT's weights, (out, in), by the published loop."""
+    weight = weight.clone()
+    hessian = gram.clone()
+    dead = hessian.diagonal() == 0
+    hessian[dead, dead] = 1
+    weight[:, dead] = 0
+    hessian.diagonal().add_(0.01 * hessian.diagonal().mean())
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    factor = torch.linalg.cholesky(inverse, upper=True)
+    for start in range(0, weight.shape[1], block):
+        stop = min(start + block, weight.shape[1])
+        part = weight[:, start:stop].clone()
+        errors = torch.zeros_like(part)
+        local = factor[start:stop, start:stop]
+        if pattern.ratio is None:
+            pruned = torch.zeros_like(part, dtype=torch.bool)
+        else:
+            saliency = part**2 / local.diagonal() ** 2
+            threshold = saliency.flatten().sort().values[int(saliency.numel() * pattern.ratio)]
+            pruned = saliency <= threshold
+        for column in range(stop - start):
+            if pattern.kept is not None and pattern.group_size is not None and column % pattern.group_size == 0:
+                group = slice(column, column + pattern.group_size)
+                saliency = part[:, group] ** 2 / local.diagonal()[group] ** 2
+                lowest = saliency.topk(pattern.group_size - pattern.kept, dim=1, largest=False).indices
+                pruned.scatter_(1, column + lowest, True)
+            kept = part[:, column].masked_fill(pruned[:, column], 0.0)
+            error = (part[:, column] - kept) / local[column, column]
+            part[:, column:] -= error.unsqueeze(1) @ local[column, column:].unsqueeze(0)
+            part[:, column] = kept
+            errors[:, column] = error
+        weight[:, start:stop] = part
+        weight[:, stop:] -= errors @ factor[start:stop, stop:]
+    return weight
+
+
+def seconds(run: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
+    """Return the best of `repeats` wall-clock times, and the result."""
+    best, result = float("inf"), torch.empty(0)
+    for _ in range(repeats):
+        start = perf_counter()
+        result = run()
+        best = min(best, perf_counter() - start)
+    return best, result
+
+
+def main(block: int = 10, repeats: Annotated[int, typer.Option(help="The best of so many runs counts.")] = 5) -> None:
+    """Print milliseconds and ratios for three layers of one decoder block."""
+    activations, dense = Activations(Path("data/activations/dense")), Checkpoint(Path("data/models/dense"))
+    kinds = ("self_attn.q_proj", "mlp.up_proj", "mlp.down_proj")
+    print("| layer (out x in) | pattern | plain loop | ours: mask | + weights | mask + weights / plain "
+          "| least squares | / plain | / (mask + weights) | error plain, ours, l.s. |")  # fmt: skip
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|---|")
+    totals = torch.zeros(4)
+    for layer in (found for found in activations.layers if found.block == block and found.kind in kinds):
+        weight, stats = dense.read_weight(layer).float(), activations.stats(layer.name)
+        for text in ("0.5", "2:4"):
+            times = compare(weight, stats, SparsityPattern.parse(text), text, repeats)
+            totals += torch.tensor(times)
+    plain, mask, weights, squares = totals.tolist()
+    print(f"\nsum: ours / plain loop {(mask + weights) / plain:.2f}, mask alone / plain loop {mask / plain:.2f}, "
+          f"least squares / our SparseGPT {squares / (mask + weights):.2f}, / plain loop {squares / plain:.2f} "
+          f"({torch.get_num_threads()} threads)")  # fmt: skip
+
+
+def compare(
+    weight: Tensor, stats: LayerStats, pattern: SparsityPattern, text: str, repeats: int
+) -> tuple[float, float, float, float]:
+    """Print one row and return its four times in seconds."""
+    gram = stats.gram
+    assert gram is not None
+    score, obs, squares = SparseGPT(), Obs(), LeastSquares()
+    plain, theirs = seconds(lambda: plain_loop(weight, gram, pattern), repeats)
+    mask, keep = seconds(lambda: score.score(weight, stats, pattern) > 0, repeats)
+    update, ours = seconds(lambda: obs.update(weight, keep, stats), repeats)
+    joint, solved = seconds(lambda: squares.update(weight, keep, stats), repeats)
+    errors = ", ".join(f"{layer_error(weight, result, stats):.5f}" for result in (theirs, ours, solved))
+    out, width = weight.shape
+    print(f"| {out} x {width} | {text} | {plain * 1e3:.0f} ms | {mask * 1e3:.0f} ms | {update * 1e3:.0f} ms "
+          f"| {(mask + update) / plain:.2f} | {joint * 1e3:.0f} ms | {joint / plain:.2f} "
+          f"| {joint / (mask + update):.2f} | {errors} |")  # fmt: skip
+    return plain, mask, update, joint
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,119 @@
+"""A Prefect API for one run, where no server is configured: on loopback, on SQLite, gone with the run.
+
+Prefect would start such a server by itself, but only when it is first needed and after importing all of the server
+into this process as well; started early and beside other work it delays a run by less. Its database is the one of
+`prefect server start`, which shows such runs afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows._serve import die_with
+from zpruner.errors import ZprunerError
+
+TIMEOUT_SECONDS = 120
+
+
+class PrefectServerError(ZprunerError):
+    """Prefect's own server did not come up."""
+
+
+class TemporaryApi:
+    """Prefect's server in a child process."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/api"
+        environment = os.environ | {
+            "PREFECT_UI_ENABLED": "0",
+            "PREFECT__SERVER_EPHEMERAL": "1",
+            "PREFECT__SERVER_FINAL": "1",
+            "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "flows._api", str(os.getpid()), str(port)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the run, which has its end to report
+        )
+
+    def wait(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            PrefectServerError: it ended, or did not answer in time.
+        """
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+        raise PrefectServerError(
+            self.url,
+            "no answer" if self._process.poll() is None else f"exit status {self._process.returncode}",
+            "Prefect's server to answer",
+            "See its output above. The versions of fastapi and sqlalchemy in pyproject.toml are known to work.",
+        )
+
+    def close(self) -> None:
+        """Stop it."""
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def api() -> Iterator[TemporaryApi | None]:
+    """Yield None where an API is configured (PREFECT_API_URL), else start a temporary one and make it Prefect's."""
+    if PREFECT_API_URL.value():
+        yield None
+        return
+    server = TemporaryApi()
+    try:
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            try:
+                yield server
+            finally:  # what Prefect sends from threads of its own has to arrive first
+                APILogWorker.drain_all(timeout=10)
+                EventsWorker.drain_all(timeout=10)
+    finally:
+        server.close()
+
+
+def serve(owner: int, port: int) -> None:
+    """Be the server, until the process `owner` dies or ends it."""
+    die_with(owner)
+    uvicorn.run(
+        "prefect.server.api.server:create_app",
+        factory=True,
+        host="127.0.0.1",
+        port=port,
+        log_level="error",
+        lifespan="on",
+        timeout_graceful_shutdown=2,
+    )
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,145 @@
+"""Sharing caches with a team through a DVC remote: pull before a run, push after it, whatever happens in between.
+
+python -m flows.share add URL     # a folder, ssh://host/path, s3://bucket/path
+python -m flows.share pull | push
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dvc.repo import Repo
+
+from flows.graph import read_graph
+from flows.instance import NOISE, PASSING
+from zpruner.errors import InvalidSettingError, ZprunerError
+
+RETRY_SECONDS = (2.0, 10.0, 60.0)
+
+
+class RemoteError(ZprunerError):
+    """Pulling from or pushing to the team's remote failed."""
+
+
+@contextmanager
+def shared(root: Path, log: Callable[[str], None]) -> Iterator[None]:
+    """Pull, run the block, and push what is finished even if the block failed."""
+    check_remote(root)
+    pull(root, log)
+    try:
+        yield
+    finally:
+        push(root, log)
+
+
+def add(root: Path, name: str, url: str) -> None:
+    """Make `url` the project's default remote, one that verifies every file that it delivers."""
+    dvc(root, print, "remote", "add", "--default", "--force", name, url)
+    dvc(root, print, "remote", "modify", name, "verify", "true")
+
+
+def check_remote(root: Path) -> str:
+    """Return the default remote's name.
+
+    Raises:
+        InvalidSettingError: there is none, or it does not verify what it delivers.
+    """
+    with Repo(str(root)) as repo:
+        name = repo.config["core"].get("remote")
+        verifies = name is not None and repo.config["remote"][name].get("verify")
+    if name is None:
+        raise InvalidSettingError(
+            ".dvc/config", "no default remote", "a place to share", "Run `python -m flows.share add URL`."
+        )
+    if not verifies:
+        raise InvalidSettingError(
+            f"remote {name}",
+            "verify off",
+            "verify on, as a damaged file would be used unnoticed",
+            f"Run `dvc remote modify {name} verify true`.",
+        )
+    return str(name)
+
+
+def pull(root: Path, log: Callable[[str], None]) -> list[str]:
+    """Fetch the run cache and what the remote has of this dvc.lock, and link it into place.
+
+    A file that the remote lacks, or has in a damaged state (DVC then removes it there), is no error: its stage runs
+    again, and the next push puts it back.
+
+    Returns:
+        The outputs that did not arrive.
+    """
+    dvc(root, log, "pull", "--run-cache", "--allow-missing")
+    names = [(one.name, out) for one in read_graph(root).values() for out in one.outputs]
+    missing = [(name, out) for name, out in names if not (root / out).exists()]
+    for name, out in missing:
+        log(f"{out} did not arrive: {name} will run unless its result is found elsewhere")
+    return [out for _, out in missing]
+
+
+def push(root: Path, log: Callable[[str], None]) -> None:
+    """Send the run cache and the data of this dvc.lock."""
+    dvc(root, log, "push", "--run-cache")
+
+
+def dvc(root: Path, log: Callable[[str], None], *arguments: str) -> None:
+    """Run a DVC command, again after a while if its failure can pass; its output goes to `log`.
+
+    Raises:
+        RemoteError: it failed.
+    """
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    for delay in (*RETRY_SECONDS, None):
+        done = subprocess.run(
+            command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        lines = [line for line in done.stdout.splitlines() if line.strip() and not NOISE.match(line)]
+        for line in lines:
+            log(line)
+        if done.returncode == 0:
+            return
+        if delay is None or not PASSING.search(done.stdout):
+            break
+        log(f"trying again in {delay:.0f} s")
+        time.sleep(delay)
+    raise RemoteError(
+        f"dvc {' '.join(arguments)}",
+        f"exit status {done.returncode} ({' '.join(lines[-3:])})",
+        "every file to arrive",
+        "Run it again once the remote can be reached: what has arrived is kept.",
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Do one step by hand; returns the exit status."""
+    parser = argparse.ArgumentParser("python -m flows.share", description="Share caches through a DVC remote.")
+    steps = parser.add_subparsers(dest="step", required=True)
+    adding = steps.add_parser("add", help="choose the remote")
+    adding.add_argument("url", help="a folder, ssh://host/path or s3://bucket/path")
+    adding.add_argument("--name", default="team", help="what to call it")
+    steps.add_parser("pull", help="fetch the run cache and the data of this dvc.lock")
+    steps.add_parser("push", help="send them")
+    options = parser.parse_args(arguments)
+    root = Path.cwd()
+    try:
+        if options.step == "add":
+            add(root, options.name, options.url)
+        else:
+            check_remote(root)
+            step = pull if options.step == "pull" else push
+            step(root, print)
+    except ZprunerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""One module per stage of the pipeline: load, one library call, save."""

@@ -1,0 +1,129 @@
+"""What the stages share: where artifacts lie, the settings, work folders and costs."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import zpruner
+from zpruner.composition import compose
+from zpruner.errors import ZprunerError
+from zpruner.params import Params, load
+from zpruner.work import Work, checksum, digest_of, write_json
+
+Method = Annotated[str, typer.Option(help="A label under `methods` in params.yaml.")]
+Sparsity = Annotated[str, typer.Option(help="A label under `sparsities` in params.yaml.")]
+Root = Annotated[Path, typer.Option(help="The project folder.")]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project folder: params.yaml, and the artifacts of every stage under `data/`."""
+
+    root: Path
+    params: Params
+
+    @classmethod
+    def open(cls, root: Path) -> Project:
+        """Read and check the settings of the project at `root`, every method among them."""
+        params = load(root / "params.yaml")
+        for method in params.methods.values():
+            compose(method)  # an unknown name or hyper-parameter is told before a long run, not after
+        return cls(root, params)
+
+    @property
+    def data(self) -> Path:
+        """The folder of all artifacts."""
+        return self.root / "data"
+
+    @property
+    def downloads(self) -> Path:
+        """Downloaded files, kept so that they are fetched once."""
+        return self.data / ".downloads"
+
+    @property
+    def work_root(self) -> Path:
+        """Where unfinished artifacts lie, out of sight of DVC and git."""
+        return self.data / ".work"
+
+    @property
+    def dense(self) -> Path:
+        """The unpruned checkpoint."""
+        return self.data / "models" / "dense"
+
+    @property
+    def activations(self) -> Path:
+        """Activation statistics of the unpruned model."""
+        return self.data / "activations" / "dense"
+
+    def propagated(self, method: str, sparsity: str) -> Path:
+        """Activation statistics of a variant, taken with the earlier blocks already pruned."""
+        return self.data / "activations" / "pruned" / method / sparsity
+
+    def tokens(self, text: str) -> Path:
+        """Token windows of `calibration` or `evaluation`."""
+        return self.data / text / "tokens.arrow"
+
+    def scores(self, method: str) -> Path:
+        """Importance scores."""
+        return self.data / "scores" / method
+
+    def masks(self, method: str, sparsity: str) -> Path:
+        """Keep masks."""
+        return self.data / "masks" / method / sparsity
+
+    def pruned(self, method: str, sparsity: str) -> Path:
+        """The pruned checkpoint."""
+        return self.data / "pruned" / method / sparsity
+
+    def evaluation(self, *labels: str) -> Path:
+        """The metrics of a variant, or of `dense`."""
+        return self.data.joinpath("evaluation", *labels[:-1], f"{labels[-1]}.json")
+
+    def report(self) -> Path:
+        """The folder of the report."""
+        return self.data / "report"
+
+    def work(self, stage: str, *labels: str, **determined_by: Any) -> Work:
+        """Return the work folder of a stage instance, keyed by the code and everything in `determined_by`."""
+        key = digest_of({"code": code_digest(), **determined_by})
+        return Work(self.work_root, "-".join((stage, *labels)), key)
+
+    def write_cost(self, stage: str, *labels: str, seconds: float, **facts: Any) -> None:
+        """Write what a stage instance cost: seconds of work (start-up apart) and peak resident memory in bytes."""
+        path = self.data.joinpath("costs", stage, *labels)
+        usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = usage if sys.platform == "darwin" else usage * 1024
+        cost = {"stage": stage, "seconds": round(seconds, 3), "peak_memory_bytes": peak, **facts}
+        write_json(path.with_name(f"{path.name}.json"), cost)
+
+
+@cache
+def code_digest() -> str:
+    """Return a digest of the library's and the stages' source files."""
+    files = sorted(path for package in (zpruner.__file__, __file__) for path in Path(str(package)).parent.rglob("*.py"))
+    return digest_of([checksum(path) for path in files])
+
+
+def main(run: Callable[..., None]) -> None:
+    """Run a stage's function as a command: its parameters become options, an error of ours becomes one sentence."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(run)
+    try:
+        app(standalone_mode=False)
+    except ZprunerError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("Interrupted. Finished parts are kept: run again to go on.", err=True)
+        sys.exit(130)
+    except typer._click.exceptions.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)

@@ -1,0 +1,168 @@
+"""Fetch: the model as an ordinary checkpoint, and the calibration and evaluation texts as token windows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from enum import StrEnum
+from pathlib import Path
+
+from stages._project import Project, Root, main
+from zpruner.calibrate import calibration_windows, evaluation_windows, write_windows
+from zpruner.errors import ArtifactError
+from zpruner.evaluate import evaluation_text
+from zpruner.model import Checkpoint, write_manifest
+from zpruner.params import TextSettings
+from zpruner.progress import counter
+from zpruner.sources import (
+    FETCH_STEPS,
+    Documents,
+    LocalPath,
+    TokenTable,
+    fetch_model,
+    load_tokenizer,
+    parse_source,
+    read_text,
+)
+
+
+class What(StrEnum):
+    """What can be fetched."""
+
+    model = "model"
+    calibration = "calibration"
+    evaluation = "evaluation"
+
+
+def run(what: What, root: Root = Path()) -> None:
+    """Write data/models/dense, data/calibration/tokens.arrow or data/evaluation/tokens.arrow.
+
+    Args:
+        what: the model, or one of the two texts.
+        root: the project folder.
+    """
+    project = Project.open(root)
+    match what:
+        case What.model:
+            _fetch_model(project)
+        case What.calibration | What.evaluation:
+            _fetch_tokens(project, what)
+
+
+def _fetch_model(project: Project) -> None:
+    settings = project.params.model
+    sha256 = settings.sha256
+    key = {"source": settings.source, "sha256": sha256, "dtype": settings.dtype, "state": _state(project)}
+    with project.work("fetch", "model", **key) as work:
+        if work.done("model") is None or not _whole(work.files):
+            shutil.rmtree(work.files)
+            with counter(f"fetch model ({', '.join(FETCH_STEPS)})", len(FETCH_STEPS), "step") as step:
+                fetch_model(
+                    _located(settings.source, project.root),
+                    sha256,
+                    work.files,
+                    project.downloads,
+                    settings.dtype,
+                    trust_remote_code=settings.trust_remote_code,
+                    step=step,
+                )
+            config = json.loads((work.files / "config.json").read_text(encoding="utf-8"))
+            dtype = config.get("dtype") or config.get("torch_dtype") or settings.dtype
+            write_manifest(work.files, settings.source, dtype=dtype)
+            work.record("model", {})
+        work.publish(project.dense)
+        project.write_cost("fetch", "model", seconds=work.seconds, layers=0)
+
+
+def _state(project: Project) -> list[list[object]]:
+    """Return size and time of change of every file of a local model, so that a changed one is fetched anew."""
+    parsed = parse_source(project.params.model.source)
+    if not isinstance(parsed, LocalPath):
+        return []
+    path = project.root / parsed.path
+    facts = ((file, file.stat()) for file in sorted([path, *path.rglob("*")]) if file.is_file())
+    return [[str(file.relative_to(path.parent)), found.st_size, found.st_mtime_ns] for file, found in facts]
+
+
+def _whole(folder: Path) -> bool:
+    """Return whether a fetched checkpoint is what it was: a published one shares its files with the work folder."""
+    try:
+        Checkpoint(folder).verify_all()
+    except ArtifactError:
+        return False
+    return True
+
+
+def _fetch_tokens(project: Project, what: What) -> None:
+    params = project.params
+    settings: TextSettings = params.calibration if what is What.calibration else params.evaluation.perplexity
+    with project.work("fetch", what.value) as work, counter(f"fetch {what.value} text", 2, "step") as step:
+        text = _read(settings, project)
+        step()
+        _verify_texts(project.dense)
+        tokenizer = load_tokenizer(project.dense, trust_remote_code=params.model.trust_remote_code)
+        vocab_size = _vocab_size(project.dense)
+        if what is What.calibration:
+            chosen = params.calibration
+            windows = calibration_windows(
+                text,
+                tokenizer,
+                nsamples=chosen.nsamples,
+                seqlen=chosen.seqlen,
+                seed=chosen.seed,
+                vocab_size=vocab_size,
+                sampling=chosen.sampling,
+                part=chosen.part,
+            )
+        else:
+            measured = params.evaluation.perplexity
+            windows = evaluation_windows(
+                evaluation_text(text, measured),
+                tokenizer,
+                seqlen=measured.seqlen,
+                vocab_size=vocab_size,
+                windows=measured.windows,
+                part=measured.part,
+            )
+        write_windows(project.tokens(what.value), windows, settings.source)
+        step()
+        project.write_cost("fetch", what.value, seconds=work.seconds, layers=0)
+
+
+def _located(source: str, root: Path) -> str:
+    """Return a source with a local path taken relative to the project folder."""
+    parsed = parse_source(source)
+    return str(root / parsed.path) if isinstance(parsed, LocalPath) else source
+
+
+def _read(settings: TextSettings, project: Project) -> Documents | TokenTable:
+    return read_text(
+        _located(settings.source, project.root),
+        settings.sha256,
+        project.downloads,
+        column=settings.column,
+        config=settings.config,
+        split=settings.split,
+        documents=settings.documents,
+    )
+
+
+def _verify_texts(folder: Path) -> None:
+    """Raise ArtifactError if config or tokenizer files of the checkpoint were altered."""
+    dense = Checkpoint(folder)
+    for file in dense.manifest["files"]:
+        if not file.endswith(".safetensors"):
+            dense.verify(file)
+
+
+def _vocab_size(folder: Path) -> int:
+    """Return the size of the model's vocabulary, from its config."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    if not isinstance(size, int):
+        raise ArtifactError(str(folder / "config.json"), "no vocab_size", "a config with one", "Check the model.")
+    return size
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,153 @@
+"""Mask: which weights stay, from the scores and a sparsity pattern.
+
+With dense propagation that needs the scores, and where a solver or a refinement looks at them the weights and the
+statistics. With pruned propagation the model is pruned block after block, and this stage also stores the statistics
+that it measured on the way, so that `apply` gives the same weights again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from stages._project import Method, Project, Root, Sparsity, main
+from zpruner.calibrate import Activations, finish_activations, read_windows, write_inputs
+from zpruner.composition import Composition, compose, derive_mask
+from zpruner.model import Checkpoint, load_model, resolve_device
+from zpruner.params import canonical_json
+from zpruner.pipeline import layer_patterns, prune_blocks
+from zpruner.progress import progress
+from zpruner.store import ArtifactReader, ArtifactWriter, Provenance, artifact_writer
+from zpruner.types import Mask, ScoreMatrix, SparsityPattern
+from zpruner.work import atomic_file
+
+
+def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
+    """Write data/masks/METHOD/SPARSITY and data/activations/pruned/METHOD/SPARSITY.
+
+    Args:
+        method: a label under `methods` in params.yaml.
+        sparsity: a label under `sparsities`.
+        root: the project folder.
+    """
+    project = Project.open(root)
+    settings, pattern = project.params.method(method), project.params.pattern(sparsity)
+    composition = compose(settings)
+    propagation = project.params.calibration.propagation
+    scored = Provenance(method=settings.score, settings=canonical_json(settings.settings), propagation=propagation)
+    scores = ArtifactReader(project.scores(method), "scores", scored)
+    dense = Checkpoint(project.dense)
+    activations = Activations(project.activations, Provenance(model_hash=dense.model_hash))
+    measured_on = Provenance(
+        model_hash=activations.provenance.model_hash, calibration_hash=activations.provenance.calibration_hash
+    )
+    measured_on.require(asdict(scores.provenance), scores.folder)
+    made_from = scores.provenance
+    provenance = replace(
+        made_from, dtype="bool", method=method, settings=canonical_json(settings), pattern=str(pattern)
+    )
+    measured = replace(provenance, dtype=activations.provenance.dtype)
+    key = {"scores": scores.digest, "batch_size": project.params.calibration.batch_size}
+    mask_work = project.work("mask", method, sparsity, provenance=repr(provenance), **key)
+    stats_work = project.work("propagate", method, sparsity, provenance=repr(measured), **key)
+    with (
+        artifact_writer(mask_work, "masks", provenance) as masks,
+        artifact_writer(stats_work, "activations", measured) as stats,
+    ):
+        patterns = layer_patterns(
+            composition,
+            pattern,
+            activations.inventory,
+            lambda layer: (dense.read_weight(layer), activations.stats(layer.name)),
+        )
+        if propagation == "pruned":
+            _prune_blocks(project, composition, patterns, activations, masks, stats)
+        else:
+            _select(project, composition, patterns, activations, dense, scores, masks)
+        finish_activations(stats, project.propagated(method, sparsity), activations.inventory)
+        masks.finish(project.masks(method, sparsity), layers=activations.reader.index["layers"])
+        project.write_cost("mask", method, sparsity, seconds=mask_work.seconds, layers=len(patterns))
+
+
+def read_mask(masks: ArtifactReader, layer: str) -> Mask:
+    """Return one layer's mask from a mask artifact."""
+    return Mask(layer, masks.read(layer)["keep"])
+
+
+def _select(
+    project: Project,
+    composition: Composition,
+    patterns: Mapping[str, SparsityPattern],
+    activations: Activations,
+    dense: Checkpoint,
+    scores: ArtifactReader,
+    masks: ArtifactWriter,
+) -> None:
+    """Derive every layer's mask from its scores; solvers and refinements look at weights and statistics too."""
+    solves = composition.method.depends_on_pattern
+    looks = solves or composition.refinement is not None
+    device = resolve_device(project.params.model.device)
+    layers = activations.layers
+    todo = [layer for layer in layers if masks.work.done(layer.name) is None]
+    for layer in progress(todo, masks.work.name, len(layers), "layer", len(layers) - len(todo)):
+        pattern = patterns[layer.name]
+        values = None if solves else ScoreMatrix(layer.name, scores.read(layer.name)["score"].to(device))
+        if values is not None and not looks:
+            mask = derive_mask(composition, values, pattern)
+        else:
+            weight = dense.read_weight(layer).to(device)
+            stats = activations.stats(layer.name).to(device)
+            mask = composition.mask(values or composition.score(weight, stats, pattern), weight, stats, pattern)
+        _write_mask(masks, mask)
+
+
+def _prune_blocks(
+    project: Project,
+    composition: Composition,
+    patterns: Mapping[str, SparsityPattern],
+    activations: Activations,
+    masks: ArtifactWriter,
+    stats: ArtifactWriter,
+) -> None:
+    """Prune the model in memory block after block, storing the masks and what they were derived from."""
+    params, inventory, work = project.params, activations.inventory, masks.work
+    windows, _ = read_windows(project.tokens("calibration"))
+    model = load_model(project.dense, device=params.model.device, trust_remote_code=params.model.trust_remote_code)
+
+    def finished(block: int) -> dict[str, Tensor] | None:
+        if work.done(f"block-{block}") is None:
+            return None
+        return load_file(work.scratch / f"block-{block}.safetensors", device=str(model.device))
+
+    blocks = prune_blocks(
+        model,
+        inventory,
+        windows,
+        composition,
+        patterns,
+        batch_size=params.calibration.batch_size,
+        finished=finished,
+    )
+    done = sum(work.done(f"block-{block}") is not None for block in range(inventory.n_blocks))
+    for pruned in progress(blocks, "prune block after block", inventory.n_blocks, "block", done):
+        write_inputs(stats, pruned.collection)
+        for mask, _ in pruned.layers.values():
+            _write_mask(masks, mask)
+        stats.drain()
+        masks.drain()
+        path = work.scratch / f"block-{pruned.block}.safetensors"
+        with atomic_file(path) as file:
+            file.write(save({name: weight.cpu().contiguous() for name, (_, weight) in pruned.layers.items()}))
+        work.record(f"block-{pruned.block}", {}, path, file.checksum)
+
+
+def _write_mask(masks: ArtifactWriter, mask: Mask) -> None:
+    masks.write(mask.layer, {"keep": mask.keep}, kept=int(mask.keep.sum()), weights=mask.keep.numel())
+
+
+if __name__ == "__main__":
+    main(run)

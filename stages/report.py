@@ -1,0 +1,66 @@
+"""Report: table, Markdown, HTML and plot data, from the files that the other stages wrote."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import typer
+
+from stages._project import Project, Root, main
+from zpruner.report import load, render_table, write
+from zpruner.report._data import ReportData
+from zpruner.work import sweep
+
+
+def run(table: bool = False, root: Root = Path()) -> None:
+    """Write data/report and print the table.
+
+    Args:
+        table: only print the table, and where the report lies.
+        root: the project folder.
+    """
+    project = Project.open(root)
+    data = read(project)
+    if not table:
+        write(data, project.report())
+        sweep(project.work_root)  # every artifact that the report rests on is stored by now
+        return
+    typer.echo(render_table(data))
+    typer.echo(f"\nreport              {project.report() / 'report.html'}")
+    typer.echo(f"pruned checkpoints  {project.data / 'pruned'}/METHOD/SPARSITY")
+
+
+def read(project: Project) -> ReportData:
+    """Return what the report shows of a project: the variants listed in params.yaml and nothing else."""
+    params = project.params
+    return load(
+        project.data,
+        {label: method.model_dump(mode="json", exclude_defaults=True) for label, method in params.methods.items()},
+        {label: str(params.pattern(label)) for label in params.sparsities},
+        propagation=params.calibration.propagation,
+        model=params.model.model_dump(mode="json", exclude={"device"}),
+        calibration=params.calibration.model_dump(mode="json"),
+        provenance={**_commit(project.root), **{name: version(name) for name in ("zpruner", "torch", "transformers")}},
+    )
+
+
+def _commit(root: Path) -> dict[str, str]:
+    """Return the git commit that the report was made at, and whether code or settings differ from it."""
+    tracked = ("params.yaml", "dvc.yaml", "zpruner", "stages", "tasks")
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", *tracked)
+    except (OSError, subprocess.CalledProcessError):
+        return {}  # no git, or not a repository: nothing to say
+    return {"git commit": head + (", with uncommitted changes of code or settings" if changed else "")}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    main(run)

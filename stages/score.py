@@ -1,0 +1,64 @@
+"""Score: the importance of every weight, by one method, layer by layer."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+
+from stages._project import Method, Project, Root, main
+from zpruner.calibrate import Activations
+from zpruner.composition import Composition, compose
+from zpruner.model import Checkpoint, resolve_device
+from zpruner.params import canonical_json
+from zpruner.progress import progress
+from zpruner.store import Provenance, artifact_writer
+from zpruner.work import digest_of
+
+
+def run(method: Method, root: Root = Path()) -> None:
+    """Write data/scores/METHOD.
+
+    Args:
+        method: a label under `methods` in params.yaml.
+        root: the project folder.
+    """
+    project = Project.open(root)
+    settings = project.params.method(method)
+    composition = compose(settings)
+    dense = Checkpoint(project.dense)
+    activations = Activations(project.activations, Provenance(model_hash=dense.model_hash))
+    propagation = project.params.calibration.propagation
+    provenance = replace(
+        activations.provenance,
+        dtype="float32",
+        method=settings.score,
+        settings=canonical_json(settings.settings),
+        propagation=propagation,
+    )
+    layers = activations.layers
+    # Scores that depend on the pattern are taken by the mask stage; this one leaves word which code they come from.
+    deferred = composition.method.depends_on_pattern or propagation == "pruned"
+    work = project.work("score", method, provenance=repr(provenance), activations=activations.reader.digest)
+    device = resolve_device(project.params.model.device)
+    with artifact_writer(work, "scores", provenance) as writer:
+        todo = [] if deferred else [layer for layer in layers if work.done(layer.name) is None]
+        for layer in progress(todo, f"score {method}", len(layers), "layer", len(layers) - len(todo)):
+            weight = dense.read_weight(layer).to(device)
+            scores = composition.score(weight, activations.stats(layer.name).to(device))
+            writer.write(layer.name, {"score": scores.values})
+        writer.finish(
+            project.scores(method),
+            layers=[layer.to_json() for layer in layers],
+            deferred=_source_digest(composition) if deferred else "",
+        )
+        project.write_cost("score", method, seconds=work.seconds, layers=len(layers))
+
+
+def _source_digest(composition: Composition) -> str:
+    """Return a digest of a method's source file: it makes the mask stage run again when the method changes."""
+    return digest_of(inspect.getsource(inspect.getmodule(type(composition.method)) or type(composition.method)))
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,33 @@
+"""Fixtures shared by the rooms' tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from transformers import PreTrainedModel
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def llama_model() -> PreTrainedModel:
+    """A tiny Llama; tests must not change it."""
+    return tiny.build("llama")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama's checkpoint folder with a tokenizer."""
+    return tiny.save_checkpoint(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny project after a whole `dvc repro`; tests copy it (`shutil.copytree`) and change the copy."""
+    root = tiny.make_project(tmp_path_factory.mktemp("project") / "finished")
+    executed = tiny.repro(root)
+    assert executed[-1] == "report"
+    return root

@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from zpruner.evaluate import error_basis, layer_error
+from zpruner.types import LayerStats
+
+
+def setup(correlated=True, gram=True, dtype=torch.float32):
+    torch.manual_seed(0)
+    X = torch.randn(12, 200, dtype=torch.float64)
+    if correlated:
+        X += 2 * torch.randn(1, 200, dtype=torch.float64)
+    X *= torch.logspace(-1, 1, 12, dtype=torch.float64)[:, None]
+    W = torch.randn(7, 12, dtype=torch.float64).to(dtype)
+    pruned = W * (torch.rand(7, 12) > 0.5) + 0.01
+    G = (X @ X.T).float() if gram else None
+    return X, W, pruned, LayerStats("layer", 200, 4, sq_sum=X.square().sum(1), gram=G)
+
+
+def direct(X, W, pruned):
+    W, pruned = W.double(), pruned.double()
+    return float(((W - pruned) @ X).square().sum() / (W @ X).square().sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_a_gram_matrix_it_is_the_share_of_the_output_that_is_lost(dtype):
+    X, W, pruned, stats = setup(dtype=dtype)
+    assert layer_error(W, pruned, stats) == pytest.approx(direct(X, W, pruned), rel=1e-4)
+    assert error_basis(stats) == "gram"
+
+
+def test_without_one_the_inputs_are_taken_as_uncorrelated():
+    X, W, pruned, stats = setup(gram=False)
+    a = X.square().sum(1)
+    expected = float(((W - pruned).double().square() @ a).sum() / (W.double().square() @ a).sum())
+    assert layer_error(W, pruned, stats) == pytest.approx(expected, rel=1e-5)
+    assert layer_error(W, pruned, stats) != pytest.approx(direct(X, W, pruned), rel=0.05)
+    assert error_basis(stats) == "diagonal"
+
+
+def test_both_agree_where_the_inputs_are_uncorrelated():
+    X, W, pruned, stats = setup()
+    G = torch.diag(X.square().sum(1)).float()
+    with_gram = LayerStats("layer", 200, 4, sq_sum=stats.sq_sum, gram=G)
+    without = LayerStats("layer", 200, 4, sq_sum=stats.sq_sum)
+    assert layer_error(W, pruned, with_gram) == pytest.approx(layer_error(W, pruned, without), rel=1e-5)
+
+
+def test_bounds():
+    _, W, _, stats = setup()
+    assert layer_error(W, W, stats) == 0.0
+    assert layer_error(W, torch.zeros_like(W), stats) == pytest.approx(1.0)
+    assert layer_error(torch.zeros_like(W), torch.zeros_like(W), stats) == 0.0

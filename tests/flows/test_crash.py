@@ -1,0 +1,193 @@
+"""Killing a run at random points: the next one finishes, with the same artifacts, and repeats nothing finished."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import tiny
+from toys import Toy, lock, make_toy
+
+DRIVER = """
+import sys
+from pathlib import Path
+from flows import pipeline as module
+from flows.slots import processor_slots
+from flows.worker import DVC, Worker
+module._slots = lambda worker, root, parallel: dict.fromkeys((True, False), processor_slots(parallel, "toy"))
+with Worker(Path.cwd(), DVC) as worker:
+    module.early_worker.set(worker)
+    module.pipeline(".", parallel=2)
+"""
+Start = Callable[..., subprocess.Popen[bytes]]
+VICTIMS = {"flow": None, "worker": "flows._serve", "server": "flows._api"}
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a command whose output goes to a file; at the end none is left running."""
+    started = []
+
+    def popen(command: list[str], root: Path, log: Path, **variables: str) -> subprocess.Popen[bytes]:
+        with log.open("wb") as out:
+            process = subprocess.Popen(command, cwd=root, env=tiny.environment() | variables, stdout=out, stderr=out)
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 100) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def inside(root: Path) -> list[psutil.Process]:
+    """Return every process that works in the project."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()) == root and process.pid != os.getpid():
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def kill(process: subprocess.Popen[bytes], victim: str) -> None:
+    """Kill the flow's process, or the child of it that runs a module."""
+    module = VICTIMS[victim]
+    if module is None:
+        process.kill()
+    else:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if module in child.cmdline():
+                child.kill()
+                break
+
+
+def artifacts(folder: Path, leave_out: tuple[str, ...] = ()) -> dict[str, bytes]:
+    """Return every file but DVC's own notes, whose lines come in the order in which things ended."""
+    return {name: data for name, data in tiny.files_of(folder, leave_out).items() if not name.endswith(".gitignore")}
+
+
+def locked(root: Path) -> dict[str, object]:
+    return lock(root) if (root / "dvc.lock").exists() else {}
+
+
+def disturb(start: Start, toy: Toy, api: str, victim: str, seed: int, tmp_path: Path) -> None:
+    """Start a run of a toy project, kill something at a random point, run again."""
+    rng = random.Random(seed)
+    for stage in ("base", "last"):
+        toy.change(stage, sleep=0.2)
+    for label in toy.params["parts"]:
+        toy.change("part", label, sleep=0.2)
+    command = [sys.executable, "-c", DRIVER]
+    process = start(command, toy.root, tmp_path / "first.log", PREFECT_API_URL=api)
+    entries = rng.randrange(10)
+    wait_for(lambda: len(toy.journal()) >= entries or process.poll() is not None)
+    time.sleep(rng.random() * 0.3)
+    kill(process, victim)
+    process.wait(100)
+    wait_for(lambda: not inside(toy.root))
+    finished = set(locked(toy.root))
+    before = len(toy.journal())
+    again = start(command, toy.root, tmp_path / "second.log", PREFECT_API_URL=api)
+    assert again.wait(100) == 0, (tmp_path / "second.log").read_text()
+    repeated = {entry["name"] for entry in toy.journal()[before:]}
+    assert not repeated & finished
+    assert repeated | finished == {"base", "part@p0", "part@p1", "part@p2", "last"}
+    assert "up to date" in tiny.run(["dvc", "status"], toy.root).stdout
+
+
+@pytest.mark.parametrize(("victim", "seed"), [("flow", 1), pytest.param("worker", 2, marks=pytest.mark.slow)])
+def test_a_killed_run_is_finished_by_the_next(
+    start: Start, toy: Toy, api: str, victim: str, seed: int, tmp_path: Path
+) -> None:
+    disturb(start, toy, api, victim, seed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_anywhere(start: Start, api: str, seed: int, tmp_path: Path) -> None:
+    toy, other = make_toy(tmp_path / "toy"), make_toy(tmp_path / "other")
+    disturb(start, toy, api, ("flow", "worker")[seed % 2], 100 + seed, tmp_path)
+    shutil.copy(toy.root / "params.yaml", other.root)
+    tiny.run(["dvc", "repro"], other.root)
+    assert lock(toy.root) == lock(other.root)
+    assert artifacts(toy.root / "out") == artifacts(other.root / "out")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A real project of one variant in which nothing has run, and a copy after an undisturbed run."""
+    folder = tmp_path_factory.mktemp("small")
+    fresh = tiny.make_project(folder / "fresh")
+    params = tiny.read_params(fresh)
+    params |= {"methods": {"wanda": params["methods"]["wanda"]}, "sparsities": {"s24": "2:4"}}
+    tiny.write_params(fresh, params)
+    done = folder / "done"
+    shutil.copytree(fresh, done, symlinks=True)
+    tiny.run([sys.executable, "-m", "flows.worker", "dvc", "repro"], done)
+    return fresh, done
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(20))
+def test_real_stages_killed_anywhere(start: Start, small: tuple[Path, Path], seed: int, tmp_path: Path) -> None:
+    fresh, done = small
+    root = tmp_path / "p"
+    shutil.copytree(fresh, root, symlinks=True)
+    rng = random.Random(seed)
+    command = [sys.executable, "-m", "flows.pipeline", "--parallel", "2"]
+    process = start(command, root, tmp_path / "first.log")
+    instances = rng.randrange(8)
+    wait_for(lambda: len(locked(root)) >= instances and (root / "data" / ".work").is_dir())
+    time.sleep(rng.random() * 2)
+    kill(process, ("flow", "worker", "server")[seed % 3])
+    process.wait(200)
+    wait_for(lambda: not inside(root))
+    finished = set(locked(root))
+    second = tmp_path / "second.log"
+    assert start(command, root, second).wait(300) == 0, second.read_text()
+    ran = {
+        line.split("Running stage '")[1].split("'")[0] for line in second.read_text().splitlines() if "Running" in line
+    }
+    assert not ran & finished
+    assert ran | finished == set(lock(done))
+    timed = ("costs/", "report/", ".work", ".downloads")  # these hold durations
+    assert artifacts(root / "data", timed) == artifacts(done / "data", timed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_cancelled_run_stops_its_stage_and_resumes(
+    start: Start, toy: Toy, api: str, number: int, tmp_path: Path
+) -> None:
+    toy.change("part", "p1", sleep=100)
+    command = [sys.executable, "-c", DRIVER]
+    process = start(command, toy.root, tmp_path / "first.log", PREFECT_API_URL=api)
+    wait_for(lambda: "part@p1" in toy.runs())
+    process.send_signal(number)
+    assert process.wait(30) != 0
+    wait_for(lambda: not inside(toy.root), 10)
+    toy.change("part", "p1", sleep=0)
+    begun = set(locked(toy.root))
+    before = len(toy.runs())
+    again = start(command, toy.root, tmp_path / "second.log", PREFECT_API_URL=api)
+    assert again.wait(100) == 0, (tmp_path / "second.log").read_text()
+    assert not set(toy.runs()[before:]) & begun

@@ -1,0 +1,148 @@
+"""Intervals, ranking and formatted numbers, against independent arithmetic."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_tree import METHODS, edit, make_tree, read
+
+from zpruner.evaluate.bootstrap import Bootstrap, Interval
+from zpruner.report import _format as fmt
+from zpruner.report._axes import log_ticks
+from zpruner.report._data import Layer
+from zpruner.report._heat import heat_groups
+from zpruner.report._plots import by_block
+from zpruner.report._summary import summarise
+
+
+def test_interval_of_the_mean_matches_the_normal_approximation() -> None:
+    losses = np.random.default_rng(1).normal(3.0, 0.4, 400)
+    interval = Bootstrap([losses.tolist()]).perplexity(0)
+    assert interval is not None
+    half = 1.96 * losses.std(ddof=1) / math.sqrt(400)
+    assert math.log(interval.low) == pytest.approx(losses.mean() - half, abs=0.004)
+    assert math.log(interval.high) == pytest.approx(losses.mean() + half, abs=0.004)
+
+
+def test_paired_interval_cancels_what_both_share() -> None:
+    rng = np.random.default_rng(2)
+    dense = rng.normal(3.0, 1.0, 50)
+    pruned = dense + 0.2
+    boot = Bootstrap([dense.tolist(), pruned.tolist()])
+    ratio, alone = boot.ratio(1, 0), boot.perplexity(1)
+    assert ratio is not None
+    assert alone is not None
+    assert ratio.low == pytest.approx(math.exp(0.2), rel=1e-9)
+    assert ratio.high == pytest.approx(math.exp(0.2), rel=1e-9)
+    assert alone.high / alone.low > 1.3
+
+
+@pytest.mark.parametrize("losses", [[[3.0]], [[3.0, math.nan]], [[3.0, math.inf]], [[]], [[900.0, 1000.0]]])
+def test_no_interval_without_enough_finite_windows(losses: list[list[float]]) -> None:
+    assert Bootstrap(losses).perplexity(0) is None
+
+
+def test_best_and_verdict_follow_perplexity_and_noise(tmp_path: Path) -> None:
+    two = {name: METHODS[name] for name in ("wanda", "zpruner")}
+    tree = make_tree(tmp_path, two, {"s50": "0.5"}, windows=40)
+    summary = summarise(read(tree, two, {"s50": "0.5"}))
+    (headline,) = summary.headlines
+    assert [row.best for row in summary.rows] == [False, True]
+    assert headline.row.spec is not None
+    assert headline.row.spec.name == "zpruner-s50"
+    assert headline.clear is True
+    assert "larger than the noise" in headline.verdict
+    # The same losses with opposite swings: a difference that the windows cannot carry.
+    dense = list(read(tree, two, {"s50": "0.5"}).dense.window_losses)
+    for sign, method in ((1, "wanda"), (-1, "zpruner")):
+        swung = [loss + 0.2 + sign * (0.3 if i % 2 else -0.3) for i, loss in enumerate(dense)]
+        edit(tree / f"evaluation/{method}/s50.layers.json", window_losses=swung)
+    (headline,) = summarise(read(tree, two, {"s50": "0.5"})).headlines
+    assert headline.clear is False
+    assert "40 windows are too few" in headline.verdict
+
+
+def test_a_single_variant_is_not_called_best(tmp_path: Path) -> None:
+    one = {"wanda": METHODS["wanda"]}
+    summary = summarise(read(make_tree(tmp_path, one), one))
+    assert not any(row.best for row in summary.rows)
+    assert all(headline.verdict == "" for headline in summary.headlines)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (fmt.perplexity(29.204), "29.20"),
+        (fmt.perplexity(1234.56), "1,234.6"),
+        (fmt.perplexity(98765.4), "98,765"),
+        (fmt.perplexity(2.5e9), "2.50e+09"),
+        (fmt.perplexity(math.nan), "NaN"),
+        (fmt.perplexity(math.inf), "inf"),
+        (fmt.percent(0.49997), "50.00 %"),
+        (fmt.change(1.134), "+13.4 %"),
+        (fmt.change(0.971), "-2.9 %"),
+        (fmt.change(14.5), "+1,350 %"),
+        (fmt.change(3e8), "+3.0e+10 %"),
+        (fmt.change(math.inf), "inf"),
+        (fmt.change(None), "-"),
+        (fmt.change_interval(Interval(0.99, 1.159)), "-1.0 to +15.9 %"),
+        (fmt.error(0.38), "0.380"),
+        (fmt.error(1.5e-6), "1.50e-06"),
+        (fmt.seconds(1234.5), "1,234"),
+        (fmt.memory(3 * 2**29), "1.50 GiB"),
+        (fmt.memory(5 * 2**20), "5 MiB"),
+        (fmt.typeset("-2.9 %"), "−2.9\u202f%"),
+        (fmt.typeset("-1.0 to -15.9 %"), "−1.0 to −15.9\u202f%"),
+        (fmt.typeset("1.50e-06"), "1.50e−6"),
+        (fmt.typeset("2.50e+09"), "2.50e9"),
+        (fmt.typeset("inf"), "∞"),
+        (fmt.typeset("-"), "–"),
+    ],
+)
+def test_format(text: str, expected: str) -> None:
+    assert text == expected
+
+
+def test_settings_are_flattened_and_empty_ones_left_out() -> None:
+    nested = {"a": {"b": 1, "c": None}, "d": "", "e": [1, 2], "f": True, "g": "x"}
+    assert fmt.flat(nested) == {"a.b": "1", "e": "[1, 2]", "f": "true", "g": "x"}
+
+
+def test_block_sparsity_weighs_by_size_and_error_does_not() -> None:
+    layers = (Layer("x", 1, "x", 300, 0.2, 0.1), Layer("y", 1, "y", 100, 0.6, 0.5), Layer("z", 0, "z", 7, 0.0, 0.0))
+    assert by_block(layers) == [(0, 0.0, 0.0), (1, pytest.approx(0.3), pytest.approx(0.3))]
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1.5, 1e6))
+def test_log_ticks_lie_inside_and_rise(low: float, factor: float) -> None:
+    ticks = log_ticks(low, low * factor)
+    assert ticks == sorted(set(ticks))
+    assert all(low <= tick <= low * factor for tick in ticks)
+    assert len(ticks) >= (4 if factor > 4 else 1)
+
+
+def test_heat_maps_share_a_scale_and_gather_experts(tmp_path: Path) -> None:
+    two = {name: METHODS[name] for name in ("magnitude", "wanda")}
+    tree = make_tree(tmp_path, two, {"s50": "0.5"}, blocks=3)
+    base = {"block": 0, "weights": 10, "sparsity": 0.5}
+    experts = [
+        base | {"layer": f"m.{i}", "kind": f"mlp.experts.{i}.down_proj", "layer_error": e}
+        for i, e in enumerate([0.1, 0.3])
+    ]
+    edit(tree / "evaluation/magnitude/s50.layers.json", layers=experts)
+    (group,) = heat_groups(read(tree, two, {"s50": "0.5"}), "layer_error")
+    first, second = group.maps
+    assert first.rows[0][0] == "mlp.experts.*.down_proj"
+    assert first.rows[0][1][0] is not None
+    assert first.rows[0][1][0].text == "0.200"
+    assert first.rows[0][1][0].step == 9
+    assert len(second.rows) == 7
+    assert second.blocks == (0, 1, 2)
+    assert min(cell.step for _, cells in second.rows for cell in cells if cell) == 0
+    (uniform,) = heat_groups(read(tree, two, {"s50": "0.5"}), "sparsity")
+    assert uniform.uniform == "Every layer stands at 50.00 %."

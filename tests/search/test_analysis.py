@@ -1,0 +1,92 @@
+import math
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from zpruner.errors import ShapeMismatchError
+from zpruner.methods._formula import parse_formula
+from zpruner.search import (
+    Evaluation,
+    best_formulas,
+    draw_svg,
+    draw_text,
+    fitness_curve,
+    formula_correlations,
+    name_frequencies,
+    rank_correlation,
+)
+
+
+def evaluations() -> list[Evaluation]:
+    rows = [("W", 0, 3.0), ("X", 0, 1.0), ("W", 1, 2.5), ("G", 0, 2.0), ("G", 1, None), ("neg(W)", 1, 2.7)]
+    rows += [("abs(sub(W, G))", 1, 2.1)]
+    return [Evaluation(i, 0, rung, 4, text, text, "random", (), fit, 0.1) for i, (text, rung, fit) in enumerate(rows)]
+
+
+def test_curve_and_best_compare_the_highest_rung_only() -> None:
+    assert fitness_curve(evaluations()) == [(3, 2.5), (7, 2.1)]
+    assert [e.formula for e in best_formulas(evaluations(), 2)] == ["abs(sub(W, G))", "W"]
+    assert fitness_curve([]) == best_formulas([]) == []
+
+
+def test_frequencies_count_every_node() -> None:
+    counts = name_frequencies([parse_formula("mul(W, sqrt(X))"), parse_formula("mul(W, W)")])
+    assert {name: n for name, n in counts.items() if n} == {"W": 3, "X": 1, "sqrt": 1, "mul": 2}
+    assert counts["mms"] == 0
+
+
+def test_rank_correlation() -> None:
+    a = torch.tensor([[3.0, 1.0], [2.0, 50.0]])
+    assert rank_correlation(a, a.exp()) == pytest.approx(1.0)
+    assert rank_correlation(a, -a) == pytest.approx(-1.0)
+    # Ranks 1 2.5 2.5 4 against 2 1 4 3: by hand, 2.25 / sqrt(4.5 * 5)... with average ranks for the tie.
+    tied, other = torch.tensor([1.0, 5.0, 5.0, 9.0]), torch.tensor([2.0, 1.0, 4.0, 3.0])
+    assert rank_correlation(tied, other) == pytest.approx(1.5 / math.sqrt(4.5 * 5.0))
+    assert math.isnan(rank_correlation(torch.ones(3), torch.arange(3.0)))
+    with pytest.raises(ShapeMismatchError):
+        rank_correlation(torch.ones(3), torch.ones(4))
+
+
+def test_formula_correlations_average_over_layers() -> None:
+    g = torch.Generator().manual_seed(0)
+    layers = [
+        {"W": torch.rand(5, 6, generator=g), "X": torch.rand(6, generator=g), "G": torch.rand(5, 6, generator=g)}
+        for _ in range(2)
+    ]
+    known = {"magnitude": parse_formula("W"), "wanda": parse_formula("mul(W, sqrt(X))"), "row": parse_formula("X")}
+    got = formula_correlations(parse_formula("mul(sqr(W), X)"), known, layers)
+    assert got["wanda"] == pytest.approx(1.0)
+    assert 0.1 < got["magnitude"] < 0.99
+    wanda = [layer["W"] * layer["X"].sqrt() for layer in layers]
+    expected = sum(rank_correlation(s, x["W"]) for s, x in zip(wanda, layers, strict=True)) / 2
+    assert got["magnitude"] == pytest.approx(expected)
+
+
+def test_drawn_as_text() -> None:
+    assert draw_text(parse_formula("mul(abs(mul(W, X)), mms(G))")).splitlines() == [
+        "mul",
+        "├── abs",
+        "│   └── mul",
+        "│       ├── W",
+        "│       └── X",
+        "└── mms",
+        "    └── G",
+    ]
+
+
+@pytest.mark.parametrize("text", ["W", "mul(abs(mul(W, X)), mms(G))", "neg(neg(neg(X)))"])
+def test_drawn_as_svg(text: str) -> None:
+    tree = parse_formula(text)
+    svg = draw_svg(tree)
+    assert svg == draw_svg(parse_formula(text))
+    root = ElementTree.fromstring(svg)
+    ns = "{http://www.w3.org/2000/svg}"
+    assert [t.text for t in root.iter(f"{ns}text")] == [node.name for node in tree.walk()]
+    assert len(list(root.iter(f"{ns}line"))) == tree.size - 1
+    spots = {(c.get("cx"), c.get("cy")) for c in root.iter(f"{ns}circle")}
+    assert len(spots) == tree.size
+    _, _, width, height = map(float, (root.get("viewBox") or "").split())
+    for x, y in spots:
+        assert 20 <= float(x or 0) <= width - 20
+        assert 20 <= float(y or 0) <= height - 20

@@ -1,0 +1,67 @@
+"""The stages in the order of the graph, run in this process on tiny projects without DVC."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tiny
+
+from stages import apply, calibrate, evaluate, fetch, mask, report, score
+
+METHOD, SPARSITY = "swapped", "s24"
+
+INSTANCES: dict[str, Callable[[Path], None]] = {
+    "fetch-model": lambda root: fetch.run(fetch.What.model, root),
+    "fetch-calibration": lambda root: fetch.run(fetch.What.calibration, root),
+    "fetch-evaluation": lambda root: fetch.run(fetch.What.evaluation, root),
+    "calibrate": lambda root: calibrate.run(root, snapshot_seconds=0.0),
+    "score": lambda root: score.run(METHOD, root),
+    "mask": lambda root: mask.run(METHOD, SPARSITY, root),
+    "apply": lambda root: apply.run(METHOD, SPARSITY, root),
+    "evaluate_dense": lambda root: evaluate.run(dense=True, root=root),
+    "evaluate": lambda root: evaluate.run(METHOD, SPARSITY, root=root),
+    "report": lambda root: report.run(root=root),
+}
+
+
+def make(root: Path, family: str = "llama", **changes: Any) -> Path:
+    """Write the sources and settings of a project with one variant that uses every part of a composition.
+
+    `changes` are keys of `calibration`, or whole top-level entries.
+    """
+    tiny.make_sources(root, family)
+    params = tiny.read_params(root)
+    params["methods"] = {METHOD: {"score": "wanda", "group": "row", "refine": "swaps", "update": "obs"}}
+    params["sparsities"] = {SPARSITY: "2:4"}
+    for key, value in changes.items():
+        (params if key in params else params["calibration"])[key] = value
+    tiny.write_params(root, params)
+    return root
+
+
+def run_all(root: Path, until: str = "report") -> Path:
+    """Run every stage up to `until`, itself included."""
+    for name, instance in INSTANCES.items():
+        instance(root)
+        if name == until:
+            break
+    return root
+
+
+def artifacts(root: Path) -> dict[str, bytes]:
+    """Return every published file but the costs, which hold timings."""
+    return tiny.files_of(root / "data", leave_out=(".work", ".downloads", "costs"))
+
+
+def change_params(root: Path, where: str, value: Any) -> None:
+    """Set a dotted key of params.yaml."""
+    params = tiny.read_params(root)
+    *path, last = where.split(".")
+    found: Any = params
+    for part in path:
+        found = found[part]
+    found[last] = value
+    (root / "params.yaml").write_text(json.dumps(params), encoding="utf-8")

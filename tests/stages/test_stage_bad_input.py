@@ -1,0 +1,328 @@
+"""Bad input through the stages: the right error, one sentence that names the culprit, nothing half-written."""
+
+import errno
+import json
+import re
+import shutil
+import sys
+
+import pytest
+import staged
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from staged import METHOD, SPARSITY
+
+from zpruner.errors import (
+    ArtifactError,
+    DiskFullError,
+    HashMismatchError,
+    InvalidPatternError,
+    InvalidSettingError,
+    LockedError,
+    ModelStructureError,
+    NonFiniteError,
+    SourceError,
+    TextTooShortError,
+    UnknownNameError,
+)
+from zpruner.work import Work
+
+OUTPUTS = {
+    "fetch-model": "models/dense",
+    "fetch-calibration": "calibration/tokens.arrow",
+    "fetch-evaluation": "evaluation/tokens.arrow",
+    "calibrate": "activations/dense",
+    "score": f"scores/{METHOD}",
+    "mask": f"masks/{METHOD}/{SPARSITY}",
+    "apply": f"pruned/{METHOD}/{SPARSITY}",
+    "evaluate_dense": "evaluation/dense.json",
+    "evaluate": f"evaluation/{METHOD}/{SPARSITY}.json",
+}
+
+
+@pytest.fixture(scope="session")
+def complete(tmp_path_factory):
+    """A project after every stage but the report, which has tests of its own."""
+    return staged.run_all(staged.make(tmp_path_factory.mktemp("complete")), "evaluate")
+
+
+@pytest.fixture
+def project(complete, tmp_path):
+    root = shutil.copytree(complete, tmp_path / "project")
+    shutil.rmtree(root / "data" / ".work")
+    return root
+
+
+def remove(root, stage):
+    path = root / "data" / OUTPUTS[stage]
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def refused(root, stage, error, message):
+    """Run a stage that must fail with one sentence, and change no artifact."""
+    before = staged.artifacts(root)
+    with pytest.raises(error) as caught:
+        staged.INSTANCES[stage](root)
+    assert re.search(message, str(caught.value)), str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert staged.artifacts(root) == before
+    return str(caught.value)
+
+
+def flip(path, position=-1):
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+SETTINGS = [
+    ("score", f"methods.{METHOD}.score", "wandaa", UnknownNameError, "'wandaa'.*Did you mean 'wanda'"),
+    ("score", f"methods.{METHOD}.grup", "row", InvalidSettingError, r"unknown key 'methods\.swapped\.grup'.*'group'"),
+    ("score", f"methods.{METHOD}.settings", {"power": 2}, InvalidSettingError, "unknown key 'power'"),
+    ("mask", f"methods.{METHOD}.refine", "swap", UnknownNameError, "'swap'.*Did you mean 'swaps'"),
+    ("apply", f"methods.{METHOD}.update", "obss", UnknownNameError, "'obss'.*Did you mean 'obs'"),
+    ("fetch-model", "model.devise", "cpu", InvalidSettingError, r"unknown key 'model\.devise'.*'device'"),
+    ("fetch-model", f"sparsities.{SPARSITY}", 1.0, InvalidPatternError, r"got 1\.0, expected a ratio in \[0, 1\)"),
+    ("fetch-model", f"sparsities.{SPARSITY}", -0.1, InvalidPatternError, "got -0.1"),
+    ("fetch-model", f"sparsities.{SPARSITY}", "4:2", InvalidPatternError, "'4:2'.*N of every M"),
+    (
+        "mask",
+        f"sparsities.{SPARSITY}",
+        "3:7",
+        InvalidPatternError,
+        r"layer model\.layers\.0\.self_attn\.q_proj: got 32 inputs",
+    ),
+    ("fetch-model", "model.source", "nowhere/model", SourceError, "nowhere/model"),
+    ("fetch-calibration", "calibration.source", "nowhere.txt", SourceError, r"nowhere\.txt"),
+    ("fetch-calibration", "calibration.sha256", "0" * 64, HashMismatchError, r"text\.txt: got .*expected .*0000"),
+    (
+        "fetch-calibration",
+        "calibration.nsamples",
+        9999,
+        TextTooShortError,
+        r"text\.txt.*tokens, expected at least 319968",
+    ),
+    ("fetch-calibration", "calibration.seqlen", 100_000, TextTooShortError, r"text\.txt"),
+    ("fetch-evaluation", "evaluation.perplexity.seqlen", 100_000, TextTooShortError, r"text\.txt"),
+    ("calibrate", "model.blocks", "model.layer", ModelStructureError, r"model\.blocks: .*Did you mean 'model\.layers'"),
+    (
+        "calibrate",
+        "model.ignore",
+        ["*.q_prj"],
+        InvalidSettingError,
+        r"model\.ignore: got '\*\.q_prj', which matches no layer",
+    ),
+    ("calibrate", "model.ignore", ["*"], ModelStructureError, r"no prunable weight in model\.layers"),
+    ("calibrate", "model.device", "gpu", InvalidSettingError, r"model\.device: got 'gpu'"),
+]
+
+
+@pytest.mark.parametrize(("stage", "where", "value", "error", "message"), SETTINGS)
+def test_settings(project, stage, where, value, error, message):
+    remove(project, stage)
+    staged.change_params(project, where, value)
+    refused(project, stage, error, message)
+    assert not (project / "data" / OUTPUTS[stage]).exists()
+
+
+def test_labels_that_params_does_not_list(project):
+    with pytest.raises(InvalidSettingError, match=r"methods: got label 'swaped'.*Did you mean 'swapped'"):
+        staged.score.run("swaped", project)
+    with pytest.raises(InvalidSettingError, match=r"sparsities: got label 's25'.*Did you mean 's24'"):
+        staged.mask.run(METHOD, "s25", project)
+    with pytest.raises(InvalidSettingError, match="either both --method and --sparsity, or --dense"):
+        staged.evaluate.run(METHOD, root=project)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_named(tmp_path, value):
+    root = staged.make(tmp_path)
+    path = root / "source" / "model" / "model.safetensors"
+    good = load_file(path)
+    # What follows the last block is not run in calibration: the weight itself must be looked at.
+    for layer, stage in (("model.layers.0.self_attn.v_proj", "calibrate"), ("model.layers.2.mlp.down_proj", "score")):
+        tensors = {name: tensor.clone() for name, tensor in good.items()}
+        tensors[f"{layer}.weight"][1, 1] = value
+        save_file(tensors, path, {"format": "pt"})
+        for name in ("fetch-model", "fetch-calibration", *(["calibrate"] if stage == "score" else [])):
+            staged.INSTANCES[name](root)
+        refused(root, stage, NonFiniteError, rf"weight of layer {re.escape(layer)}: got NaN or infinity")
+        assert not (root / "data" / OUTPUTS[stage]).exists()
+
+
+READS = [
+    ("fetch-calibration", "models/dense/tokenizer.json"),
+    ("fetch-evaluation", "models/dense/config.json"),
+    ("calibrate", "models/dense/model.safetensors"),
+    ("calibrate", "models/dense/zpruner.json"),
+    ("calibrate", "calibration/tokens.arrow"),
+    ("score", "models/dense/model.safetensors"),
+    ("score", "activations/dense/model.layers.1.self_attn.q_proj.arrow"),
+    ("score", "activations/dense/index.json"),
+    ("mask", f"scores/{METHOD}/model.layers.2.mlp.up_proj.arrow"),
+    ("mask", f"scores/{METHOD}/index.json"),
+    ("apply", f"masks/{METHOD}/{SPARSITY}/model.layers.2.mlp.up_proj.arrow"),
+    ("apply", "models/dense/tokenizer.json"),
+    ("apply", "activations/dense/model.layers.0.mlp.down_proj.arrow"),
+    ("evaluate", f"pruned/{METHOD}/{SPARSITY}/model-00003-of-00004.safetensors"),
+    ("evaluate", f"pruned/{METHOD}/{SPARSITY}/config.json"),
+    ("evaluate", "evaluation/tokens.arrow"),
+    ("evaluate", "models/dense/model.safetensors"),
+    ("evaluate_dense", "models/dense/model.safetensors"),
+]
+
+
+@pytest.mark.parametrize(("stage", "file"), READS)
+def test_truncated_altered_or_missing_artifacts(project, stage, file):
+    remove(project, stage)
+    path = project / "data" / file
+    good = path.read_bytes()
+    flip(path, len(good) // 2)
+    assert "dvc" in refused(project, stage, ArtifactError, re.escape(file))
+    path.write_bytes(good[: len(good) // 2])
+    refused(project, stage, ArtifactError, re.escape(file))
+    path.unlink()
+    refused(project, stage, ArtifactError, re.escape(file))
+    path.write_bytes(good)
+    staged.INSTANCES[stage](project)
+
+
+@pytest.fixture(scope="session")
+def others(tmp_path_factory, complete):
+    """Complete projects of another model, another calibration and another method."""
+    found = {}
+    for name, changes in {
+        "model": {},
+        "calibration": {"seed": 5},
+        "method": {"methods": {METHOD: {"score": "magnitude", "group": "row"}}},
+        "pattern": {"sparsities": {SPARSITY: "1:4"}},
+    }.items():
+        root = staged.make(tmp_path_factory.mktemp(name), **changes)
+        if name == "model":
+            path = root / "source" / "model" / "model.safetensors"
+            save_file({k: t * 1.25 for k, t in load_file(path).items()}, path, {"format": "pt"})
+        found[name] = staged.run_all(root, "apply")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("other", "folder", "stage", "field"),
+    [
+        ("model", "models", "score", "model_hash"),
+        ("model", "activations", "score", "model_hash"),
+        ("model", "scores", "mask", "model_hash"),
+        ("model", "masks", "apply", "model_hash"),
+        ("model", "pruned", "evaluate", "model_hash"),
+        ("calibration", "scores", "mask", "calibration_hash"),
+        ("calibration", "activations", "mask", "calibration_hash"),
+        ("calibration", "activations", "apply", "calibration_hash"),
+        ("calibration", "activations", "evaluate", "calibration_hash"),
+        ("calibration", "masks", "apply", "calibration_hash"),
+        ("calibration", "pruned", "evaluate", "calibration_hash"),
+        ("method", "scores", "mask", "method"),
+        ("method", "masks", "apply", "settings"),
+        ("method", "pruned", "evaluate", "settings"),
+        ("pattern", "masks", "apply", "pattern"),
+        ("pattern", "pruned", "evaluate", "pattern"),
+    ],
+)
+def test_artifacts_made_from_something_else(project, others, other, folder, stage, field):
+    remove(project, stage)
+    target = project / "data" / folder
+    shutil.rmtree(target)
+    shutil.copytree(others[other] / "data" / folder, target)
+    refused(
+        project, stage, ArtifactError, rf"data/.*: got {field} .*It belongs to another model, calibration or method"
+    )
+
+
+@pytest.mark.parametrize("stage", OUTPUTS)
+def test_a_full_disk(project, stage, monkeypatch):
+    expected = staged.artifacts(project)
+    remove(project, stage)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zpruner.work.os.fsync", full)
+        refused(project, stage, DiskFullError, "no space left on the device")
+    assert not (project / "data" / OUTPUTS[stage]).exists()
+    staged.INSTANCES[stage](project)
+    assert staged.artifacts(project) == expected
+
+
+@pytest.mark.parametrize("stage", OUTPUTS)
+def test_the_old_artifact_stays_until_the_new_one_is_whole(project, stage, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("zpruner.work.HashingFile.write", full)
+    refused(project, stage, DiskFullError, "no space left on the device")
+
+
+def test_a_stage_that_runs_already(project):
+    remove(project, "mask")
+    with Work(project / "data" / ".work", f"mask-{METHOD}-{SPARSITY}", "other"):
+        # A lock of this same process would be granted again by POSIX locks; flock refuses it.
+        refused(project, "mask", LockedError, "one process per stage instance")
+
+
+def test_the_fetched_model_is_not_published_again_once_altered(project):
+    """The published files are links of those in the work folder: altering one alters the other."""
+    expected = staged.artifacts(project)
+    staged.INSTANCES["fetch-model"](project)
+    flip(project / "data" / "models" / "dense" / "model.safetensors")
+    shutil.rmtree(project / "data" / "models" / "dense")
+    staged.INSTANCES["fetch-model"](project)
+    assert staged.artifacts(project) == expected
+
+
+def test_a_changed_local_model_is_fetched_anew(project):
+    staged.INSTANCES["fetch-model"](project)
+    before = staged.artifacts(project)
+    path = project / "source" / "model" / "model.safetensors"
+    save_file({name: tensor * 2 for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    staged.INSTANCES["fetch-model"](project)
+    changed = {name for name, data in staged.artifacts(project).items() if data != before[name]}
+    assert changed == {"models/dense/model.safetensors", "models/dense/zpruner.json"}
+
+
+def test_commands_end_with_one_sentence_and_no_traceback(project):
+    staged.change_params(project, f"methods.{METHOD}.score", "wandaa")
+    command = [sys.executable, "-m", "stages.score", "--method", METHOD]
+    environment = tiny.environment() | {"PYTHONPATH": str(tiny.REPOSITORY)}
+    done = tiny.subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert re.fullmatch(r"error: .*: got 'wandaa', expected .*\. Did you mean 'wanda'\?\n", done.stderr)
+    done = tiny.subprocess.run(
+        [*command[:3], "--methd", METHOD], cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--method" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_metrics_are_plain_numbers(complete):
+    metrics = json.loads((complete / "data" / OUTPUTS["evaluate"]).read_text())
+    assert metrics["sparsity"] == pytest.approx(0.5)
+    assert 0 < metrics["layer_error"] < 1
+    assert metrics["perplexity"] > 1
+    assert (metrics["windows"], metrics["tokens"], metrics["seqlen"]) == (6, 192, 32)
+    dense = json.loads((complete / "data" / OUTPUTS["evaluate_dense"]).read_text())
+    assert (dense["sparsity"], dense["layer_error"]) == (0.0, 0.0)
+
+
+def test_an_ignored_layer_stays_dense_to_the_end(tmp_path):
+    root = staged.make(tmp_path, model=tiny.PARAMS["model"] | {"ignore": ["*.1.*", "*.o_proj"]})
+    staged.run_all(root, "apply")
+    before = load_file(root / "source" / "model" / "model.safetensors")
+    changed = set()
+    for path in (root / "data" / OUTPUTS["apply"]).glob("*.safetensors"):
+        for name, tensor in load_file(path).items():
+            if not torch.equal(tensor, before[name]):
+                changed.add(name)
+    assert changed
+    assert not any(".1." in name or "o_proj" in name for name in changed)

@@ -1,0 +1,148 @@
+"""What `dvc repro` executes after a change: the stage instances that the change reaches, and no other."""
+
+import json
+import shutil
+
+import pytest
+import staged
+import tiny
+
+VARIANT = ("mask", "apply", "evaluate")
+
+
+@pytest.fixture
+def project(finished_project, tmp_path):
+    return shutil.copytree(finished_project, tmp_path / "project", symlinks=True)
+
+
+def chain(method, *sparsities, score=True):
+    """Return the instances of a method's variants, its score included."""
+    scored = [f"score@{method}"] if score else []
+    return scored + [f"{stage}@{method}-{label}" for label in sparsities for stage in VARIANT]
+
+
+def executes(root, *expected):
+    executed = tiny.repro(root)
+    assert sorted(executed) == sorted([*expected, "report"])
+    assert executed[-1] == "report"
+    return root / "data"
+
+
+def keep_only(root, methods, sparsities):
+    """List fewer variants, so that a test executes fewer instances."""
+    params = tiny.read_params(root)
+    params["methods"] = {label: params["methods"][label] for label in methods}
+    params["sparsities"] = {label: params["sparsities"][label] for label in sparsities}
+    tiny.write_params(root, params)
+
+
+def table(root):
+    return (root / "data" / "report" / "report.md").read_text(encoding="utf-8")
+
+
+def test_without_a_change_nothing_is_executed(project):
+    assert tiny.repro(project) == []
+
+
+@pytest.mark.slow
+def test_the_device_says_how_and_not_what(project):
+    staged.change_params(project, "model.device", "cpu")
+    assert tiny.repro(project) == []
+
+
+def test_add_a_sparsity(project):
+    before = tiny.files_of(project / "data", leave_out=("report", "costs", ".work"))
+    staged.change_params(project, "sparsities.s75", "1:4")
+    data = executes(project, *chain("wanda", "s75", score=False), *chain("zpruner", "s75", score=False))
+    after = tiny.files_of(data, leave_out=("report", "costs", ".work"))
+    assert before.items() <= after.items()
+    assert json.loads((data / "evaluation" / "wanda" / "s75.json").read_text())["sparsity"] == pytest.approx(0.75)
+    assert "s75" in table(project)
+
+
+def test_change_one_methods_file(project):
+    keep_only(project, ["wanda", "zpruner"], ["s50"])
+    path = project / "zpruner" / "methods" / "wanda.py"
+    mask = project / "data" / "masks" / "wanda" / "s50"
+    before = tiny.files_of(mask)
+    path.write_text(path.read_text(encoding="utf-8").replace(".abs_()", ".abs_().flip(0)"), encoding="utf-8")
+    executes(project, *chain("wanda", "s50"))
+    after = tiny.files_of(mask)
+    assert after.keys() == before.keys()
+    assert all(after[name] != data for name, data in before.items())
+
+
+@pytest.mark.slow
+def test_change_of_a_comment_in_one_methods_file(project):
+    """The same scores again: what reads them is left alone."""
+    path = project / "zpruner" / "methods" / "wanda.py"
+    path.write_text(path.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
+    executes(project, "score@wanda")
+
+
+def test_change_the_calibration_seed(project):
+    keep_only(project, ["wanda"], ["s50"])
+    staged.change_params(project, "calibration.seed", 1)
+    executes(project, "fetch@calibration", "calibrate", *chain("wanda", "s50"))
+
+
+def test_remove_a_variant_and_add_it_again(project):
+    whole = tiny.read_params(project)
+    evaluated = project / "data" / "evaluation" / "zpruner"
+    before = tiny.files_of(project / "data", leave_out=("report", ".work"))
+    assert "zpruner" in table(project)
+    keep_only(project, ["wanda"], ["s50", "s24"])
+    assert tiny.repro(project) == ["report"]
+    assert "zpruner" not in table(project).split("##")[0]
+    for folder in ("scores", "masks", "pruned", "evaluation"):
+        shutil.rmtree(project / "data" / folder / "zpruner")
+    tiny.write_params(project, whole)
+    assert tiny.repro(project) in ([], ["report"])
+    assert evaluated.is_dir()
+    assert tiny.files_of(project / "data", leave_out=("report", ".work")) == before
+    assert "zpruner" in table(project)
+
+
+@pytest.mark.slow
+def test_change_one_methods_hyperparameter(project):
+    staged.change_params(project, "methods.zpruner.settings", {"power": 2.0})
+    executes(project, *chain("zpruner", "s50", "s24"))
+
+
+@pytest.mark.slow
+def test_add_a_method(project):
+    staged.change_params(project, "methods.ria", {"score": "ria", "group": "layer"})
+    executes(project, *chain("ria", "s50", "s24"))
+
+
+@pytest.mark.slow
+def test_change_the_evaluation(project):
+    staged.change_params(project, "evaluation.perplexity.windows", 4)
+    variants = [f"evaluate@{method}-{label}" for method in ("wanda", "zpruner") for label in ("s50", "s24")]
+    executes(project, "fetch@evaluation", "evaluate_dense", *variants)
+
+
+@pytest.mark.slow
+def test_change_the_update_of_a_method(project):
+    """The scores stay what they were; mask and weights are made anew."""
+    staged.change_params(project, "methods.wanda.update", "least_squares")
+    data = executes(project, *chain("wanda", "s50", "s24"))
+    assert json.loads((data / "evaluation" / "wanda" / "s50.json").read_text())["sparsity"] == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+def test_metrics_plots_and_experiments(project):
+    keep_only(project, ["wanda"], ["s50"])
+    tiny.repro(project)
+    tiny.run(["git", "add", "."], project)
+    tiny.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "one"], project)
+    metrics = json.loads(tiny.run(["dvc", "metrics", "show", "--json"], project).stdout)
+    found = metrics[""]["data"]["data/evaluation/wanda/s50.json"]["data"]
+    assert found["sparsity"] == pytest.approx(0.5)
+    tiny.run(["dvc", "plots", "show", "-o", "plots"], project)
+    assert (project / "plots" / "index.html").is_file()
+    # dvc.yaml reads the labels of methods and sparsities: -S changes a value beneath them.
+    tiny.run(["dvc", "exp", "run", "-S", "sparsities.s50=0.25"], project)
+    metrics = json.loads(tiny.run(["dvc", "metrics", "show", "--json"], project).stdout)
+    found = metrics[""]["data"]["data/evaluation/wanda/s50.json"]["data"]
+    assert found["sparsity"] == pytest.approx(0.25)

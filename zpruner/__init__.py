@@ -1,0 +1,78 @@
+"""Post-training pruning of large language models.
+
+>>> import zpruner
+>>> model, tokenizer = zpruner.load("data/models/dense")
+>>> windows = zpruner.load_windows("articles.txt", model, tokenizer, nsamples=32, seqlen=512)
+>>> calibration = zpruner.calibrate(model, windows)
+>>> layers = zpruner.prune(model, calibration, method="zpruner", sparsity=0.5)
+>>> zpruner.perplexity(model, windows)
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zpruner.calibrate import Calibration as Calibration
+    from zpruner.calibrate import calibrate as calibrate
+    from zpruner.composition import Composition as Composition
+    from zpruner.composition import compose as compose
+    from zpruner.errors import ZprunerError as ZprunerError
+    from zpruner.evaluate import layer_error as layer_error
+    from zpruner.evaluate import perplexity as perplexity
+    from zpruner.masks import REFINEMENTS as REFINEMENTS
+    from zpruner.masks import MaskRefinement as MaskRefinement
+    from zpruner.masks import select as select
+    from zpruner.methods import METHODS as METHODS
+    from zpruner.methods import PruningMethod as PruningMethod
+    from zpruner.pipeline import PrunedLayer as PrunedLayer
+    from zpruner.pipeline import load as load
+    from zpruner.pipeline import load_windows as load_windows
+    from zpruner.pipeline import prune as prune
+    from zpruner.pipeline import prune_sequentially as prune_sequentially
+    from zpruner.types import ComparisonGroup as ComparisonGroup
+    from zpruner.types import LayerStats as LayerStats
+    from zpruner.types import Mask as Mask
+    from zpruner.types import ScoreMatrix as ScoreMatrix
+    from zpruner.types import SparsityPattern as SparsityPattern
+    from zpruner.types import Stat as Stat
+    from zpruner.updates import UPDATES as UPDATES
+    from zpruner.updates import WeightUpdate as WeightUpdate
+
+_ROOMS = {
+    "calibrate": ("Calibration", "calibrate"),
+    "composition": ("Composition", "compose"),
+    "errors": ("ZprunerError",),
+    "evaluate": ("layer_error", "perplexity"),
+    "masks": ("REFINEMENTS", "MaskRefinement", "select"),
+    "methods": ("METHODS", "PruningMethod"),
+    "pipeline": ("PrunedLayer", "load", "load_windows", "prune", "prune_sequentially"),
+    "types": ("ComparisonGroup", "LayerStats", "Mask", "ScoreMatrix", "SparsityPattern", "Stat"),
+    "updates": ("UPDATES", "WeightUpdate"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_ROOM_OF)  # noqa: PLE0605 - mypy reads the imports above
+
+
+class _PublicPage(ModuleType):
+    """Imports a public name when it is first asked for: `zpruner --help` need not wait for torch."""
+
+    def __getattr__(self, name: str) -> object:
+        if name not in _ROOM_OF:
+            raise AttributeError(f"module 'zpruner' has no attribute '{name}'")
+        value: object = getattr(import_module(f"zpruner.{_ROOM_OF[name]}"), name)
+        self.__dict__[name] = value
+        return value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Importing the room `zpruner.calibrate` would hide the function of that name.
+        if not (name in _ROOM_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _PublicPage

@@ -1,0 +1,26 @@
+"""Calibration: token windows, streaming statistics, dense collection, and their artifacts."""
+
+from zpruner.calibrate.artifact import Activations, Snapshots, finish_activations, layer_from_json, write_inputs
+from zpruner.calibrate.dense import Calibration, Collection, calibrate, check_complete, collect
+from zpruner.calibrate.replay import BlockReplay
+from zpruner.calibrate.tokens import read_windows, write_windows
+from zpruner.calibrate.windows import calibration_windows, evaluation_windows, windows_hash
+
+__all__ = [
+    "Activations",
+    "BlockReplay",
+    "Calibration",
+    "Collection",
+    "Snapshots",
+    "calibrate",
+    "calibration_windows",
+    "check_complete",
+    "collect",
+    "evaluation_windows",
+    "finish_activations",
+    "layer_from_json",
+    "read_windows",
+    "windows_hash",
+    "write_inputs",
+    "write_windows",
+]

@@ -1,0 +1,86 @@
+"""Streaming sums over the tokens that one linear layer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+import torch
+from torch import Tensor
+
+_CHUNK = 16384
+"""Tokens converted to float32 at a time: bounds the temporary memory."""
+
+
+class InputAccumulator:
+    """Sums over tokens of one captured input: float64 vectors, a float32 Gram matrix, float32 maxima.
+
+    Args:
+        width: number of input channels.
+        gram: whether X X^T is summed too.
+        device: where the sums lie.
+        cross: whether X_dense X^T is summed too; `add` then needs both inputs.
+    """
+
+    def __init__(self, width: int, gram: bool, device: torch.device, cross: bool = False) -> None:
+        self.tokens = 0
+        self.sq_sum = torch.zeros(width, dtype=torch.float64, device=device)
+        self.abs_sum = torch.zeros(width, dtype=torch.float64, device=device)
+        self.max_abs = torch.zeros(width, dtype=torch.float32, device=device)
+        self.gram = torch.zeros(width, width, dtype=torch.float32, device=device) if gram else None
+        self.cross = torch.zeros(width, width, dtype=torch.float32, device=device) if cross else None
+
+    def add(self, inputs: Tensor, dense: Tensor | None = None) -> None:
+        """Add the tokens of `inputs`, float (..., in), and with `cross` those of `dense`, the same ones unpruned."""
+        rows = inputs.detach().reshape(-1, inputs.shape[-1])
+        if self.cross is not None and dense is not None:
+            with _exact_products(inputs.dtype):
+                others = dense.detach().reshape(rows.shape)
+                for mine, other in zip(rows.split(_CHUNK), others.split(_CHUNK), strict=True):
+                    self.cross.addmm_(other.float().T, mine.float())
+        for chunk in rows.split(_CHUNK):
+            x = chunk.float()
+            # sum() adds pairwise: 2e-7 from float64, where vector_norm is up to 1e-4 off; it is faster, too.
+            self.sq_sum += x.square().sum(0)
+            size = x.abs()
+            self.abs_sum += size.sum(0)
+            torch.maximum(self.max_abs, size.amax(0), out=self.max_abs)
+            if self.gram is not None:
+                with _exact_products(inputs.dtype):
+                    self.gram.addmm_(x.T, x)
+        self.tokens += rows.shape[0]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the sums as tensors, for a snapshot or an artifact; the number of tokens is not among them."""
+        sums = {"sq_sum": self.sq_sum, "abs_sum": self.abs_sum, "max_abs": self.max_abs}
+        if self.gram is not None:
+            sums["gram"] = self.gram
+        if self.cross is not None:
+            sums["cross"] = self.cross
+        return sums
+
+    @classmethod
+    def restore(cls, state: dict[str, Tensor], tokens: int, device: torch.device) -> Self:
+        """Return the accumulator whose `state()` and `tokens` these were."""
+        found = cls(state["sq_sum"].shape[0], "gram" in state, device, "cross" in state)
+        for name, value in found.state().items():
+            value.copy_(state[name])
+        found.tokens = tokens
+        return found
+
+
+@contextmanager
+def _exact_products(dtype: torch.dtype) -> Iterator[None]:
+    """Let float32 matrix products run at bfloat16 speed where that changes nothing.
+
+    Numbers that come from bfloat16 activations have at most 8 significant bits: multiplying them as bfloat16 and
+    summing in float32 is exact in the products. (Measured on 16,384 tokens of width 576: 916 against 243 GFLOP/s on 2
+    cores, the same 9e-7 relative difference to float64.)
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

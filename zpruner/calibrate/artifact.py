@@ -1,0 +1,163 @@
+"""Activation statistics on disk: written from a collection, read layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from zpruner.calibrate.accumulate import InputAccumulator
+from zpruner.calibrate.dense import Collection
+from zpruner.errors import ArtifactError
+from zpruner.model import Inventory, PrunableLayer
+from zpruner.store import ArtifactReader, ArtifactWriter, Provenance
+from zpruner.types import LayerStats
+from zpruner.work import Work, atomic_file
+
+
+class Snapshots:
+    """Saves an unfinished collection now and then, so that a killed calibration goes on where it was.
+
+    Args:
+        work: the open work folder.
+        every: seconds between snapshots.
+    """
+
+    def __init__(self, work: Work, every: float) -> None:
+        self.work, self.every = work, every
+        self._last = monotonic()
+
+    def restore(self, device: torch.device) -> Collection:
+        """Return the newest whole snapshot, or an empty collection."""
+        for name, facts in reversed(list(self.work.items().items())):
+            if name.startswith("snapshot-"):
+                tensors = load_file(self.work.scratch / f"{name}.safetensors")
+                states: dict[str, dict[str, torch.Tensor]] = {}
+                for key, tensor in tensors.items():
+                    owner, _, stat = key.rpartition("/")
+                    states.setdefault(owner, {})[stat] = tensor
+                sums = {o: InputAccumulator.restore(states[o], n, device) for o, n in facts["tokens"].items()}
+                return Collection(sums, dict(facts["owner"]), facts["windows"])
+        return Collection()
+
+    def save(self, collection: Collection) -> None:
+        """Write a snapshot if the last one is `every` seconds old; older ones are deleted."""
+        if monotonic() - self._last < self.every:
+            return
+        name = f"snapshot-{collection.windows:06d}"
+        path = self.work.scratch / f"{name}.safetensors"
+        tensors = {
+            f"{owner}/{stat}": tensor.cpu().contiguous()
+            for owner, sums in collection.accumulators.items()
+            for stat, tensor in sums.state().items()
+        }
+        with atomic_file(path) as file:
+            file.write(save(tensors))
+        facts = {
+            "windows": collection.windows,
+            "owner": collection.owner,
+            "tokens": {owner: sums.tokens for owner, sums in collection.accumulators.items()},
+        }
+        self.work.record(name, facts, path, file.checksum)
+        for old in self.work.scratch.glob("snapshot-*.safetensors"):
+            if old != path:
+                old.unlink()
+        self._last = monotonic()
+
+
+def write_inputs(writer: ArtifactWriter, collection: Collection) -> None:
+    """Write one file per captured input, with the names of the layers that read it; finished ones are kept."""
+    for owner, sums in collection.accumulators.items():
+        if writer.work.done(owner) is not None:
+            continue
+        readers = [layer for layer, found in collection.owner.items() if found == owner]
+        writer.write(owner, sums.state(), tokens=sums.tokens, readers=readers)
+
+
+def finish_activations(writer: ArtifactWriter, out: Path, inventory: Inventory) -> None:
+    """Write the index that maps every layer to the file of its input, and publish the artifact as `out`.
+
+    An artifact without files says that its statistics are those of the dense model.
+    """
+    writer.drain()
+    owner = {
+        layer: name
+        for name, facts in writer.work.items().items()
+        for layer in facts.get("readers", ())
+        if "file" in facts
+    }
+    writer.finish(
+        out,
+        layers=[{**layer.to_json(), "input": owner.get(layer.name)} for layer in inventory.layers],
+        skipped=[list(entry) for entry in inventory.skipped],
+        blocks=inventory.blocks,
+        n_blocks=inventory.n_blocks,
+    )
+
+
+class Activations:
+    """Activation statistics of a model, read layer by layer.
+
+    Args:
+        folder: written by the calibrate stage.
+        expected: provenance that it must have; empty fields are not compared.
+
+    Raises:
+        ArtifactError: missing, damaged, or of another model or calibration.
+    """
+
+    def __init__(self, folder: Path, expected: Provenance | None = None) -> None:
+        self.reader = ArtifactReader(folder, "activations", expected)
+        index = self.reader.index
+        self.inventory = Inventory(
+            index["blocks"],
+            index["n_blocks"],
+            tuple(layer_from_json(facts, folder) for facts in index["layers"]),
+            tuple((name, reason) for name, reason in index["skipped"]),
+        )
+        self._input: dict[str, str | None] = {facts["name"]: facts["input"] for facts in index["layers"]}
+        self._cached: tuple[str, dict[str, torch.Tensor]] | None = None
+
+    @property
+    def layers(self) -> tuple[PrunableLayer, ...]:
+        """The prunable layers, in the model's order."""
+        return self.inventory.layers
+
+    @property
+    def provenance(self) -> Provenance:
+        """What the statistics were taken from."""
+        return self.reader.provenance
+
+    def stats(self, layer: str) -> LayerStats:
+        """Return the statistics of a layer's input, on the CPU."""
+        owner = self._input[layer]
+        if owner is None:
+            raise ArtifactError(
+                str(self.reader.folder), f"no statistics of {layer}", "those of its input", "Run `dvc repro`."
+            )
+        if self._cached is None or self._cached[0] != owner:  # layers that share an input follow each other
+            self._cached = (owner, self.reader.read(owner))
+        tokens: int = self.reader.files[owner]["tokens"]
+        return LayerStats(layer, tokens, self.provenance.windows, **self._cached[1])
+
+
+def layer_from_json(facts: dict[str, Any], folder: Path) -> PrunableLayer:
+    """Return the layer that an index entry of the artifact at `folder` describes.
+
+    Raises:
+        ArtifactError: keys missing or too many.
+    """
+    try:
+        return PrunableLayer(**{key: value for key, value in facts.items() if key != "input"})
+    except TypeError:
+        known = sorted(asdict(PrunableLayer("", "", 0, 0, 0, False)))
+        raise ArtifactError(
+            str(folder),
+            f"a layer entry with {sorted(facts)}",
+            f"the keys {known}",
+            "Run the calibrate stage again.",
+        ) from None

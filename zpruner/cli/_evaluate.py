@@ -1,0 +1,74 @@
+"""`zpruner evaluate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zpruner.cli import _options as option
+from zpruner.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from zpruner.params import PerplexitySettings
+
+
+def evaluate(
+    model: option.Model,
+    text: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help=f"The text to measure on: {option.SOURCES}.")
+    ] = None,
+    text_sha256: Annotated[str | None, typer.Option(help="SHA-256 that the text must have.")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="wikitext2, ptb or c4, exactly as published; --text then names a copy of its data."),
+    ] = None,
+    seqlen: Annotated[
+        int | None, typer.Option(min=2, help="Tokens per window.  [default: 512, or the protocol's]")
+    ] = None,
+    windows: Annotated[int | None, typer.Option(min=1, help="The first so many windows.  [default: all]")] = None,
+    batch_size: option.BatchSize = 8,
+    sha256: option.Sha256 = None,
+    dtype: option.Dtype = "auto",
+    device: option.Device = "auto",
+    downloads: option.Downloads = option.DOWNLOADS,
+    trust_remote_code: option.TrustRemoteCode = False,
+) -> None:
+    """Measure a model's perplexity on a text, with a 95 % interval, and count its zeros."""
+    settings = _settings(text, text_sha256, protocol, seqlen, windows)
+
+    from zpruner.calibrate import windows_hash
+    from zpruner.evaluate import Bootstrap, achieved_sparsity, perplexity_of, window_losses
+    from zpruner.model import take_inventory
+    from zpruner.progress import counter
+
+    network, tokenizer, _ = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code)
+    ids = option.read_evaluation_windows(settings, downloads, network, tokenizer)
+    losses: list[float] = []
+    with counter("evaluate", len(ids), "window") as step:
+        for batch in window_losses(network, ids, batch_size):
+            losses += batch
+            for _ in batch:
+                step()
+    interval = Bootstrap([losses]).perplexity(0)
+    noise = f"  (95 % interval {interval.low:.4f} to {interval.high:.4f})" if interval else ""
+    typer.echo(f"perplexity  {perplexity_of(losses):.4f}{noise}")
+    typer.echo(f"windows     {len(ids)} of {ids.shape[1]} tokens, hash {windows_hash(ids)[:16]}")
+    sparsity = achieved_sparsity(network, take_inventory(network).layers)
+    typer.echo(f"sparsity    {sparsity:.2%} of the prunable weights are zero")
+
+
+def _settings(
+    text: str | None, sha256: str | None, protocol: str | None, seqlen: int | None, windows: int | None
+) -> PerplexitySettings:
+    """Return what is measured, from a protocol, a text, or both."""
+    from zpruner.evaluate import protocol as published
+    from zpruner.params import PerplexitySettings
+
+    given = {"source": text, "sha256": sha256, "seqlen": seqlen, "windows": windows}
+    changes = {key: value for key, value in given.items() if value is not None}
+    if protocol is not None:
+        return published(protocol, **changes)
+    if text is None:
+        raise InvalidSettingError("evaluate", "neither --text nor --protocol", "one of them", "Name a text.")
+    return PerplexitySettings.model_validate({"seqlen": 512, **changes})

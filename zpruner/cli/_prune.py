@@ -1,0 +1,268 @@
+"""`zpruner prune`."""
+
+from __future__ import annotations
+
+import shutil
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zpruner.cli import _options as option
+from zpruner.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from zpruner.composition import Composition
+    from zpruner.pipeline import PrunedLayer
+
+
+class Propagation(StrEnum):
+    """Whose activations the statistics come from."""
+
+    dense = "dense"
+    pruned = "pruned"
+
+
+def prune(
+    model: option.Model,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder of the pruned checkpoint.")],
+    calibration: Annotated[str, typer.Option(metavar="SOURCE", help=f"The calibration text: {option.SOURCES}.")],
+    calibration_sha256: Annotated[str | None, typer.Option(help="SHA-256 that the text must have.")] = None,
+    method: Annotated[str, typer.Option(help="See `zpruner methods`.")] = "zpruner",
+    sparsity_ratio: Annotated[
+        float | None, typer.Option("--sparsity-ratio", "--sparsity", help="Share of weights removed.  [default: 0.5]")
+    ] = None,
+    sparsity_type: Annotated[
+        str, typer.Option(help="unstructured, or N:M such as 2:4 (N of every M are kept).")
+    ] = "unstructured",
+    group: Annotated[
+        str | None, typer.Option(help="row or layer: which weights compete.  [default: the method's]")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter; may be repeated.")
+    ] = None,
+    refine: Annotated[str | None, typer.Option(help="Mask refinement, see `zpruner methods`.")] = None,
+    update: Annotated[str | None, typer.Option(help="Weight update, see `zpruner methods`.")] = None,
+    propagation: Annotated[
+        Propagation, typer.Option(help="pruned: calibrate each block with the earlier ones already pruned.")
+    ] = Propagation.dense,
+    nsamples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 128,
+    seqlen: option.Seqlen = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of windows.")] = 0,
+    batch_size: option.BatchSize = 8,
+    evaluate: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Measure perplexity on this text before and after.")
+    ] = None,
+    evaluate_sha256: Annotated[str | None, typer.Option(help="SHA-256 that this text must have.")] = None,
+    evaluate_windows: Annotated[int | None, typer.Option(min=1, help="Its first windows.  [default: all]")] = None,
+    sha256: option.Sha256 = None,
+    dtype: option.Dtype = "auto",
+    device: option.Device = "auto",
+    downloads: option.Downloads = option.DOWNLOADS,
+    trust_remote_code: option.TrustRemoteCode = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint folder.")] = False,
+) -> None:
+    """Prune one model and write an ordinary checkpoint, zeros in place, with a model card."""
+    check_output(output, force)
+    settings = composition_settings(method, group, setting or [], refine, update)
+    composition = _compose(settings)
+    sparsity = pattern_of(sparsity_ratio, sparsity_type)
+
+    from zpruner.evaluate import perplexity
+    from zpruner.model import take_inventory
+    from zpruner.params import PerplexitySettings
+    from zpruner.pipeline import load_windows
+    from zpruner.types import Stat
+
+    network, tokenizer, folder = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code)
+    take_inventory(network)  # what cannot be pruned is told before anything is downloaded or measured
+    windows = load_windows(
+        calibration,
+        network,
+        tokenizer,
+        nsamples=nsamples,
+        seqlen=seqlen,
+        seed=seed,
+        sha256=calibration_sha256,
+        downloads=downloads,
+    )
+    results: dict[str, tuple[float, float]] = {}
+    text = None
+    if evaluate is not None:
+        measured = PerplexitySettings(source=evaluate, sha256=evaluate_sha256, seqlen=seqlen, windows=evaluate_windows)
+        text = option.read_evaluation_windows(measured, downloads, network, tokenizer)
+        before = perplexity(network, text, batch_size)
+    layers = _prune(network, windows, composition, settings, sparsity, propagation, batch_size)
+    if text is not None:
+        results[f"perplexity ({evaluate}, {len(text)} windows of {seqlen})"] = (
+            before,
+            perplexity(network, text, batch_size),
+        )
+    removed = sum(layer.sparsity * layer.mask.keep.numel() for layer in layers)
+    achieved = removed / sum(layer.mask.keep.numel() for layer in layers)
+    error = sum(layer.layer_error for layer in layers) / len(layers)
+
+    from zpruner.model.card import PruningFacts, model_card
+
+    facts = PruningFacts(
+        base=model,
+        method=method,
+        pattern=sparsity,
+        settings=settings,
+        calibration={
+            "source": calibration,
+            "sha256": calibration_sha256,
+            "nsamples": nsamples,
+            "seqlen": seqlen,
+            "seed": seed,
+            "propagation": propagation.value,
+        },
+        sparsity=achieved,
+        layer_error=error,
+        layer_error_from="gram" if Stat.GRAM in composition.needs else "diagonal",
+        results=results,
+    )
+    save(network, tokenizer, output, model_card(folder, facts), model, force)
+    typer.echo(f"{len(layers)} layers, {achieved:.2%} of their weights removed, mean layer error {error:.3g}")
+    for name, (dense, pruned) in results.items():
+        typer.echo(f"{name}: {dense:.4f} dense, {pruned:.4f} pruned")
+    typer.echo(str(output))
+
+
+def check_output(output: Path, force: bool) -> None:
+    """Raise InvalidSettingError unless `output` can be written: it is new, or a checkpoint folder and `force`."""
+    if not output.exists():
+        return
+    if not force:
+        raise InvalidSettingError(
+            f"--output {output}", "a path that exists", "a new folder", "Choose another, or add --force to replace it."
+        )
+    if not (output / "config.json").is_file():
+        raise InvalidSettingError(
+            f"--output {output}", "something that is no checkpoint folder", "one to replace", "Remove it yourself."
+        )
+
+
+def pattern_of(ratio: float | None, kind: str) -> str:
+    """Return the pattern that --sparsity-ratio and --sparsity-type describe, as params.yaml writes it.
+
+    Raises:
+        InvalidPatternError: neither a ratio in [0, 1) nor N:M.
+        InvalidSettingError: a ratio that N:M does not have.
+    """
+    from zpruner.types import SparsityPattern
+
+    if kind == "unstructured":
+        return str(SparsityPattern.parse(0.5 if ratio is None else ratio))
+    pattern = SparsityPattern.parse(kind)
+    if not pattern.is_nm:
+        raise InvalidSettingError(
+            "--sparsity-type", f"'{kind}'", "unstructured or N:M", "Give a ratio with --sparsity-ratio."
+        )
+    if ratio is not None and abs(ratio - pattern.sparsity) > 1e-9:
+        raise InvalidSettingError(
+            "--sparsity-ratio", f"{ratio:g}", f"{pattern.sparsity:g}, which {kind} removes", "Leave it out with N:M."
+        )
+    return str(pattern)
+
+
+def composition_settings(
+    method: str, group: str | None, settings: list[str], refine: str | None, update: str | None
+) -> dict[str, Any]:
+    """Return a method or preset, with the parts that the options change, as params.yaml would write it.
+
+    Raises:
+        InvalidSettingError: a setting that is not NAME=VALUE.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    from zpruner.presets import PRESETS
+
+    chosen: dict[str, Any] = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        try:
+            chosen[name] = YAML(typ="safe", pure=True).load(value)
+        except YAMLError:
+            equals = ""
+        if not equals or not name:
+            raise InvalidSettingError("--set", f"'{text}'", "NAME=VALUE", "Write e.g. --set power=2.0.")
+    base = dict(PRESETS.get(method, {"score": method}))
+    parts = {"settings": {**base.pop("settings", {}), **chosen}, "group": group, "refine": refine, "update": update}
+    return {**base, **{key: value for key, value in parts.items() if value}}
+
+
+def save(model: PreTrainedModel, tokenizer: Any, output: Path, card: str, source: str, force: bool) -> None:
+    """Write the checkpoint beside `output` and rename it, so that `output` is whole or not there.
+
+    Raises:
+        DiskFullError: no space left.
+    """
+    from zpruner.model import write_manifest
+    from zpruner.sources._quiet import quiet
+    from zpruner.work import disk_full_named
+
+    staging = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        with disk_full_named(output), quiet():
+            staging.mkdir(parents=True)
+            model.save_pretrained(staging)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(staging)
+            (staging / "README.md").write_text(card, encoding="utf-8")
+            write_manifest(staging, source)
+        check_output(output, force)
+        if output.exists():
+            old = output.with_name(f".{output.name}.old")
+            output.rename(old)
+            staging.rename(output)
+            shutil.rmtree(old)
+        else:
+            staging.rename(output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _compose(settings: dict[str, Any]) -> Composition:
+    from pydantic import ValidationError
+
+    from zpruner.composition import compose
+    from zpruner.params import MethodSettings, explain
+
+    try:
+        return compose(MethodSettings(**settings))
+    except ValidationError as error:
+        raise explain(error, "method", MethodSettings) from None
+
+
+def _prune(
+    model: PreTrainedModel,
+    windows: Tensor,
+    composition: Composition,
+    settings: dict[str, Any],
+    sparsity: str,
+    propagation: Propagation,
+    batch_size: int,
+) -> tuple[PrunedLayer, ...]:
+    from zpruner.calibrate import Calibration, Collection, check_complete, collect
+    from zpruner.model import take_inventory
+    from zpruner.pipeline import prune as prune_in_memory
+    from zpruner.pipeline import prune_sequentially
+    from zpruner.progress import progress
+    from zpruner.types import Stat
+
+    if propagation is Propagation.pruned:
+        return prune_sequentially(model, windows, method=settings, sparsity=sparsity, batch_size=batch_size)
+    inventory, collection = take_inventory(model), Collection()
+    gram = Stat.GRAM in composition.needs
+    batches = collect(model, inventory, windows, collection, gram=gram, batch_size=batch_size)
+    for _ in progress(batches, "calibrate", -(-len(windows) // batch_size), "batch"):
+        pass
+    check_complete(inventory, collection)
+    return prune_in_memory(model, Calibration(inventory, collection), method=settings, sparsity=sparsity)

@@ -1,0 +1,113 @@
+"""`zpruner validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zpruner.errors import InvalidSettingError, MissingStatisticError
+
+if TYPE_CHECKING:
+    from zpruner.composition import Composition
+    from zpruner.params import Params, TextSettings
+
+
+def validate(
+    root: Annotated[Path, typer.Argument(help="The project folder, which holds params.yaml.")] = Path(),
+) -> None:
+    """Check params.yaml, every composition and every source before a long run, and estimate what it will take."""
+    from zpruner.cli._estimate import estimate_table, read_shapes
+    from zpruner.params import load
+
+    params = load(root / "params.yaml")
+    compositions = check_compositions(params)
+    typer.echo(
+        f"params.yaml: {len(params.methods)} methods x {len(params.sparsities)} sparsities = "
+        f"{len(params.methods) * len(params.sparsities)} variants, every setting known and in range"
+    )
+    for line in check_sources(params, root):
+        typer.echo(line)
+    shapes = read_shapes(params, root)
+    if shapes is None:
+        typer.echo(
+            "model: not here yet, so that widths are not checked and nothing is estimated (`dvc repro fetch@model`)"
+        )
+        return
+    for label in params.sparsities:
+        for layer in shapes.layers:
+            params.pattern(label).check_width(layer.in_features, layer.name)
+    typer.echo(
+        f"model: {len(shapes.layers)} prunable layers in {shapes.n_blocks} blocks; every pattern fits their widths"
+    )
+    typer.echo("")
+    for line in estimate_table(params, compositions, shapes, root):
+        typer.echo(line)
+
+
+def check_compositions(params: Params) -> dict[str, Composition]:
+    """Return label -> composition.
+
+    Raises:
+        InvalidSettingError, UnknownNameError: names the label and what is wrong with it.
+        MissingStatisticError: it needs Gram matrices and calibration.gram is false.
+    """
+    from zpruner.composition import compose
+    from zpruner.errors import ZprunerError
+    from zpruner.types import Stat
+
+    collected = {Stat.SQ_SUM, Stat.ABS_SUM, Stat.MAX_ABS} | ({Stat.GRAM} if params.calibration.gram else set())
+    compositions = {}
+    for label, settings in params.methods.items():
+        try:
+            compositions[label] = compose(settings)
+        except ZprunerError as error:
+            raise type(error)(f"methods.{label}: {error.where}", error.got, error.expected, error.action) from None
+        for stat in sorted(compositions[label].needs - collected):
+            action = "Set calibration.gram to true." if stat is Stat.GRAM else "Choose a method that does without."
+            raise MissingStatisticError(
+                f"methods.{label}", f"a calibration without {stat.value}", f"{stat.value}, which it needs", action
+            )
+    return compositions
+
+
+def check_sources(params: Params, root: Path) -> list[str]:
+    """Return what will be downloaded, one line per source.
+
+    Raises:
+        InvalidSettingError: a malformed source, or one that nothing pins.
+        SourceError: a local path that does not exist.
+    """
+    texts: list[tuple[str, TextSettings]] = [
+        ("calibration", params.calibration),
+        ("evaluation.perplexity", params.evaluation.perplexity),
+    ]
+    lines = [_check_source("model", params.model.source, params.model.sha256, root)]
+    return lines + [_check_source(name, text.source, text.sha256, root) for name, text in texts]
+
+
+def _check_source(where: str, source: str, sha256: str | None, root: Path) -> str:
+    from zpruner.errors import SourceError
+    from zpruner.sources import HubRef, LocalPath, PackageFile, parse_source
+
+    parsed = parse_source(source)
+    match parsed:
+        case LocalPath(path):
+            if not (root / path).exists():
+                raise SourceError(
+                    f"{where}.source", f"no file or folder {root / path}", "one that exists", "Correct params.yaml."
+                )
+            return f"{where}: {source} is here"
+        case PackageFile():
+            if sha256 is None:
+                raise InvalidSettingError(
+                    f"{where}.sha256", "null", "the SHA-256 of the file: pip: sources need one", "Add it."
+                )
+            return f"{where}: {parsed.member} comes from the package {parsed.name} {parsed.version}"
+        case HubRef():
+            if sha256 is None and not parsed.is_pinned:
+                raise InvalidSettingError(
+                    f"{where}.source", f"'{source}' without sha256", "a commit of 40 digits, or a sha256", "Pin it."
+                )
+            return f"{where}: {parsed.repo} at {parsed.revision} comes from the Hugging Face hub"

@@ -1,0 +1,98 @@
+"""Every error class of the library.
+
+Each message says where, what was got, what was expected and what to do, in one or two sentences.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+_SHOWN = 30
+
+
+class ZprunerError(Exception):
+    """Base of all errors that a user can cause and mend.
+
+    Args:
+        where: the file, layer or setting concerned.
+        got: the value or state found.
+        expected: what would have been right.
+        action: what the user can do about it.
+    """
+
+    def __init__(self, where: str, got: str, expected: str, action: str) -> None:
+        self.where, self.got, self.expected, self.action = where, got, expected, action
+        super().__init__(where, got, expected, action)
+
+    def __str__(self) -> str:
+        return f"{self.where}: got {self.got}, expected {self.expected}. {self.action}"
+
+
+class InvalidSettingError(ZprunerError):
+    """A setting in params.yaml (or an argument) is unknown, missing or out of range."""
+
+
+class UnknownNameError(ZprunerError):
+    """A name (method, update, ...) that no registry entry carries."""
+
+
+class DuplicateNameError(ZprunerError):
+    """Two registrations under one name."""
+
+
+class InvalidPatternError(ZprunerError):
+    """A sparsity that is neither a ratio in [0, 1) nor N:M with 0 < N < M, or that does not fit a layer."""
+
+
+class MissingStatisticError(ZprunerError):
+    """A method asks for a statistic that the calibration did not collect."""
+
+
+class ShapeMismatchError(ZprunerError):
+    """Tensors that belong together have shapes that do not fit."""
+
+
+class NonFiniteError(ZprunerError):
+    """NaN or infinity in weights, activations, gradients or scores of a named layer."""
+
+
+class SourceError(ZprunerError):
+    """A model or text that cannot be obtained or read from where params.yaml says it is."""
+
+
+class HashMismatchError(SourceError):
+    """A source whose SHA-256 is not the one in params.yaml."""
+
+
+class TextTooShortError(SourceError):
+    """A text with fewer tokens than the windows asked for need."""
+
+
+class ArtifactError(ZprunerError):
+    """A stored artifact that is missing, truncated, altered, or of another model or calibration."""
+
+
+class ModelStructureError(ZprunerError):
+    """A model whose decoder blocks or weights cannot be found or viewed."""
+
+
+class SolverError(ZprunerError):
+    """A factorisation or iteration that failed for a named layer."""
+
+
+class DiskFullError(ZprunerError):
+    """No space left where an artifact was to be written."""
+
+
+class LockedError(ZprunerError):
+    """Another process is working on the same artifact."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "Did you mean 'x'?" for the nearest of `known`, or the list of them, cut where it is long."""
+    names = sorted(known)
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+        return f"Did you mean '{close[0]}'?"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"Known: {', '.join(names[:_SHOWN]) or 'none'}{more}."

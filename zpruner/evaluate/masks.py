@@ -1,0 +1,77 @@
+"""Small summaries of masks and scores, from which reports compare variants without their artifacts."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zpruner.model import PrunableLayer
+
+SAMPLE = 1 << 17
+"""Weights sampled from a model: a Jaccard index is known to about 0.002 (one standard error)."""
+BINS = 48
+_DECADES = 6.0
+"""Scores further than this below the largest go into the lowest bin."""
+
+
+def sample_positions(layer: PrunableLayer, total: int) -> NDArray[np.int64]:
+    """Return which weights of a layer (row-major indices) are sampled: the same for every mask of a model.
+
+    Args:
+        layer: the layer.
+        total: prunable weights of the whole model; each layer gives its share of SAMPLE, at least 16.
+    """
+    weights = layer.in_features * layer.out_features
+    random = np.random.default_rng(zlib.crc32(layer.name.encode()))
+    return random.integers(weights, size=max(16, round(SAMPLE * weights / total)))
+
+
+def sample_mask(layers: Iterable[tuple[PrunableLayer, Tensor]], total: int) -> str:
+    """Return the sampled bits of a mask (1 = kept), layer after layer, packed and in base64.
+
+    Args:
+        layers: every layer with its weight, float (out, in), or bool mask.
+        total: as in `sample_positions`.
+    """
+    bits = []
+    for layer, weight in layers:
+        positions = torch.from_numpy(sample_positions(layer, total)).to(weight.device)
+        bits.append((weight.reshape(-1)[positions] != 0).cpu().numpy())
+    return base64.b64encode(np.packbits(np.concatenate(bits)).tobytes()).decode()
+
+
+def jaccard(first: str, second: str) -> float | None:
+    """Return |A and B| / |A or B| of the weights kept in two samples; None where they are of different models."""
+    a, b = (np.frombuffer(base64.b64decode(text), dtype=np.uint8) for text in (first, second))
+    if a.size != b.size:
+        return None
+    union = int(np.bitwise_count(a | b).sum())
+    return int(np.bitwise_count(a & b).sum()) / union if union else 1.0
+
+
+def score_histogram(score: Tensor, keep: Tensor) -> dict[str, list[float]]:
+    """Return counts of kept and pruned weights by the decimal logarithm of their score.
+
+    Args:
+        score: float32 (out, in), not negative for the methods that have scores; zeros go into the lowest bin.
+        keep: bool (out, in), True = kept.
+
+    Returns:
+        `edges` (BINS + 1 numbers, log10), `kept` and `pruned` (BINS counts each).
+    """
+    logs = score.double().clamp_min(torch.finfo(torch.float32).tiny).log10()
+    top = float(logs.max())
+    logs = logs.clamp_min(top - _DECADES)
+    low = float(logs.min())
+    edges = np.linspace(low, max(top, low + 1e-6), BINS + 1)
+    counts = {
+        name: np.histogram(logs[chosen].cpu().numpy(), bins=edges)[0].tolist()
+        for name, chosen in (("kept", keep), ("pruned", ~keep))
+    }
+    return {"edges": [round(float(edge), 6) for edge in edges], **counts}

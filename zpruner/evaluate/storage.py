@@ -1,0 +1,102 @@
+"""How many bytes a model takes, and how many it would take in formats that leave the zeros out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zpruner.errors import ArtifactError
+from zpruner.model import PrunableLayer, get_weight
+from zpruner.types import SparsityPattern
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Bytes of all tensors of a checkpoint.
+
+    Attributes:
+        stored: as the file holds them, zeros included.
+        bitmask: prunable weights as one bit per weight and the nonzero values.
+        packed: prunable weights as N values of every M and their positions, ceil(log2 M) bits each (2 for 2:4);
+            None unless every group of M weights in every layer has at most N that are not zero.
+    """
+
+    stored: int
+    bitmask: int
+    packed: int | None
+
+
+def storage(folder: Path, weights: Iterable[Tensor], pattern: SparsityPattern) -> Storage:
+    """Count the bytes of a checkpoint folder.
+
+    Args:
+        folder: holds *.safetensors; only their headers are read.
+        weights: every prunable weight of it, float (out, in).
+        pattern: N:M to pack by; a ratio gives no packed size.
+    """
+    stored = stored_bytes(folder)
+    bitmask, packed = stored, stored
+    fits = pattern.is_nm
+    for weight in weights:
+        dense = weight.numel() * weight.element_size()
+        kept = int(torch.count_nonzero(weight))
+        bitmask += math.ceil(weight.numel() / 8) + kept * weight.element_size() - dense
+        if pattern.kept is not None and pattern.group_size is not None:
+            fits = fits and satisfies(weight, pattern.kept, pattern.group_size)
+            values = weight.numel() * pattern.kept // pattern.group_size
+            bits = math.ceil(math.log2(pattern.group_size))
+            packed += values * weight.element_size() + math.ceil(values * bits / 8) - dense
+    return Storage(stored, bitmask, packed if fits else None)
+
+
+def stored_bytes(folder: Path) -> int:
+    """Return the bytes that the tensors of all *.safetensors files in a folder occupy.
+
+    Raises:
+        ArtifactError: no such file, or one whose header cannot be read.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ArtifactError(str(folder), "no *.safetensors", "a checkpoint folder", "Give the folder of a checkpoint.")
+    return sum(end - start for file in files for _, start, end in _spans(file))
+
+
+def satisfies(weight: Tensor, kept: int, group_size: int) -> bool:
+    """Return whether of every `group_size` consecutive inputs of a row at most `kept` weights are not zero."""
+    if weight.shape[1] % group_size:
+        return False
+    nonzero = (weight != 0).reshape(-1, group_size).sum(dim=1, dtype=torch.int32)
+    return int(nonzero.max()) <= kept
+
+
+def achieved_sparsity(model: PreTrainedModel, layers: Iterable[PrunableLayer]) -> float:
+    """Return the share of zeros among the weights of `layers`, counted in the model in memory."""
+    zeros = weights = 0
+    for layer in layers:
+        weight = get_weight(model, layer)
+        zeros += weight.numel() - int(torch.count_nonzero(weight))
+        weights += weight.numel()
+    return zeros / weights if weights else 0.0
+
+
+def _spans(file: Path) -> Iterable[tuple[str, int, int]]:
+    """Yield (name, first byte, end) of every tensor of a safetensors file: eight bytes give the header's length."""
+    try:
+        with file.open("rb") as raw:
+            header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
+        spans = [(name, *facts["data_offsets"]) for name, facts in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise ArtifactError(
+            str(file), f"a header that cannot be read ({error})", "safetensors", "Get the file again."
+        ) from None
+    return spans

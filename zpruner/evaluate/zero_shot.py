@@ -1,0 +1,152 @@
+"""Tasks of lm-evaluation-harness on a model in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError, did_you_mean
+from zpruner.sources._quiet import first_line, quiet
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+    from transformers import PreTrainedModel
+
+    from zpruner.params import ZeroShotSettings
+
+_SEED = 1234
+"""The harness's own default for few-shot examples; the harness seeds every generator itself."""
+
+
+class ZeroShot:
+    """The tasks that settings name, ready to be run one by one.
+
+    Args:
+        model: the model to evaluate, in memory: no checkpoint is loaded.
+        tokenizer: the model's.
+        settings: tasks and how to run them.
+        root: the project folder; `include_path` and the `data_files` of own tasks are relative to it.
+
+    Raises:
+        UnknownNameError: a task that neither the harness nor `include_path` has.
+        InvalidSettingError: no such folder, the harness is not installed, or the model has no tokenizer.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, settings: ZeroShotSettings, root: Path) -> None:
+        self.settings, self.root = settings, root
+        if tokenizer is None:
+            raise InvalidSettingError(
+                "evaluation.zero_shot", "tasks, and a model without a tokenizer", "a tokenizer", "Set it to null."
+            )
+        folder = None if settings.include_path is None else root / settings.include_path
+        if folder is not None and not folder.is_dir():
+            raise InvalidSettingError(
+                "evaluation.zero_shot.include_path", f"'{settings.include_path}'", "a folder with *.yaml", "Correct it."
+            )
+        try:
+            from lm_eval.models.huggingface import HFLM
+        except ImportError as error:
+            raise InvalidSettingError(
+                "evaluation.zero_shot",
+                f"tasks without lm-evaluation-harness ({first_line(error)})",
+                "the package lm-eval",
+                "Install it: pip install 'zpruner[pipeline]'.",
+            ) from None
+        with _quiet_harness():
+            self._tasks = _manager(folder, settings.tasks)
+            self._model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size)
+
+    def run(self, task: str) -> dict[str, dict[str, float | str]]:
+        """Return, for the task (or each member of a group and the group), its metrics.
+
+        Keys are the harness's metrics (`acc`, `acc_norm`, ...), each with its `_stderr`, and `version`, `samples`,
+        `num_fewshot`.
+
+        Raises:
+            SourceError: the task's data set cannot be had.
+        """
+        from lm_eval import simple_evaluate
+
+        settings = self.settings
+        try:
+            with _quiet_harness(), chdir(self.root):
+                found = simple_evaluate(
+                    model=self._model,
+                    tasks=[task],
+                    num_fewshot=settings.num_fewshot,
+                    limit=settings.limit,
+                    task_manager=self._tasks,
+                    log_samples=False,
+                    fewshot_random_seed=_SEED,
+                )
+        except _data_errors() as error:
+            raise SourceError(
+                f"zero-shot task '{task}'",
+                f"no data set ({first_line(error)})",
+                "its data on this machine or from the hub",
+                "Check the network, or write the task over a local file: see docs/zero_shot.md.",
+            ) from None
+        return scores(found)
+
+
+@contextmanager
+def _quiet_harness() -> Iterator[None]:
+    """Silence the harness's warnings (about being given a model in memory, which is what we want) and its bars."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with quiet():
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _manager(folder: Path | None, tasks: tuple[str, ...]) -> TaskManager:
+    """Return a task manager that knows every one of `tasks`; the harness's thousands are indexed only where needed."""
+    from lm_eval.tasks import TaskManager
+
+    path = None if folder is None else str(folder.resolve())
+    if path is not None:
+        own = TaskManager(include_path=path, include_defaults=False)
+        if set(tasks) <= set(own.all_tasks):
+            return own
+    manager = TaskManager(include_path=path)
+    for task in tasks:
+        if task not in manager.all_tasks:
+            raise UnknownNameError(
+                "evaluation.zero_shot.tasks",
+                f"'{task}'",
+                "a task of the harness",
+                did_you_mean(task, manager.all_tasks),
+            )
+    return manager
+
+
+def scores(found: Mapping[str, Any]) -> dict[str, dict[str, float | str]]:
+    """Return what of the harness's results belongs into a metrics file; names lose their filter (`acc,none`)."""
+    result: dict[str, dict[str, float | str]] = {}
+    for task, values in found["results"].items():
+        entry: dict[str, float | str] = {}
+        for key, value in values.items():
+            metric, _, kind = key.partition(",")
+            if kind and isinstance(value, int | float):
+                entry[metric if kind == "none" else f"{metric}.{kind}"] = float(value)
+        facts = {
+            "version": found.get("versions", {}).get(task),
+            "num_fewshot": found.get("n-shot", {}).get(task),
+            "samples": found.get("n-samples", {}).get(task, {}).get("effective"),
+        }
+        result[task] = {**entry, **{key: value for key, value in facts.items() if isinstance(value, int | float | str)}}
+    return result
+
+
+def _data_errors() -> tuple[type[Exception], ...]:
+    """Return what the harness's data libraries raise when data cannot be had."""
+    import httpx
+    from datasets.exceptions import DatasetsError
+
+    return (OSError, DatasetsError, httpx.HTTPError)

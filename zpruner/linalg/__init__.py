@@ -1,0 +1,21 @@
+"""Linear algebra of layer-wise pruning: one copy of each algorithm, on plain tensors."""
+
+from zpruner.linalg._conjugate_gradients import Solution, masked_cg
+from zpruner.linalg._hessian import DampedHessian, damped_hessian, inverse_factor
+from zpruner.linalg._least_squares import Solver, choose_solver, least_squares
+from zpruner.linalg._masked_cholesky import masked_cholesky
+from zpruner.linalg._obs import ChooseMask, obs_sweep
+
+__all__ = [
+    "ChooseMask",
+    "DampedHessian",
+    "Solution",
+    "Solver",
+    "choose_solver",
+    "damped_hessian",
+    "inverse_factor",
+    "least_squares",
+    "masked_cg",
+    "masked_cholesky",
+    "obs_sweep",
+]

@@ -1,0 +1,110 @@
+"""The damped Hessian of the layer-wise reconstruction error, and the Cholesky factor of its inverse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zpruner.errors import InvalidSettingError, NonFiniteError, ShapeMismatchError, SolverError
+
+_SMALLEST_PIVOT = 4 * torch.finfo(torch.float32).eps
+"""A pivot below this share of its diagonal entry is rounding error, not information."""
+
+
+@dataclass(frozen=True)
+class DampedHessian:
+    """`H = G / mean(diag G) + damping * I + shrinkage * diag(G) / mean(diag G)` of one layer's input.
+
+    The division makes every later step free of the Gram matrix's scale, which grows with the number of tokens; no
+    mask and no weight depends on it.
+
+    Attributes:
+        matrix: float32 (in, in), symmetric; row and column of a dead input are those of the identity.
+        dead: bool (in,), inputs that were zero in every token; their weights count as zero.
+        damping: the share of the mean diagonal that was added.
+        layer: the layer's name, for messages.
+    """
+
+    matrix: Tensor
+    dead: Tensor
+    damping: float
+    layer: str
+
+
+def damped_hessian(gram: Tensor, damping: float, layer: str, *, shrinkage: float = 0.0) -> DampedHessian:
+    """Return the Hessian of `||(W - W') X||^2`, up to a positive factor, made positive definite.
+
+    Args:
+        gram: `X X^T` summed over tokens, float32 (in, in).
+        damping: share of the mean of the diagonal added to it; 0.01 in SparseGPT (arXiv 2301.00774).
+        layer: the layer's name, for messages.
+        shrinkage: share of each diagonal entry added to itself, the same pull towards uncorrelated inputs for
+            loud and quiet ones; it keeps the updates from fitting the calibration text alone.
+
+    Raises:
+        InvalidSettingError: damping or shrinkage is negative or not finite.
+        NonFiniteError: NaN or infinity in `gram`.
+        ShapeMismatchError: `gram` is not a square float32 matrix.
+    """
+    for name, value in (("damping", damping), ("shrinkage", shrinkage)):
+        if not 0.0 <= value < float("inf"):
+            raise InvalidSettingError(name, repr(value), "a finite number that is not negative", "Correct it.")
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.dtype != torch.float32:
+        raise ShapeMismatchError(
+            f"Gram matrix of layer {layer}",
+            f"{gram.dtype} of shape {tuple(gram.shape)}",
+            "float32 of shape (in, in)",
+            "Run the calibrate stage again.",
+        )
+    mean = gram.diagonal().double().mean()
+    if not bool(torch.isfinite(gram.sum(dtype=torch.float64))):
+        raise NonFiniteError(
+            f"Gram matrix of layer {layer}", "NaN or infinity", "finite sums", "Run the calibrate stage again."
+        )
+    # In float64 the quotient survives a mean that float32 holds only as a denormal number.
+    scale = 1.0 / mean if mean > 0 else torch.ones_like(mean)
+    matrix = gram * scale if 1e-30 < scale < 1e30 else (gram.double() * scale).float()
+    diagonal = matrix.diagonal()
+    dead = diagonal == 0
+    diagonal.mul_(1 + shrinkage).add_(damping)
+    diagonal.masked_fill_(dead, 1.0)
+    return DampedHessian(matrix, dead, damping, layer)
+
+
+def checked_cholesky(matrix: Tensor, hessian: DampedHessian) -> Tensor:
+    """Return the lower Cholesky factors of one or a batch of matrices: (..., n, n) -> (..., n, n).
+
+    float32 throughout: on the Gram matrices of a 135M-parameter model the weights it gives have the layer error
+    of float64 to seven digits, in half the time.
+
+    Raises:
+        SolverError: some matrix is not positive definite to working precision; names the layer and the damping
+            to try. Nothing falls back to another matrix.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    pivots = factor.diagonal(dim1=-2, dim2=-1).square()
+    if bool((info != 0).any()) or bool((pivots < _SMALLEST_PIVOT * matrix.diagonal(dim1=-2, dim2=-1)).any()):
+        raise SolverError(
+            f"Cholesky factorisation of layer {hessian.layer}",
+            f"a matrix that is singular with damping {hessian.damping:g}",
+            "a positive definite one",
+            f"Set damping to {max(10 * hessian.damping, 0.01):g}, or calibrate with more tokens than the layer "
+            "has inputs.",
+        )
+    return factor
+
+
+def inverse_factor(hessian: DampedHessian) -> Tensor:
+    """Return the upper triangular `U` with `H^-1 = U^T U`: float32 (in, in).
+
+    With rows and columns in reverse order `H = R R^T`, R upper triangular, so that `U = R^-1`: one factorisation
+    and one triangular inverse, in place of two factorisations and a full inverse.
+
+    Raises:
+        SolverError: H is not positive definite.
+    """
+    reverse = checked_cholesky(hessian.matrix.flip(0, 1), hessian).flip(0, 1)
+    identity = torch.eye(len(reverse), dtype=reverse.dtype, device=reverse.device)
+    return torch.linalg.solve_triangular(reverse, identity, upper=True)

@@ -1,0 +1,78 @@
+"""The exact joint compensation: least squares on the kept weights of every row."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from zpruner.linalg._conjugate_gradients import masked_cg
+from zpruner.linalg._hessian import DampedHessian
+from zpruner.linalg._masked_cholesky import masked_cholesky
+
+
+class Solver(StrEnum):
+    """How the systems `H_KK` are solved."""
+
+    AUTO = "auto"
+    """The one that costs less for the layer's shape and sparsity."""
+    CHOLESKY = "cholesky"
+    """Directly, one factorisation per row."""
+    CG = "cg"
+    """By conjugate gradients, all rows together."""
+
+
+def least_squares(
+    weight: Tensor,
+    keep: Tensor,
+    hessian: DampedHessian,
+    *,
+    solver: Solver = Solver.AUTO,
+    tolerance: float = 0.02,
+    max_steps: int = 50,
+) -> Tensor:
+    """Return the weights on the mask that minimise `(w - w') H (w - w')^T` in every row.
+
+    The joint compensation of all pruned weights at once (arXiv 2410.15567), `w'_K = (w H)_K (H_KK)^-1`.
+
+    Args:
+        weight: float32 (out, in), dense.
+        keep: bool (out, in), True = kept.
+        hessian: of the layer's input.
+        solver: how; `auto` compares costs.
+        tolerance: for conjugate gradients, as in `masked_cg`.
+        max_steps: for conjugate gradients.
+
+    Returns:
+        float32 (out, in), exactly zero where `keep` is False and at dead inputs.
+
+    Raises:
+        SolverError: a factorisation failed; names the layer and the damping to try.
+    """
+    support = keep & ~hessian.dead
+    weight = weight.masked_fill(hessian.dead, 0.0)
+    # Solving for the change keeps the digits that w' would lose where it is nearly w; scaled, its squares neither
+    # overflow nor vanish.
+    scale = weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    removed = weight.masked_fill(support, 0.0) / scale
+    target = removed @ hessian.matrix
+    if solver is Solver.AUTO:
+        solver = choose_solver(support, max_steps)
+    if solver is Solver.CHOLESKY:
+        change = masked_cholesky(hessian.matrix, support, target, hessian)
+    else:
+        change = masked_cg(hessian.matrix, support, target, None, tolerance=tolerance, max_steps=max_steps).values
+    return (weight + change * scale).mul_(support)
+
+
+def choose_solver(support: Tensor, max_steps: int) -> Solver:
+    """Return the cheaper solver for these supports, bool (rows, n).
+
+    In operations of a large matrix product, as measured on one core: conjugate gradients take about 15 steps of
+    `2 n^2` a row; a factorisation runs at a third of that speed, and gathering its matrix costs 500 per element.
+    """
+    sizes = support.sum(dim=1).double()
+    direct = (sizes**3).sum() + 500 * (sizes**2).sum()
+    iterative = min(15, max_steps) * 2.0 * support.shape[1] ** 2 * len(support)
+    return Solver.CHOLESKY if float(direct) < iterative else Solver.CG

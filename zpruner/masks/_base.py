@@ -1,0 +1,30 @@
+"""What every mask refinement is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from zpruner.types import LayerStats, SparsityPattern, Stat
+
+
+class MaskRefinement(BaseModel, ABC):
+    """Improves a mask without changing how many weights it keeps; the fields are its settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    needs: ClassVar[frozenset[Stat]]
+
+    @abstractmethod
+    def refine(self, weight: Tensor, keep: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Tensor:
+        """Return the better mask: bool (out, in), True = kept, with `keep`'s count in every row (or N:M group).
+
+        Args:
+            weight: float32 (out, in), dense.
+            keep: bool (out, in).
+            stats: calibration statistics of the layer's input, on the weight's device.
+            pattern: the pattern that `keep` satisfies.
+        """

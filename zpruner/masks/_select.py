@@ -1,0 +1,115 @@
+"""Exact selection: from scores to the mask that prunes the lowest-scoring weights of every comparison group."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zpruner.errors import NonFiniteError, ShapeMismatchError
+from zpruner.types import ComparisonGroup, SparsityPattern
+
+_PAIRWISE_GROUP_SIZE = 8
+"""Up to this many weights in a group, comparing every pair is faster than partial selection (measured)."""
+
+
+def select(score: Tensor, pattern: SparsityPattern, group: ComparisonGroup, layer: str = "") -> Tensor:
+    """Return the mask that removes exactly as many of the lowest scores as the pattern says.
+
+    A ratio s removes `pruned_count(in, s)` weights of every row, or `pruned_count(out * in, s)` of the matrix,
+    as `group` says. N:M keeps exactly N of every M consecutive inputs of a row, whatever the group. Of equal
+    scores the one with the lower index (row-major within its group) is pruned first; -0.0 equals 0.0. The mask
+    is the same for any number of threads and on any device.
+
+    Args:
+        score: float32 (out, in), finite, larger = keep.
+        pattern: what share of the weights goes, or N:M.
+        group: which weights compete with each other when the pattern is a ratio.
+        layer: the layer's name, for error messages.
+
+    Returns:
+        bool (out, in) on the device of `score`, True = kept.
+
+    Raises:
+        NonFiniteError: NaN or infinity among the scores.
+        ShapeMismatchError: `score` is not a float32 matrix.
+        InvalidPatternError: M does not divide the number of inputs.
+    """
+    where = f"scores of layer {layer}" if layer else "scores"
+    if score.ndim != 2 or score.dtype != torch.float32 or not score.numel():
+        raise ShapeMismatchError(
+            where,
+            f"{score.dtype} of shape {tuple(score.shape)}",
+            "float32 of shape (out, in), not empty",
+            "Pass what a pruning method's score() returns.",
+        )
+    score = score.detach()
+    if not all(math.isfinite(extreme) for extreme in torch.aminmax(score)):
+        raise NonFiniteError(
+            where, "NaN or infinity", "finite scores", "Look for zero rows or overflow in the method's score()."
+        )
+    pattern.check_width(score.shape[1], layer)
+    if pattern.kept is not None and pattern.group_size is not None:
+        groups = score.reshape(-1, pattern.group_size)
+        if pattern.group_size <= _PAIRWISE_GROUP_SIZE:
+            return _keep_by_rank(groups, pattern.kept).view(score.shape)
+        return _keep_by_threshold(groups, pattern.group_size - pattern.kept).view(score.shape)
+    groups = score if group is ComparisonGroup.ROW else score.reshape(1, -1)
+    return _keep_by_threshold(groups, pruned_count(groups.shape[1], pattern.sparsity)).view(score.shape)
+
+
+def pruned_count(size: int, ratio: float) -> int:
+    """Return floor(size * ratio), the number of weights that go from a comparison group of `size`.
+
+    The product is taken as of the decimal that was written: 0.29 of 100 is 29, although the nearest float gives
+    28.999999999999996. The slack of 1e-15 is relative and covers the two roundings of the product.
+    """
+    return min(math.floor(size * ratio * (1 + 1e-15)), size - 1)
+
+
+def _keep_by_threshold(groups: Tensor, pruned: int) -> Tensor:
+    """Return bool like `groups` (count, size): False for the `pruned` lowest of each row, lower index first."""
+    if pruned == 0:
+        return torch.ones_like(groups, dtype=torch.bool)
+    size = groups.shape[1]
+    threshold = _kth_smallest(groups, pruned)
+    keep = groups > threshold
+    counts = torch.int32 if size < 2**31 else torch.int64
+    short = size - pruned - keep.sum(dim=1, keepdim=True, dtype=counts)
+    if bool(short.any()):
+        # More scores equal the threshold than have to go: the last of them in index order stay.
+        tied = groups == threshold
+        nth = tied.cumsum(dim=1, dtype=counts)
+        keep |= tied.logical_and_(nth > nth[:, -1:] - short)
+    return keep
+
+
+def _kth_smallest(groups: Tensor, k: int) -> Tensor:
+    """Return the k-th smallest value (from 1) of every row: (count, size) -> (count, 1).
+
+    numpy's partition is vectorised, and about five times as fast as torch's kthvalue on the host.
+    """
+    if groups.is_cpu:
+        return torch.from_numpy(np.partition(groups.numpy(), k - 1, axis=1)[:, k - 1 : k].copy())
+    return groups.kthvalue(k, dim=1, keepdim=True).values
+
+
+def _keep_by_rank(groups: Tensor, kept: int) -> Tensor:
+    """Return bool like `groups` (count, size): True for the `kept` highest of each row; for small groups.
+
+    The rank of a score is the number of scores below it, equal ones of lower index included.
+    """
+    size = groups.shape[1]
+    columns = groups.unbind(dim=1)
+    ranks = [torch.full_like(column, j, dtype=torch.int8) for j, column in enumerate(columns)]
+    for j in range(1, size):
+        for i in range(j):
+            above = (columns[i] > columns[j]).view(torch.int8)
+            ranks[i] += above
+            ranks[j] -= above
+    keep = torch.empty_like(groups, dtype=torch.bool)
+    for j, rank in enumerate(ranks):
+        torch.ge(rank, size - kept, out=keep[:, j])
+    return keep

@@ -1,0 +1,42 @@
+"""What the methods share that decide their mask block of columns by block of columns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zpruner.masks import pruned_count, select
+from zpruner.types import ComparisonGroup, SparsityPattern
+
+
+def keep_in_block(saliency: Tensor, start: int, pattern: SparsityPattern, layer: str) -> Tensor:
+    """Return the mask of one block of columns: N:M, or the lowest share of the whole block goes.
+
+    The counts of the blocks of a layer add up to `pruned_count(out * in, ratio)`: each takes what is due up to its
+    last column less what went before.
+
+    Args:
+        saliency: float32 (out, n), finite, larger = keep.
+        start: the number of columns before the block.
+        pattern: of the whole layer; M divides `start` and n.
+        layer: the layer's name, for messages.
+
+    Returns:
+        bool (out, n), True = kept.
+    """
+    if pattern.is_nm:
+        return select(saliency, pattern, ComparisonGroup.ROW, layer)
+    rows, columns = saliency.shape
+    before = pruned_count(rows * start, pattern.sparsity) if start else 0
+    due = pruned_count(rows * (start + columns), pattern.sparsity) - before
+    if due == saliency.numel():
+        return torch.zeros_like(saliency, dtype=torch.bool)
+    return select(saliency, SparsityPattern(ratio=due / saliency.numel()), ComparisonGroup.LAYER, layer)
+
+
+def required_pattern(pattern: SparsityPattern | None, width: int, layer: str) -> SparsityPattern:
+    """Return `pattern`, checked against the layer's number of inputs; `score` of these methods needs one."""
+    if pattern is None:
+        raise TypeError(f"layer {layer}: a method that chooses the mask itself needs the pattern")
+    pattern.check_width(width, layer)
+    return pattern

@@ -1,0 +1,97 @@
+"""ALPS: the support by the alternating direction method of multipliers (Meng et al. 2024, arXiv 2406.07831)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from zpruner.errors import SolverError
+from zpruner.linalg import damped_hessian
+from zpruner.masks import select
+from zpruner.methods._base import PruningMethod
+from zpruner.methods._block import required_pattern
+from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
+
+_SETTLED = 0.01
+"""Distance of V and D, as a share of the weights' norm, below which a standing support stays: once the support
+settles, the distance falls from 0.1 to 0.001 within about five steps."""
+
+
+class Alps(PruningMethod):
+    """Find weights and support together: alternate a ridge solve and a projection, tied closer at every step.
+
+    ADMM on `min ||(W - D) X||^2`, D sparse, with the Hessian scaled to a unit diagonal and decomposed once:
+    `V <- (W H - Y + rho D)(H + rho I)^-1`, `D <- project(V + Y / rho)`, `Y <- Y + rho (V - D)`,
+    `rho <- growth rho`, until the support stands still and V has come to D. The published weights are the update
+    `least_squares` on this mask, with the same damping. The paper raises rho every third step, by a factor that
+    depends on the changes; a constant factor per step gave the same loss (0.2 % less on six layers) in two thirds
+    of the steps.
+    """
+
+    needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
+    default_group: ClassVar[ComparisonGroup] = ComparisonGroup.LAYER
+    depends_on_pattern: ClassVar[bool] = True
+
+    damping: float = Field(default=0.01, ge=0.0)
+    """Share of the mean of the Hessian's diagonal added to it."""
+    shrinkage: float = Field(default=0.0, ge=0.0)
+    """Share of each entry of the Hessian's diagonal added to itself: guards against fitting a small calibration."""
+    rho: float = Field(default=0.1, gt=0.0)
+    """The first penalty on the distance between V and D."""
+    growth: float = Field(default=1.1, gt=1.0, le=2.0)
+    """Factor of rho per step: nearer 1 is slower and a little better."""
+    max_steps: int = Field(default=300, ge=1)
+    """Steps at most."""
+
+    def score(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern | None = None) -> Tensor:
+        """Return 1 for kept and 0 for pruned weights: float32 (out, in).
+
+        Raises:
+            MissingStatisticError: `stats` has no gram.
+            SolverError: the support still moved after `max_steps`, or the eigendecomposition failed.
+            InvalidPatternError: M does not divide the number of inputs.
+        """
+        pattern = required_pattern(pattern, weight.shape[1], stats.layer)
+        hessian = damped_hessian(stats.require(Stat.GRAM), self.damping, stats.layer, shrinkage=self.shrinkage)
+        root = hessian.matrix.diagonal().sqrt()
+        weight = weight.masked_fill(hessian.dead, 0.0) * root
+        # The mask does not depend on the scale, and scaled weights can neither overflow nor vanish.
+        weight = weight / weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        matrix = hessian.matrix / root / root.unsqueeze(1)
+        try:
+            values, vectors = torch.linalg.eigh(matrix)
+        except LinAlgError as error:
+            raise _failed(stats.layer, str(error).splitlines()[0], "Check the calibration statistics.") from None
+
+        def project(matrix: Tensor) -> Tensor:
+            return select(matrix.abs(), pattern, ComparisonGroup.LAYER, stats.layer)
+
+        # Kept in the basis of the eigenvectors, V needs two products a step.
+        goal = (weight @ matrix) @ vectors
+        keep = project(weight)
+        sparse, dual, rho = weight * keep, torch.zeros_like(weight), self.rho
+        norm = float(weight.norm())
+        for _ in range(self.max_steps):
+            solved = ((rho * sparse - dual) @ vectors).add_(goal).div_(values.clamp_min(0.0) + rho) @ vectors.T
+            shifted = solved + dual / rho
+            previous, keep = keep, project(shifted)
+            sparse = shifted.mul_(keep)
+            gap = solved.sub_(sparse)
+            # The first support often stands for a step or more before the dual has grown enough to move it.
+            if torch.equal(keep, previous) and float(gap.norm()) <= _SETTLED * norm:
+                return keep.float()
+            dual.add_(gap, alpha=rho)
+            rho *= self.growth
+        raise _failed(
+            stats.layer,
+            f"a support that still changed after {self.max_steps} steps",
+            "Raise alps.max_steps or alps.growth.",
+        )
+
+
+def _failed(layer: str, got: str, action: str) -> SolverError:
+    return SolverError(f"ALPS of layer {layer}", got, "a settled support", action)

@@ -1,0 +1,149 @@
+"""The model card of a pruned checkpoint: README.md with YAML metadata in Hugging Face's format."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+_HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)@[\w.-]+")
+_LABELS = {"source": "text", "sha256": "SHA-256 of the text", "nsamples": "windows", "seqlen": "tokens per window"}
+HONESTY = (
+    "Pruned weights are zeros in an ordinary checkpoint: by itself it is neither smaller nor faster than the dense "
+    "model. Savings need a sparse file format and kernels for the pattern."
+)
+
+
+@dataclass(frozen=True)
+class PruningFacts:
+    """What a card says about a pruned model; what is not known is left out.
+
+    Attributes:
+        base: source of the dense model, as params.yaml names it.
+        method: the method's label.
+        pattern: a ratio such as `0.5`, or `N:M`.
+        settings: the composition, as in params.yaml.
+        calibration: name -> value, such as source, nsamples, seqlen, seed and propagation.
+        sparsity: achieved share of zeros among the prunable weights.
+        layer_error: mean over layers of ||(W - W') X||^2 / ||W X||^2.
+        layer_error_from: `gram` (exact) or `diagonal` (inputs taken as uncorrelated).
+        results: metric -> (dense, pruned).
+    """
+
+    base: str
+    method: str
+    pattern: str
+    settings: Mapping[str, Any]
+    calibration: Mapping[str, Any]
+    sparsity: float | None = None
+    layer_error: float | None = None
+    layer_error_from: str = "gram"
+    results: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def model_card(dense: Path, facts: PruningFacts) -> str:
+    """Return the text of README.md: equal facts give equal text.
+
+    Args:
+        dense: the unpruned checkpoint's folder; licence and languages are taken from its README.md where it has one.
+        facts: what is known about the pruned model.
+    """
+    known = read_metadata(dense / "README.md")
+    hub = _HUB.fullmatch(facts.base)
+    base = hub[1] if hub else known.get("base_model")
+    metadata: dict[str, Any] = {"base_model": base} if base else {}
+    metadata |= {key: known[key] for key in ("license", "license_name", "license_link", "language") if known.get(key)}
+    metadata |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    pattern = facts.pattern if ":" in facts.pattern else "unstructured"
+    metadata["tags"] = list(
+        dict.fromkeys(["zpruner", "pruned", "sparse", f"sparsity-{pattern.replace(':', '-')}", facts.method])
+    )
+    name = base if isinstance(base, str) else facts.base.rstrip("/").rsplit("/", 1)[-1]
+    removed = (
+        f"{facts.pattern} sparsity" if ":" in facts.pattern else f"{float(facts.pattern):.4g} of the weights removed"
+    )
+    parts = [
+        f"---\n{_yaml(metadata)}---\n",
+        f"# {_line(name)}, pruned with {_line(facts.method)} ({removed})\n",
+        f"Pruned after training, without retraining, from {_code(facts.base)}."
+        + ("" if "license" in metadata else " Its licence is not recorded in the dense checkpoint: look it up there.")
+        + "\n",
+        f"**{HONESTY}**\n",
+        "## Pruning\n",
+        _table([("method", facts.method), ("pattern", _pattern(facts.pattern)), *_flat("", facts.settings)]),
+    ]
+    achieved = []
+    if facts.sparsity is not None:
+        achieved.append(("zeros among the prunable weights", f"{facts.sparsity:.4%}"))
+    if facts.layer_error is not None:
+        basis = "" if facts.layer_error_from == "gram" else ", inputs taken as uncorrelated"
+        achieved.append((f"mean layer error{basis}", f"{facts.layer_error:.4g}"))
+    parts += ["## Result\n", _table(achieved)] if achieved else []
+    if facts.results:
+        rows = [f"| {_line(key)} | {dense:.6g} | {pruned:.6g} |\n" for key, (dense, pruned) in facts.results.items()]
+        parts += ["| metric | dense | pruned |\n|---|--:|--:|\n" + "".join(rows)]
+    parts += ["## Calibration\n", _table([(_LABELS.get(k, k), v) for k, v in _flat("", facts.calibration)])]
+    parts += ["## Use\n", _USE]
+    return "\n".join(parts)
+
+
+_USE = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH/OF/THIS/FOLDER", dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained("PATH/OF/THIS/FOLDER")
+```
+"""
+
+
+def read_metadata(card: Path) -> dict[str, Any]:
+    """Return the YAML metadata of a model card, empty where there is no readable one."""
+    try:
+        match = re.match(r"---\n(.*?)\n---\n", card.read_text(encoding="utf-8"), re.DOTALL)
+        found = YAML(typ="safe", pure=True).load(match[1]) if match else {}
+    except (OSError, UnicodeDecodeError, YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _yaml(metadata: dict[str, Any]) -> str:
+    out = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(metadata, out)
+    return out.getvalue()
+
+
+def _pattern(pattern: str) -> str:
+    kept, _, group = pattern.partition(":")
+    return f"{pattern} ({kept} of every {group} inputs kept)" if group else f"unstructured, ratio {pattern}"
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _flat(f"{prefix}{key}.", value)
+        elif value is not None and value != []:
+            rows.append((f"{prefix}{key}", str(value)))
+    return rows
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    return "| | |\n|---|---|\n" + "".join(f"| {_line(key)} | {_code(value)} |\n" for key, value in rows)
+
+
+def _line(text: object) -> str:
+    return re.sub(r"([\\`*_\[\]|<>#])", r"\\\1", " ".join(str(text).split()))
+
+
+def _code(text: object) -> str:
+    return "`" + " ".join(str(text).split()).replace("`", "'").replace("|", "\\|") + "`"

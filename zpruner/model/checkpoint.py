@@ -1,0 +1,191 @@
+"""Checkpoints on disk: read tensor by tensor, write shard by shard, never as a whole."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from zpruner.errors import ArtifactError, ModelStructureError
+from zpruner.model.layers import PrunableLayer
+from zpruner.work import Work, atomic_file, checksum, digest_of, read_sealed_json, write_json, write_sealed_json
+
+MANIFEST = "zpruner.json"
+SHARD_INDEX = "model.safetensors.index.json"
+_REPAIR = "Delete the folder and run `dvc repro` (or `dvc checkout --force` to restore it from the cache)."
+
+
+class Checkpoint:
+    """A Hugging Face checkpoint folder with a manifest of its files' checksums, read one tensor at a time.
+
+    Args:
+        folder: written by `write_manifest`.
+
+    Raises:
+        ArtifactError: the manifest or a file is missing, or a file's size is not the manifest's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / MANIFEST
+        try:
+            manifest = read_sealed_json(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ArtifactError(str(path), "no file", "a checkpoint's manifest", "Run `dvc repro` first.") from None
+        if manifest is None:
+            raise ArtifactError(str(path), "an altered or truncated manifest", "the bytes once written", _REPAIR)
+        self.manifest: dict[str, Any] = manifest
+        files: dict[str, dict[str, Any]] = manifest["files"]
+        self._verified: set[str] = set()
+        self._tensors: dict[str, str] = {}
+        for name, facts in files.items():
+            file = folder / name
+            size = file.stat().st_size if file.is_file() else None
+            if size != facts["bytes"]:
+                found = "no file" if size is None else f"{size} bytes"
+                raise ArtifactError(str(file), found, f"{facts['bytes']} bytes", _REPAIR)
+            if name.endswith(".safetensors"):
+                self._tensors |= dict.fromkeys(_tensor_names(file), name)
+
+    @property
+    def model_hash(self) -> str:
+        """Content hash of the weights and config of the checkpoint."""
+        return str(self.manifest["hash"])
+
+    @property
+    def model(self) -> str:
+        """The source that the model came from."""
+        return str(self.manifest["model"])
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors, in file order."""
+        return list(self._tensors)
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor on the CPU, after checking its file against the manifest (once per file).
+
+        Raises:
+            ModelStructureError: no tensor of that name in the checkpoint.
+            ArtifactError: the file was altered.
+        """
+        file = self._tensors.get(name)
+        if file is None:
+            raise ModelStructureError(
+                str(self.folder),
+                f"no tensor '{name}'",
+                "every prunable weight under its own name in the checkpoint",
+                "List the layer under model.ignore in params.yaml.",
+            )
+        self.verify(file)
+        with safe_open(self.folder / file, framework="pt") as tensors:
+            return tensors.get_tensor(name)
+
+    def read_weight(self, layer: PrunableLayer) -> Tensor:
+        """Return a layer's weight as (out, in), in the checkpoint's dtype."""
+        weight = layer.view(self.read(layer.tensor))
+        if tuple(weight.shape) != (layer.out_features, layer.in_features):
+            raise ModelStructureError(
+                f"layer {layer.name}",
+                f"a stored weight of shape {tuple(weight.shape)}",
+                f"({layer.out_features}, {layer.in_features})",
+                "List the layer under model.ignore in params.yaml.",
+            )
+        return weight
+
+    def verify(self, file: str) -> None:
+        """Raise ArtifactError unless the file's bytes are the manifest's."""
+        if file not in self._verified:
+            expected = self.manifest["files"][file]["checksum"]
+            if (got := checksum(self.folder / file)) != expected:
+                raise ArtifactError(str(self.folder / file), f"checksum {got}", f"checksum {expected}", _REPAIR)
+            self._verified.add(file)
+
+    def verify_all(self) -> None:
+        """Raise ArtifactError unless every file's bytes are the manifest's."""
+        for file in self.manifest["files"]:
+            self.verify(file)
+
+
+def write_manifest(folder: Path, model: str, **facts: Any) -> None:
+    """Write the manifest of a finished checkpoint folder: file sizes, checksums and a content hash.
+
+    Args:
+        folder: holds safetensors, config and tokenizer files.
+        model: the source that the model came from.
+        facts: further JSON values, such as the method and pattern of a pruned model.
+    """
+    names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST)
+    files = {n: {"checksum": checksum(folder / n), "bytes": (folder / n).stat().st_size} for n in names}
+    content = {n: f["checksum"] for n, f in files.items() if n.endswith(".safetensors") or n == "config.json"}
+    write_sealed_json(folder / MANIFEST, {"model": model, "hash": digest_of(content), "files": files, **facts})
+
+
+def write_pruned(
+    dense: Checkpoint,
+    layers: tuple[PrunableLayer, ...],
+    prune: Callable[[PrunableLayer, Tensor], Tensor],
+    work: Work,
+    facts: Mapping[str, Any],
+    on_shard: Callable[[], None],
+    card: str,
+) -> None:
+    """Write a pruned copy of `dense` into `work.files`, shard by shard; finished shards are not written again.
+
+    The first shard holds every tensor that no method changes, so that its bytes are the same in every variant; then
+    comes one shard per decoder block.
+
+    Args:
+        dense: the unpruned checkpoint.
+        layers: the prunable layers.
+        prune: given a layer and its dense weight (out, in) in the checkpoint's dtype, returns the new weight.
+        work: the open work folder.
+        facts: goes into the manifest.
+        on_shard: called after each shard, for progress.
+        card: text of README.md, the model card.
+    """
+    by_tensor = {layer.tensor: layer for layer in layers}
+    blocks = sorted({layer.block for layer in layers})
+    groups = [[n for n in dense.names() if n not in by_tensor]]
+    groups += [[layer.tensor for layer in layers if layer.block == block] for block in blocks]
+    total, size = len(groups), 0
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(groups, start=1):
+        shard = f"model-{number:05d}-of-{total:05d}.safetensors"
+        weight_map |= dict.fromkeys(names, shard)
+        facts_of_shard = work.done(shard)
+        if facts_of_shard is None:
+            tensors = {}
+            for name in names:
+                tensor = dense.read(name)
+                if name in by_tensor:
+                    layer = by_tensor[name]
+                    pruned = prune(layer, layer.view(tensor)).to(tensor.dtype)
+                    tensor = layer.view(pruned)
+                tensors[name] = tensor.contiguous()
+            with atomic_file(work.files / shard) as file:
+                file.write(save(tensors, metadata={"format": "pt"}))
+            facts_of_shard = {"tensor_bytes": sum(t.numel() * t.element_size() for t in tensors.values())}
+            work.record(shard, facts_of_shard, work.files / shard, file.checksum)
+        size += facts_of_shard["tensor_bytes"]
+        on_shard()
+    for name in dense.manifest["files"]:
+        if not name.endswith(".safetensors") and name != SHARD_INDEX:
+            dense.verify(name)
+            shutil.copyfile(dense.folder / name, work.files / name)
+    with atomic_file(work.files / "README.md") as file:
+        file.write(card.encode())
+    write_json(work.files / SHARD_INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
+    write_manifest(work.files, dense.model, **facts)
+
+
+def _tensor_names(file: Path) -> list[str]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return list(tensors.keys())
+    except SafetensorError as error:
+        raise ArtifactError(str(file), f"bytes that are not safetensors ({error})", "safetensors", _REPAIR) from None

@@ -1,0 +1,230 @@
+"""params.yaml -> checked, frozen settings. An unknown key is an error with the nearest known one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_origin
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from zpruner.errors import InvalidSettingError, did_you_mean
+from zpruner.types import ComparisonGroup, SparsityPattern
+
+LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSettings(Settings):
+    """Which model is pruned, and how it is loaded."""
+
+    source: str
+    sha256: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32", "auto"] = "auto"
+    device: str = "auto"
+    blocks: str | None = None
+    ignore: tuple[str, ...] = ()
+    trust_remote_code: bool = False
+
+
+def _check_part(part: tuple[float, float]) -> tuple[float, float]:
+    if not 0.0 <= part[0] < part[1] <= 1.0:
+        raise ValueError("needs 0 <= start < stop <= 1")
+    return part
+
+
+class TextSettings(Settings):
+    """Where a text comes from and which part of it is used."""
+
+    source: str
+    sha256: str | None = None
+    column: str = "text"
+    config: str | None = None
+    split: str | None = None
+    documents: Literal["file", "lines"] = "file"
+    part: Annotated[tuple[float, float], AfterValidator(_check_part)] = (0.0, 1.0)
+    seqlen: int = Field(gt=1)
+    batch_size: int = Field(default=8, gt=0)
+
+
+class CalibrationSettings(TextSettings):
+    """The calibration windows and the statistics taken over them."""
+
+    nsamples: int = Field(gt=0)
+    seed: int = Field(default=0, ge=0)
+    sampling: Literal["stream", "documents"] = "stream"
+    gram: bool = False
+    propagation: Literal["dense", "pruned"] = "dense"
+
+
+class PerplexitySettings(TextSettings):
+    """The text that perplexity is measured on; `windows: null` takes all of it.
+
+    `protocol` names the published protocol that the other settings spell out (see zpruner.evaluate.protocols), which
+    is checked; `divergence` is the number of windows also compared token by token with the dense model.
+    """
+
+    protocol: str | None = None
+    joiner: str = "\n\n"
+    max_documents: int | None = Field(default=None, gt=0)
+    windows: int | None = Field(default=None, gt=0)
+    divergence: int = Field(default=0, ge=0)
+
+
+class ZeroShotSettings(Settings):
+    """Tasks of lm-evaluation-harness; `include_path` is a folder of the project with own tasks as YAML files."""
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    num_fewshot: int | None = Field(default=None, ge=0)
+    limit: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=8, gt=0)
+    include_path: str | None = None
+
+
+class EvaluationSettings(Settings):
+    """What is measured on every variant."""
+
+    perplexity: PerplexitySettings
+    zero_shot: ZeroShotSettings | None = None
+
+
+class Choice(Settings):
+    """A registered name with settings of its own: `swaps`, or `{name: swaps, settings: {max_swaps: 100}}`."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+def _as_choice(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class MethodSettings(Settings):
+    """A composition: score, comparison group, optional allocation, mask refinement and weight update.
+
+    `settings` are the hyper-parameters of the score; `allocate` spreads the sparsity over the
+    layers; `correct` (its settings, `{}` for the defaults) makes up for what earlier pruned blocks changed.
+    """
+
+    score: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    group: ComparisonGroup | None = None
+    allocate: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
+    refine: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
+    update: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
+    correct: dict[str, Any] | None = None
+
+
+class Params(Settings):
+    """The whole of params.yaml."""
+
+    model: ModelSettings
+    calibration: CalibrationSettings
+    methods: dict[str, MethodSettings]
+    sparsities: dict[str, float | str]
+    evaluation: EvaluationSettings
+
+    def pattern(self, sparsity: str) -> SparsityPattern:
+        """Return the pattern labelled `sparsity`."""
+        return SparsityPattern.parse(_entry("sparsities", self.sparsities, sparsity))
+
+    def method(self, label: str) -> MethodSettings:
+        """Return the composition labelled `label`."""
+        return _entry("methods", self.methods, label)
+
+
+def canonical_json(settings: BaseModel | dict[str, Any]) -> str:
+    """Return settings as JSON with sorted keys, defaults left out: equal settings, equal text."""
+    data = settings.model_dump(mode="json", exclude_defaults=True) if isinstance(settings, BaseModel) else settings
+    return json.dumps(data, sort_keys=True)
+
+
+def load(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        InvalidSettingError: not YAML, an unknown or missing key, a value out of range, a bad label.
+        InvalidPatternError: a sparsity that is neither a ratio in [0, 1) nor N:M.
+    """
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidSettingError(
+            str(path), "no file", "the settings of the run", "Run in the folder that holds params.yaml."
+        ) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InvalidSettingError(str(path), "text that is not YAML", "YAML", str(error).replace("\n", " ")) from None
+    return check(data, str(path))
+
+
+def check(data: object, where: str) -> Params:
+    """Return the checked settings of already parsed YAML; see `load`."""
+    if not isinstance(data, dict):
+        raise InvalidSettingError(
+            where, type(data).__name__, "a mapping", "Start from the params.yaml of the repository."
+        )
+    try:
+        params = Params.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, where, Params) from None
+    for kind, labels in (("methods", params.methods), ("sparsities", params.sparsities)):
+        for label in labels:
+            if not LABEL.fullmatch(label) or label == "dense" or label.endswith(".layers"):
+                raise InvalidSettingError(
+                    f"{where}: {kind}",
+                    f"label {label!r}",
+                    "letters, digits, '_' and, not in front, '.' (but not 'dense', nor '.layers' at the end)",
+                    "Rename it: labels become file and stage names.",
+                )
+    for label in params.sparsities:
+        params.pattern(label)
+    return params
+
+
+def explain(error: ValidationError, where: str, root: type[BaseModel]) -> InvalidSettingError:
+    """Turn the first complaint of pydantic about settings of class `root` into one sentence."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return InvalidSettingError(
+            where, f"unknown key '{key}'", "a known key", did_you_mean(path[-1], _known(root, path[:-1]))
+        )
+    if first["type"] == "missing":
+        return InvalidSettingError(where, f"no '{key}'", "a value", f"Add {key}.")
+    return InvalidSettingError(f"{where}: {key}", repr(first["input"]), first["msg"], "Correct the value.")
+
+
+def _known(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Return the keys that settings of class `model` know at `path`."""
+    parts = iter(path)
+    for part in parts:
+        field = model.model_fields.get(part)
+        candidates = [] if field is None else _models_in(field.annotation)
+        if field is None or not candidates:
+            return []
+        if get_origin(field.annotation) is dict:
+            next(parts, None)  # a label
+        model = candidates[0]
+    return list(model.model_fields)
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    args = getattr(annotation, "__args__", ())
+    return [model for arg in args for model in _models_in(arg)]
+
+
+def _entry(kind: str, entries: dict[str, Any], label: str) -> Any:
+    if label not in entries:
+        raise InvalidSettingError(kind, f"label '{label}'", "one listed in params.yaml", did_you_mean(label, entries))
+    return entries[label]

@@ -1,0 +1,271 @@
+"""The whole chain in memory, for notebooks and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from zpruner.calibrate import BlockReplay, Calibration, Collection, calibration_windows, collect
+from zpruner.composition import Composition, compose
+from zpruner.errors import ShapeMismatchError
+from zpruner.evaluate import layer_error
+from zpruner.masks import outlier_saliency
+from zpruner.model import Inventory, PrunableLayer, get_weight, load_model, set_weight, take_inventory
+from zpruner.params import MethodSettings, explain
+from zpruner.presets import PRESETS
+from zpruner.sources import load_tokenizer, read_text
+from zpruner.types import LayerStats, Mask, SparsityPattern, Stat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """What pruning did to one layer: its mask, achieved sparsity, and the share of its output that is lost."""
+
+    name: str
+    mask: Mask
+    sparsity: float
+    layer_error: float
+
+
+def load(folder: str | Path, dtype: str = "auto", device: str = "auto") -> tuple[PreTrainedModel, Any]:
+    """Return model and tokenizer (None where there is none) of a checkpoint folder, ready for inference.
+
+    Args:
+        folder: a Hugging Face checkpoint with safetensors weights.
+        dtype: `bfloat16`, `float16`, `float32`, or `auto` for the checkpoint's own.
+        device: `auto` is the accelerator where there is one, else the CPU.
+    """
+    path = Path(folder)
+    return load_model(path, dtype, device), load_tokenizer(path)
+
+
+def load_windows(
+    source: str,
+    model: PreTrainedModel,
+    tokenizer: Any,
+    *,
+    nsamples: int = 32,
+    seqlen: int = 512,
+    seed: int = 0,
+    part: tuple[float, float] = (0.0, 1.0),
+    sha256: str | None = None,
+    downloads: str | Path = ".zpruner/downloads",
+) -> Tensor:
+    """Return token windows of a text, int32 (nsamples, seqlen), chosen at random with `seed`.
+
+    Args:
+        source: a local file, `hf:ORG/NAME@REVISION`, or `pip:NAME==VERSION/FILE`; see `zpruner.sources`.
+        model: whose vocabulary the ids must fit.
+        tokenizer: the model's.
+        nsamples: number of windows.
+        seqlen: tokens per window.
+        seed: of the choice of windows.
+        part: (start, stop), shares of the text to take the windows from: disjoint parts share no window.
+        sha256: of the file, checked when given.
+        downloads: where downloads are kept.
+    """
+    text = read_text(source, sha256, Path(downloads))
+    vocab_size: int = model.config.get_text_config().vocab_size
+    return calibration_windows(
+        text, tokenizer, nsamples=nsamples, seqlen=seqlen, seed=seed, vocab_size=vocab_size, part=part
+    )
+
+
+def prune(
+    model: PreTrainedModel,
+    calibration: Calibration,
+    *,
+    method: str | Mapping[str, Any] = "zpruner",
+    sparsity: float | str = 0.5,
+) -> tuple[PrunedLayer, ...]:
+    """Prune a model in memory; its weights are overwritten, zeros in place.
+
+    Args:
+        model: the model that was calibrated.
+        calibration: from `calibrate`; with `gram=True` where the method needs Gram matrices.
+        method: a preset's or a score's name, or a composition as in params.yaml, e.g.
+            `{"score": "wanda", "group": "row", "update": "least_squares"}`.
+        sparsity: a ratio in [0, 1), or "N:M" with N of every M consecutive inputs kept.
+
+    Returns:
+        One entry per pruned layer.
+
+    Raises:
+        UnknownNameError, InvalidSettingError, InvalidPatternError: bad arguments.
+        MissingStatisticError: the method needs a statistic that was not collected.
+        NonFiniteError: NaN or infinity in a weight. No weight has been changed by then.
+    """
+    composition = _composition(method)
+    pattern = SparsityPattern.parse(sparsity)
+    layers = calibration.inventory.layers
+    patterns = layer_patterns(
+        composition,
+        pattern,
+        calibration.inventory,
+        lambda layer: (get_weight(model, layer), calibration.stats(layer.name)),
+    )
+    for layer in layers:
+        stats = calibration.stats(layer.name)
+        for stat in composition.needs:
+            stats.require(stat)
+        if tuple(get_weight(model, layer).shape) != (layer.out_features, layer.in_features):
+            raise ShapeMismatchError(
+                f"layer {layer.name}",
+                str(tuple(get_weight(model, layer).shape)),
+                f"{(layer.out_features, layer.in_features)}, as calibrated",
+                "Prune the model that was calibrated.",
+            )
+    results, weights = [], []
+    for layer in layers:
+        weight, stats = get_weight(model, layer), calibration.stats(layer.name)
+        scores = composition.score(weight, stats, patterns[layer.name])
+        mask = composition.mask(scores, weight, stats, patterns[layer.name])
+        pruned = composition.apply(weight, mask, stats)
+        results.append(PrunedLayer(layer.name, mask, mask.sparsity, layer_error(weight, pruned, stats)))
+        weights.append(pruned)
+    for layer, pruned in zip(layers, weights, strict=True):
+        set_weight(model, layer, pruned)
+    return tuple(results)
+
+
+def prune_sequentially(
+    model: PreTrainedModel,
+    windows: Tensor,
+    *,
+    method: str | Mapping[str, Any] = "zpruner",
+    sparsity: float | str = 0.5,
+    batch_size: int = 8,
+    blocks: str | None = None,
+    ignore: Iterable[str] = (),
+) -> tuple[PrunedLayer, ...]:
+    """Prune a model in memory block after block, each calibrated with the earlier blocks already pruned.
+
+    This is the protocol of the published tables. Arguments and errors as in `calibrate` and `prune`; the layer
+    errors are over the inputs that each layer sees in the pruned model.
+    """
+    composition = _composition(method)
+    inventory, collection = take_inventory(model, blocks, ignore), Collection()
+    if composition.allocation is not None:  # it looks at the unpruned model
+        for _ in collect(model, inventory, windows, collection, gram=False, batch_size=batch_size):
+            pass
+    patterns = layer_patterns(
+        composition,
+        SparsityPattern.parse(sparsity),
+        inventory,
+        lambda layer: (get_weight(model, layer), collection.stats(layer.name)),
+    )
+    results = []
+    for pruned in prune_blocks(model, inventory, windows, composition, patterns, batch_size=batch_size):
+        for layer, (mask, weight) in pruned.layers.items():
+            stats = pruned.collection.stats(layer)
+            results.append(PrunedLayer(layer, mask, mask.sparsity, layer_error(pruned.dense[layer], weight, stats)))
+    return tuple(results)
+
+
+@dataclass(frozen=True)
+class PrunedBlock:
+    """One block of sequential pruning: statistics, and of every layer the mask, the new and the dense weight."""
+
+    block: int
+    collection: Collection
+    layers: Mapping[str, tuple[Mask, Tensor]]
+    dense: Mapping[str, Tensor]
+
+
+def prune_blocks(
+    model: PreTrainedModel,
+    inventory: Inventory,
+    windows: Tensor,
+    composition: Composition,
+    patterns: Mapping[str, SparsityPattern],
+    *,
+    batch_size: int,
+    finished: Callable[[int], Mapping[str, Tensor] | None] = lambda _: None,
+) -> Iterator[PrunedBlock]:
+    """Prune a model in memory block after block; yields each block when its weights are in place.
+
+    All layers of a block are measured together, before any of them is pruned; then the block runs once more, so
+    that the next one sees what the pruned block puts out.
+
+    Args:
+        model: its weights are overwritten.
+        inventory: of the model.
+        windows: int (windows, seqlen) token ids.
+        composition: what is done to every layer.
+        patterns: layer name -> pattern.
+        batch_size: windows per call.
+        finished: given a block's index, the weights (out, in) by layer name that an interrupted run gave it, or
+            None; such a block is only run, and not yielded.
+    """
+    replay = BlockReplay(model, inventory, windows, batch_size, composition.correction is not None)
+    for block in range(inventory.n_blocks):
+        layers = [layer for layer in inventory.layers if layer.block == block]
+        known, fresh = finished(block), None
+        if known is None:
+            collection = replay.measure(block, Stat.GRAM in composition.needs)
+            results, dense = {}, {}
+            for layer in layers:
+                dense[layer.name] = get_weight(model, layer).clone()
+                stats = collection.stats(layer.name)
+                weight = composition.correct(dense[layer.name], stats)
+                pattern = patterns[layer.name]
+                mask = composition.mask(composition.score(weight, stats, pattern), weight, stats, pattern)
+                results[layer.name] = (mask, composition.apply(weight, mask, stats))
+            known = {name: weight for name, (_, weight) in results.items()}
+            fresh = PrunedBlock(block, collection, results, dense)
+        else:
+            replay.advance_dense(block)
+        for layer in layers:
+            set_weight(model, layer, known[layer.name])
+        if block + 1 < inventory.n_blocks:
+            replay.advance(block)
+        if fresh is not None:
+            yield fresh
+
+
+def layer_patterns(
+    composition: Composition,
+    pattern: SparsityPattern,
+    inventory: Inventory,
+    dense: Callable[[PrunableLayer], tuple[Tensor, LayerStats]],
+) -> dict[str, SparsityPattern]:
+    """Return every layer's pattern: the same, or what the composition's allocation gives it.
+
+    Args:
+        composition: its allocation and comparison group count.
+        pattern: of the whole model.
+        inventory: of the model.
+        dense: given a layer, returns its unpruned weight (out, in) and statistics of the unpruned model.
+
+    Raises:
+        InvalidPatternError: a width that M of N:M does not divide; N:M with an allocation.
+        InvalidSettingError: an allocation that cannot be met.
+    """
+    layers = {layer.name: layer for layer in inventory.layers}
+    for layer in inventory.layers:
+        pattern.check_width(layer.in_features, layer.name)
+    if composition.allocation is None:
+        return dict.fromkeys(layers, pattern)
+    return composition.allocation.patterns(
+        pattern,
+        composition.group,
+        {name: (layer.out_features, layer.in_features) for name, layer in layers.items()},
+        {name: layer.block for name, layer in layers.items()},
+        lambda name: outlier_saliency(*dense(layers[name])),
+    )
+
+
+def _composition(method: str | Mapping[str, Any]) -> Composition:
+    data = dict(PRESETS.get(method, {"score": method})) if isinstance(method, str) else dict(method)
+    try:
+        return compose(MethodSettings(**data))
+    except ValidationError as error:
+        raise explain(error, "method", MethodSettings) from None

@@ -1,0 +1,41 @@
+"""Named compositions: the published methods as their papers compose them, and our best one.
+
+In params.yaml write the composition itself (it is the DVC stages' contract); `zpruner methods` prints each preset in
+that form. In Python and on the command line a preset's name is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Han et al. 2015
+    "magnitude": {"score": "magnitude", "group": "layer"},
+    # arXiv 2306.11695
+    "wanda": {"score": "wanda", "group": "row"},
+    # ICLR 2024
+    "ria": {"score": "ria", "group": "layer"},
+    # arXiv 2508.15828, without and with its weight reconstruction
+    "zpruner": {"score": "zpruner", "group": "layer"},
+    "zpruner_reconstructed": {"score": "zpruner", "group": "layer", "update": "obs"},
+    # arXiv 2301.00774
+    "sparsegpt": {"score": "sparsegpt", "update": "obs"},
+    # arXiv 2410.15567: the mask by single (S) or multiple (M) removal, joint compensation (M)
+    "apt_sm": {"score": "apt", "settings": {"mask": "S"}, "update": "least_squares"},
+    "apt_mm": {"score": "apt", "settings": {"mask": "M"}, "update": "least_squares"},
+    # arXiv 2512.10922: Wanda's mask, improved by 1-swaps
+    "sparseswaps": {"score": "wanda", "group": "row", "refine": "swaps"},
+    # arXiv 2406.07831
+    "alps": {"score": "alps", "update": "least_squares"},
+    # arXiv 2406.02924
+    "pruner_zero": {"score": "pruner_zero", "group": "row"},
+    # Ours: the support by ADMM, the weights by joint least squares, both on a Hessian regularised enough not to fit
+    # the noise of a small calibration set; under pruned propagation, aimed in part at the dense model's outputs.
+    "best": {
+        "score": "alps",
+        "settings": {"damping": 0.1, "shrinkage": 0.2, "growth": 1.2},
+        "update": {"name": "least_squares", "settings": {"damping": 0.1, "shrinkage": 0.2}},
+        "correct": {},
+    },
+}

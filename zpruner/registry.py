@@ -1,0 +1,92 @@
+"""Name -> class. A name is a module of the room (one file per method), or an entry point of another package."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Generic, TypeVar
+
+from zpruner.errors import DuplicateNameError, UnknownNameError, did_you_mean
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The classes of one room, found by the name of the file that defines them.
+
+    A file `zpruner/methods/wanda.py` holds the one class registered as `wanda`, so that adding a method is adding a
+    file. Other packages add theirs through the entry-point group of the same name (`zpruner.methods`). Only the
+    module asked for is imported.
+
+    Args:
+        group: the package and the entry-point group, e.g. `zpruner.methods`.
+        base: the abstract class that every entry subclasses.
+        noun: what an entry is called in messages.
+    """
+
+    def __init__(self, group: str, base: type[T], noun: str) -> None:
+        self.group, self.base, self.noun = group, base, noun
+
+    def names(self) -> list[str]:
+        """Return every known name, sorted; nothing is imported but the room itself."""
+        own = self._own_names()
+        return sorted(own | {point.name for point in entry_points(group=self.group)})
+
+    def find(self, name: str) -> type[T]:
+        """Return the class registered as `name`.
+
+        Raises:
+            UnknownNameError: no such name, with the nearest known one.
+            DuplicateNameError: the name is both a file of the room and another package's entry point.
+        """
+        plugins = [point for point in entry_points(group=self.group) if point.name == name]
+        own = name in self._own_names()
+        if len(plugins) + own > 1:
+            raise DuplicateNameError(
+                f"{self.noun} '{name}'",
+                f"{len(plugins) + own} registrations ({', '.join(p.value for p in plugins)})",
+                "one registration per name",
+                "Rename the plugin's entry point, or uninstall it.",
+            )
+        if plugins:
+            return self._check(name, plugins[0].load())
+        if not own:
+            raise UnknownNameError(self.noun, f"'{name}'", "a registered name", did_you_mean(name, self.names()))
+        return self._only_class(name, importlib.import_module(f"{self.group}.{name}"))
+
+    def all(self) -> Iterable[tuple[str, type[T]]]:
+        """Yield every (name, class), importing them."""
+        for name in self.names():
+            yield name, self.find(name)
+
+    def _own_names(self) -> set[str]:
+        package = importlib.import_module(self.group)
+        return {m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")}
+
+    def _only_class(self, name: str, module: ModuleType) -> type[T]:
+        found = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, self.base) and value.__module__ == module.__name__
+        ]
+        if len(found) != 1:
+            raise DuplicateNameError(
+                f"{module.__name__}",
+                f"{len(found)} subclasses of {self.base.__name__}",
+                f"exactly one, registered as '{name}'",
+                "Keep one per file; a file whose name starts with _ holds what they share.",
+            )
+        return found[0]
+
+    def _check(self, name: str, value: object) -> type[T]:
+        if not (isinstance(value, type) and issubclass(value, self.base)):
+            raise UnknownNameError(
+                f"{self.noun} '{name}'",
+                repr(value),
+                f"a subclass of {self.base.__name__}",
+                "Correct the plugin.",
+            )
+        return value

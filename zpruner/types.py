@@ -1,0 +1,235 @@
+"""The frozen values that the rooms hand to each other, checked on construction."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from zpruner.errors import InvalidPatternError, MissingStatisticError, NonFiniteError, ShapeMismatchError
+
+
+class Stat(StrEnum):
+    """A calibration statistic that a method may ask for."""
+
+    SQ_SUM = "sq_sum"
+    """Per input channel, the sum over all tokens of the squared input: float (in,)."""
+    ABS_SUM = "abs_sum"
+    """Per input channel, the sum over all tokens of the absolute input: float (in,)."""
+    MAX_ABS = "max_abs"
+    """Per input channel, the largest absolute input: float (in,)."""
+    GRAM = "gram"
+    """X X^T summed over all tokens: float32 (in, in)."""
+    CROSS = "cross"
+    """X_dense X^T summed over all tokens, X_dense being the input in the unpruned model: float32 (in, in)."""
+    GRAD_SQ = "grad_sq"
+    """Per weight, the sum over windows of the squared loss gradient: float32 (out, in)."""
+
+
+class ComparisonGroup(StrEnum):
+    """Which weights compete with each other under unstructured pruning."""
+
+    ROW = "row"
+    """Each output neuron loses the same number of weights."""
+    LAYER = "layer"
+    """The weights of one matrix compete."""
+
+
+@dataclass(frozen=True)
+class SparsityPattern:
+    """What share of the weights goes, or N:M: N of every M consecutive inputs of a row stay.
+
+    Exactly one of `ratio` and (`kept`, `group_size`) is set; use `parse`.
+    """
+
+    ratio: float | None = None
+    kept: int | None = None
+    group_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.ratio is not None:
+            if self.kept is not None or self.group_size is not None or not 0.0 <= self.ratio < 1.0:
+                raise _bad_pattern(f"{self.ratio!r}")
+        elif self.kept is None or self.group_size is None or not 0 < self.kept < self.group_size:
+            raise _bad_pattern(f"'{self.kept}:{self.group_size}'")
+
+    @classmethod
+    def parse(cls, value: float | str) -> SparsityPattern:
+        """Read `0.5`, `"0.5"` or `"2:4"`.
+
+        Raises:
+            InvalidPatternError: outside [0, 1), or not N:M with 0 < N < M.
+        """
+        if isinstance(value, str) and (match := re.fullmatch(r"(\d+):(\d+)", value.strip())):
+            return cls(kept=int(match[1]), group_size=int(match[2]))
+        if isinstance(value, bool):
+            raise _bad_pattern(repr(value))
+        try:
+            return cls(ratio=float(value))
+        except (TypeError, ValueError):
+            raise _bad_pattern(repr(value)) from None
+
+    @property
+    def is_nm(self) -> bool:
+        """Whether the pattern is N:M."""
+        return self.ratio is None
+
+    @property
+    def sparsity(self) -> float:
+        """The share of weights removed, in [0, 1)."""
+        if self.kept is not None and self.group_size is not None:
+            return 1.0 - self.kept / self.group_size
+        assert self.ratio is not None
+        return self.ratio
+
+    def check_width(self, width: int, layer: str) -> None:
+        """Raise InvalidPatternError naming `layer` unless M divides `width`, its number of inputs."""
+        if self.group_size is not None and width % self.group_size:
+            raise InvalidPatternError(
+                f"layer {layer}",
+                f"{width} inputs for the pattern {self}",
+                f"a width that {self.group_size} divides",
+                "Choose another pattern, or list the layer under model.ignore in params.yaml.",
+            )
+
+    def __str__(self) -> str:
+        return f"{self.kept}:{self.group_size}" if self.is_nm else f"{self.ratio:g}"
+
+
+def _bad_pattern(got: str) -> InvalidPatternError:
+    return InvalidPatternError(
+        "sparsity",
+        got,
+        'a ratio in [0, 1) such as 0.5, or N:M with 0 < N < M such as "2:4" (N of every M are kept)',
+        "Correct it in params.yaml under sparsities, with N:M in quotes.",
+    )
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """Calibration statistics of one layer's input; fields not collected are None.
+
+    Shapes: sq_sum, abs_sum, max_abs (in,); gram, cross (in, in); grad_sq (out, in). `tokens` and `windows` count
+    what the sums ran over.
+    """
+
+    layer: str
+    tokens: int
+    windows: int
+    sq_sum: Tensor | None = None
+    abs_sum: Tensor | None = None
+    max_abs: Tensor | None = None
+    gram: Tensor | None = None
+    grad_sq: Tensor | None = None
+    cross: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        present = {s.value: t for s in Stat if (t := getattr(self, s.value)) is not None}
+        widths = {t.shape[-1] for t in present.values()}
+        if len(widths) > 1 or (self.gram is not None and self.gram.shape[0] != self.gram.shape[1]):
+            raise ShapeMismatchError(
+                f"statistics of layer {self.layer}",
+                ", ".join(f"{name} of shape {tuple(t.shape)}" for name, t in present.items()),
+                "one number of input channels in all of them",
+                "Run the calibrate stage again.",
+            )
+
+    @property
+    def width(self) -> int | None:
+        """Number of input channels; None where nothing was collected."""
+        present = (self.sq_sum, self.abs_sum, self.max_abs, self.gram, self.grad_sq, self.cross)
+        return next((t.shape[-1] for t in present if t is not None), None)
+
+    def require(self, stat: Stat) -> Tensor:
+        """Return the statistic, or raise MissingStatisticError that says how to collect it."""
+        value: Tensor | None = getattr(self, stat.value)
+        if value is None:
+            setting = "calibration.gram: true" if stat is Stat.GRAM else f"the statistic {stat.value}"
+            raise MissingStatisticError(
+                f"layer {self.layer}",
+                f"statistics without {stat.value}",
+                f"{stat.value}, which the method needs",
+                f"Set {setting} in params.yaml (or pass gram=True to calibrate) and calibrate again.",
+            )
+        return value
+
+    def squared_norm(self) -> Tensor:
+        """Return a_j, the squared input norm per window: float32 (in,)."""
+        return (self.require(Stat.SQ_SUM).double() / self.windows).float()
+
+    def to(self, device: torch.device | str) -> LayerStats:
+        """Return the same statistics on `device`."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return LayerStats(
+            self.layer,
+            self.tokens,
+            self.windows,
+            moved(self.sq_sum),
+            moved(self.abs_sum),
+            moved(self.max_abs),
+            moved(self.gram),
+            moved(self.grad_sq),
+            moved(self.cross),
+        )
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Return whether a non-empty tensor holds neither NaN nor infinity, in one pass without a temporary."""
+    low, high = torch.aminmax(tensor)  # NaN propagates into both
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+@dataclass(frozen=True)
+class ScoreMatrix:
+    """Importance of every weight of one layer: float32 (out, in), finite, larger = keep."""
+
+    layer: str
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.values.dtype != torch.float32:
+            raise ShapeMismatchError(
+                f"scores of layer {self.layer}",
+                f"{self.values.dtype} of shape {tuple(self.values.shape)}",
+                "float32 of shape (out, in)",
+                "Let the method's score() return one float32 value per weight.",
+            )
+        if not all_finite(self.values):
+            raise NonFiniteError(
+                f"scores of layer {self.layer}",
+                "NaN or infinity",
+                "finite scores",
+                "Look for zero rows or overflow in the method's score().",
+            )
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which weights of one layer stay: bool (out, in), True = kept."""
+
+    layer: str
+    keep: Tensor
+
+    def __post_init__(self) -> None:
+        if self.keep.ndim != 2 or self.keep.dtype != torch.bool:
+            raise ShapeMismatchError(
+                f"mask of layer {self.layer}",
+                f"{self.keep.dtype} of shape {tuple(self.keep.shape)}",
+                "bool of shape (out, in)",
+                "Derive the mask with zpruner.masks.",
+            )
+
+    @property
+    def sparsity(self) -> float:
+        """The share of weights removed."""
+        return 1.0 - float(self.keep.sum()) / self.keep.numel()
+
+    def to(self, device: torch.device | str) -> Mask:
+        """Return the same mask on `device`."""
+        return Mask(self.layer, self.keep.to(device))

@@ -1,0 +1,9 @@
+"""Weight updates for a fixed mask: one file per update, found by its name."""
+
+from zpruner.registry import Registry
+from zpruner.updates._base import WeightUpdate
+from zpruner.updates._correction import Correction
+
+UPDATES: Registry[WeightUpdate] = Registry("zpruner.updates", WeightUpdate, "weight update")
+
+__all__ = ["UPDATES", "Correction", "WeightUpdate"]

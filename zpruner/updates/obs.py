@@ -1,0 +1,40 @@
+"""The OBS sweep with the mask held fixed: SparseGPT's update and Z-Pruner's reconstruction."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from zpruner.linalg import damped_hessian, obs_sweep
+from zpruner.types import LayerStats, Stat
+from zpruner.updates._base import WeightUpdate
+
+
+class Obs(WeightUpdate):
+    """Column after column, let the later columns make up for what is pruned (arXiv 2301.00774).
+
+    On the mask of the method `sparsegpt`, with the same damping, it gives the weights of that method's own sweep.
+    """
+
+    needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
+
+    damping: float = Field(default=0.01, ge=0.0)
+    """Share of the mean of the Hessian's diagonal added to it."""
+    block_size: int = Field(default=128, ge=1)
+    """Columns treated before the update reaches all later ones: a matter of speed."""
+
+    def update(self, weight: Tensor, keep: Tensor, stats: LayerStats) -> Tensor:
+        """Return the new weights: float32 (out, in), exactly zero where `keep` is False.
+
+        Raises:
+            MissingStatisticError: `stats` has no gram.
+            SolverError: the Hessian is singular; names the layer and the damping to try.
+        """
+        hessian = damped_hessian(stats.require(Stat.GRAM), self.damping, stats.layer)
+
+        def fixed(saliency: Tensor, start: int) -> Tensor:
+            return keep[:, start : start + saliency.shape[1]]
+
+        return obs_sweep(weight, hessian, fixed, step=self.block_size, block_size=self.block_size)[0]

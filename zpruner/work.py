@@ -1,0 +1,287 @@
+"""Crash-safe building of one artifact: a folder that survives the process, and a journal of what is finished.
+
+The folder lies outside the sight of DVC and git and is keyed by everything that determines the result, so that a
+killed stage goes on at its first unfinished item and a changed stage starts anew. A file counts as finished once it
+is written, synced, renamed and journalled with its checksum; the checksum is verified again on resuming.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import IO, Any, Self, cast
+
+import xxhash
+
+from zpruner.errors import DiskFullError, LockedError
+
+JOURNAL = "journal.jsonl"
+_SEAL = "content_checksum"
+
+
+def checksum(path: Path) -> str:
+    """Return the xxh3-128 hex digest of a file's bytes."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return str(digest.hexdigest())
+
+
+def digest_of(value: object) -> str:
+    """Return a hex digest of a JSON-like value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return str(xxhash.xxh3_128_hexdigest(text.encode()))
+
+
+class HashingFile(io.RawIOBase):
+    """A write-only binary file that knows the checksum of what went through it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+        self._digest = xxhash.xxh3_128()
+        self.bytes = 0
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write a bytes-like object and return its size in bytes."""
+        view = memoryview(data).cast("B")
+        self._digest.update(view)
+        self.bytes += len(view)
+        self._file.write(view)
+        return len(view)
+
+    @property
+    def checksum(self) -> str:
+        """The xxh3-128 hex digest of everything written so far."""
+        return str(self._digest.hexdigest())
+
+
+@contextmanager
+def disk_full_named(path: Path) -> Iterator[None]:
+    """Turn "no space left" into DiskFullError naming `path`; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise DiskFullError(
+            str(path),
+            f"no space left on the device ({free / 1e9:.2f} GB free)",
+            "room for the artifact",
+            "Free some space (`dvc gc --workspace` drops unused cache) and run again: finished layers are kept.",
+        ) from None
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[HashingFile]:
+    """Yield a file that appears as `path`, synced and whole, when the block ends without an error; or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with disk_full_named(path):
+            with temporary.open("wb") as raw:
+                yield HashingFile(raw)
+                raw.flush()
+                os.fsync(raw.fileno())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write `value` as `write_json` does, with a checksum of its own content that `read_sealed_json` verifies."""
+    write_json(path, {**value, _SEAL: digest_of(value)})
+
+
+def read_sealed_json(path: Path) -> dict[str, Any] | None:
+    """Return what `write_sealed_json` wrote, or None if the file was truncated or altered.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        if isinstance(value, dict) and value.pop(_SEAL, None) == digest_of(value):
+            return value
+    except (ValueError, RecursionError):  # not UTF-8, or not JSON
+        pass
+    return None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` atomically as indented JSON with sorted keys."""
+    with atomic_file(path) as file:
+        file.write((json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+class Work:
+    """The resumable folder of one artifact. Use as a context manager; it holds a lock that dies with the process.
+
+    Args:
+        root: where work folders lie (same file system as the artifacts, so that finishing is a rename).
+        name: the stage instance, e.g. `mask-wanda-s24`; one process at a time works on a name.
+        key: digest of everything that determines the result (settings, code, inputs).
+
+    Raises:
+        LockedError: another process works on the same name.
+    """
+
+    def __init__(self, root: Path, name: str, key: str) -> None:
+        self.root, self.name = root, name
+        self.folder = root / name / key
+        self.files = self.folder / "files"
+        """What `publish` publishes."""
+        self.scratch = self.folder / "scratch"
+        """What only a resumed run needs."""
+        self._lock: IO[str] | None = None
+        self._records: dict[str, dict[str, Any]] = {}
+        self._earlier = 0.0
+        self._opened = 0.0
+
+    def __enter__(self) -> Self:
+        parent = self.folder.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        self._lock = (parent / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise LockedError(
+                str(parent),
+                "a lock held by another process",
+                "one process per stage instance",
+                "Wait for it to end, or stop it; the lock is freed when the process dies.",
+            ) from None
+        for old in parent.iterdir():
+            if old.is_dir() and old != self.folder:
+                shutil.rmtree(old)
+        self.files.mkdir(parents=True, exist_ok=True)
+        self.scratch.mkdir(exist_ok=True)
+        for leftover in self.folder.rglob(".*.tmp-*"):  # of a process killed while writing
+            leftover.unlink()
+        self._opened = perf_counter()
+        self._records = self._read_journal()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this artifact, that of interrupted runs up to their last finished item included."""
+        return self._earlier + perf_counter() - self._opened
+
+    def done(self, item: str) -> dict[str, Any] | None:
+        """Return the journalled payload of a finished item, or None."""
+        return self._records.get(item)
+
+    def items(self) -> Mapping[str, dict[str, Any]]:
+        """Return all finished items with their payloads, in the order they were finished."""
+        return self._records
+
+    def record(self, item: str, payload: Mapping[str, Any], file: Path | None = None, digest: str = "") -> None:
+        """Journal an item as finished; with the checksum of its `file` (inside `folder`), where it has one."""
+        name = None if file is None else str(file.relative_to(self.folder))
+        entry = {"item": item, "file": name, "checksum": digest, "payload": dict(payload), "seconds": self.seconds}
+        journal = self.folder / JOURNAL
+        with disk_full_named(journal), journal.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(entry) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        self._records[item] = dict(payload)
+
+    def publish(self, out: Path) -> None:
+        """Make `out` a folder of exactly the files built here, in one rename; the work folder keeps its links.
+
+        The links stay until the artifact is known to be safe (see `sweep`), so that a run killed between here and
+        the caller's bookkeeping repeats nothing.
+        """
+        staging = _temporary(out)
+        with disk_full_named(out):
+            staging.mkdir(parents=True)
+            for source in sorted(self.files.rglob("*")):
+                target = staging / source.relative_to(self.files)
+                if source.is_dir():
+                    target.mkdir()
+                else:
+                    _link_or_copy(source, target)
+        if out.exists():
+            shutil.rmtree(out)
+        staging.replace(out)
+
+    def _read_journal(self) -> dict[str, dict[str, Any]]:
+        journal = self.folder / JOURNAL
+        records: dict[str, dict[str, Any]] = {}
+        if not journal.exists():
+            return records
+        whole = []
+        torn = False
+        for line in journal.read_text(encoding="ascii", errors="replace").splitlines(keepends=True):
+            try:
+                entry = json.loads(line) if line.endswith("\n") else None
+            except json.JSONDecodeError:
+                entry = None
+            if entry is None:  # the process died while writing this line
+                torn = True
+                break
+            whole.append(line)
+            self._earlier = float(entry["seconds"])
+            path = None if entry["file"] is None else self.folder / entry["file"]
+            if path is not None and not (path.is_file() and checksum(path) == entry["checksum"]):
+                records.pop(entry["item"], None)
+                continue
+            records[entry["item"]] = cast("dict[str, Any]", entry["payload"])
+        if torn:
+            with atomic_file(journal) as file:
+                file.write("".join(whole).encode())
+        return records
+
+
+def sweep(root: Path) -> None:
+    """Delete every work folder whose lock nobody holds: called once all artifacts are safely stored."""
+    for parent in sorted(root.glob("*")) if root.is_dir() else ():
+        with (parent / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(parent)
+
+
+def _temporary(path: Path) -> Path:
+    """Return a fresh temporary path beside `path`, after deleting those that killed processes left for it.
+
+    Whoever writes `path` holds the lock of its artifact, so that nobody else's is in use.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
+
+
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        shutil.copy2(source, target)

@@ -67,13 +67,13 @@ def measure(
             if compare_in is not None and start < settings.divergence:
                 if dense is None:
                     dense = load(compare_in, compare_in.dense)
-                    compare(model, dense, batch[:1])  # the first pass of a process is slower
-                found = asdict(compare(model, dense, batch))
+                    compare(model, dense, batch[:1], settings.stride)  # the first pass of a process is slower
+                found = asdict(compare(model, dense, batch, settings.stride))
                 entry = {**found, "seconds": [found["seconds"]], "dense_seconds": [found["dense_seconds"]]}
                 entry["compared_tokens"] = [batch.numel()]
             else:
                 dense = None
-                entry = {"losses": next(iter(window_losses(model, batch, len(batch))))}
+                entry = {"losses": next(iter(window_losses(model, batch, len(batch), settings.stride)))}
             work.record(f"windows-{start}", entry)
         for key, values in entry.items():
             result[key] += values

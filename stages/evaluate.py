@@ -12,6 +12,8 @@ from zpruner.calibrate import Activations, read_windows
 from zpruner.composition import compose
 from zpruner.errors import InvalidSettingError
 from zpruner.evaluate import (
+    Bootstrap,
+    Interval,
     ZeroShot,
     achieved_sparsity,
     check_protocol,
@@ -67,6 +69,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
         windows=windows_hash,
         batch_size=settings.batch_size,
         divergence=settings.divergence,
+        stride=settings.stride,
         zero_shot=tasks and [canonical_json(tasks), _own_tasks(tasks, root)],
         activations=activations and activations.reader.digest,
     )
@@ -78,6 +81,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
         layers = [] if activations is None else _layers(work, model, unpruned, activations, step)
         metrics: dict[str, Any] = {
             "perplexity": perplexity_of(measured["losses"]),
+            **_ends("perplexity", Bootstrap([measured["losses"]]).perplexity(0)),
             "loss": _mean(measured["losses"]),
             "sparsity": _weighted(layers, "sparsity"),
             "layer_error": _mean([entry["layer_error"] for entry in layers]),
@@ -89,7 +93,9 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
         if measured["kl"]:
             metrics["divergence"] = {
                 "kl": _mean(measured["kl"]),
+                **_ends("kl", Bootstrap([measured["kl"]]).mean(0)),
                 "top1_agreement": _mean(measured["agreement"]),
+                **_ends("top1_agreement", Bootstrap([measured["agreement"]]).mean(0)),
                 "windows": len(measured["kl"]),
             }
         if tasks is not None:
@@ -109,6 +115,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
                 "evaluation_text": settings.source,
                 "evaluation_protocol": settings.protocol or "",
                 "evaluation_hash": windows_hash,
+                "evaluation_stride": settings.stride or settings.seqlen,
             },
         }
         path = project.evaluation(*labels)
@@ -214,6 +221,11 @@ def _own_tasks(settings: ZeroShotSettings, root: Path) -> dict[str, str]:
         return {}
     folder = root / settings.include_path
     return {str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _ends(name: str, interval: Interval | None) -> dict[str, dict[str, float]]:
+    """Return a 95 % interval over windows as an entry of a metrics file; nothing where there is none."""
+    return {f"{name}_interval": asdict(interval)} if interval else {}
 
 
 def _mean(values: list[float]) -> float:

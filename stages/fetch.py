@@ -123,6 +123,7 @@ def _fetch_tokens(project: Project, what: What) -> None:
                 vocab_size=vocab_size,
                 windows=measured.windows,
                 part=measured.part,
+                stride=measured.stride,
             )
         write_windows(project.tokens(what.value), windows, settings.source)
         step()

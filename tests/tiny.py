@@ -134,6 +134,7 @@ PARAMS = {
             "part": [0.5, 1.0],
             "seqlen": 32,
             "windows": 6,
+            "stride": None,
             "batch_size": 2,
             "protocol": None,
             "divergence": 2,

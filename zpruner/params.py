@@ -7,7 +7,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -68,15 +77,25 @@ class CalibrationSettings(TextSettings):
 class PerplexitySettings(TextSettings):
     """The text that perplexity is measured on; `windows: null` takes all of it.
 
-    `protocol` names the published protocol that the other settings spell out (see zpruner.evaluate.protocols), which
-    is checked; `divergence` is the number of windows also compared token by token with the dense model.
+    Windows start `stride` tokens apart (null: `seqlen`, so that none overlap), and each counts its last `stride`
+    tokens. `protocol` names the published protocol that the other settings spell out (see
+    zpruner.evaluate.protocols), which is checked; `divergence` is the number of windows also compared token by token
+    with the dense model.
     """
 
     protocol: str | None = None
     joiner: str = "\n\n"
     max_documents: int | None = Field(default=None, gt=0)
     windows: int | None = Field(default=None, gt=0)
+    stride: int | None = Field(default=None, gt=0)
     divergence: int = Field(default=0, ge=0)
+
+    @field_validator("stride")
+    @classmethod
+    def _check_stride(cls, stride: int | None, known: ValidationInfo) -> int | None:
+        if stride is not None and stride > known.data.get("seqlen", stride):
+            raise ValueError(f"at most seqlen, {known.data['seqlen']}")
+        return stride
 
 
 class ZeroShotSettings(Settings):
@@ -200,7 +219,9 @@ def explain(error: ValidationError, where: str, root: type[BaseModel]) -> Invali
         )
     if first["type"] == "missing":
         return InvalidSettingError(where, f"no '{key}'", "a value", f"Add {key}.")
-    return InvalidSettingError(f"{where}: {key}", repr(first["input"]), first["msg"], "Correct the value.")
+    return InvalidSettingError(
+        f"{where}: {key}", repr(first["input"]), first["msg"].removeprefix("Value error, "), "Correct the value."
+    )
 
 
 def _known(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -44,6 +44,23 @@ def test_evaluation_joins_by_two_newlines_and_drops_the_rest() -> None:
     assert evaluation_windows(text, BYTES, seqlen=5, vocab_size=128).tolist() == [stream[:5], stream[5:10]]
 
 
+def test_evaluation_windows_may_overlap() -> None:
+    text, stream = _documents("abcdefghij"), _ids("abcdefghij")
+    windows = evaluation_windows(text, BYTES, seqlen=4, vocab_size=128, stride=3)
+    assert windows.tolist() == [stream[0:4], stream[3:7], stream[6:10]]
+    assert evaluation_windows(text, BYTES, seqlen=4, vocab_size=128, stride=4).tolist() == [
+        stream[0:4],
+        stream[4:8],
+    ]
+    with pytest.raises(TextTooShortError, match="got 11 tokens, expected at least 13 for 4 windows of 4"):
+        evaluation_windows(text, BYTES, seqlen=4, vocab_size=128, stride=3, windows=4)
+    with pytest.raises(InvalidSettingError, match="stride: got 5"):
+        evaluation_windows(text, BYTES, seqlen=4, vocab_size=128, stride=5)
+    table = TokenTable("table", np.array([[1, 2, 3, 4]], dtype=np.int32))
+    with pytest.raises(InvalidSettingError, match="a stride for a table of token ids"):
+        evaluation_windows(table, None, seqlen=4, vocab_size=128, stride=2)
+
+
 @given(st.integers(0, 5), st.integers(1, 6), st.integers(2, 5))
 def test_stream_takes_distinct_windows_in_order(seed: int, nsamples: int, seqlen: int) -> None:
     text = _documents("".join(map(chr, range(2, 40))), "".join(map(chr, range(40, 100))))

@@ -23,6 +23,15 @@ def test_a_normal_sample_gives_the_textbook_interval() -> None:
     assert found.high == pytest.approx(high, rel=0.005)
 
 
+def test_the_mean_itself_has_one_too() -> None:
+    shares = np.random.default_rng(5).random(300)
+    found = Bootstrap([shares.tolist()]).mean(0)
+    assert found is not None
+    error = shares.std(ddof=1) / math.sqrt(300)
+    assert found.low == pytest.approx(shares.mean() - 1.96 * error, abs=0.003)
+    assert found.high == pytest.approx(shares.mean() + 1.96 * error, abs=0.003)
+
+
 def test_most_intervals_hold_the_truth() -> None:
     rng, held = np.random.default_rng(2), 0
     for _ in range(60):

@@ -46,6 +46,16 @@ def test_against_the_definition(pair: tuple[PreTrainedModel, PreTrainedModel]) -
         assert 0.0 < agreement < 1.0
 
 
+def test_of_overlapping_windows_the_last_tokens_count(pair: tuple[PreTrainedModel, PreTrainedModel]) -> None:
+    pruned, dense = pair
+    window = WINDOWS[0, :100].long()
+    with torch.no_grad():
+        p, q = (m(input_ids=window[None]).logits[0, -31:-1].double().softmax(-1) for m in (dense, pruned))
+    found = compare(pruned, dense, WINDOWS[:1, :100], stride=30)
+    assert found.kl[0] == pytest.approx(float((p * (p.log() - q.log())).sum(-1).mean()), rel=1e-4)
+    assert found.agreement[0] == pytest.approx(float((p.argmax(-1) == q.argmax(-1)).double().mean()))
+
+
 def test_the_direction_is_dense_to_pruned(pair: tuple[PreTrainedModel, PreTrainedModel]) -> None:
     pruned, dense = pair
     there, back = compare(pruned, dense, WINDOWS[:1, :64]), compare(dense, pruned, WINDOWS[:1, :64])

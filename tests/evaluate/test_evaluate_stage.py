@@ -102,11 +102,15 @@ def test_everything_is_that_of_the_pruned_model(root: Path) -> None:
     assert metrics["perplexity"] == pytest.approx(zpruner.perplexity(pruned, windows), rel=1e-6)
     expected = compare(pruned, dense, windows[:2])
     assert details["window_kl"] == pytest.approx(expected.kl, rel=1e-6)
-    assert metrics["divergence"] == {
-        "kl": pytest.approx(sum(expected.kl) / 2),
-        "top1_agreement": pytest.approx(sum(expected.agreement) / 2),
-        "windows": 2,
-    }
+    found = metrics["divergence"]
+    assert found["kl"] == pytest.approx(sum(expected.kl) / 2)
+    assert found["top1_agreement"] == pytest.approx(sum(expected.agreement) / 2)
+    assert found["windows"] == 2
+    # Of two windows the bootstrap draws both twice, or either alone: the ends are the two windows themselves.
+    assert found["kl_interval"] == {"low": pytest.approx(min(expected.kl)), "high": pytest.approx(max(expected.kl))}
+    assert set(found["top1_agreement_interval"]) == {"low", "high"}
+    interval = metrics["perplexity_interval"]
+    assert interval["low"] < metrics["perplexity"] < interval["high"]
     assert metrics["zero_shot"]["sparsity"] == 0.5
     alone = ZeroShot(pruned, tokenizer, ZeroShotSettings.model_validate(TASKS), root).run("words_local")
     assert metrics["zero_shot"]["tasks"]["words_local"] == alone["words_local"]
@@ -158,6 +162,28 @@ def test_a_protocol_that_the_settings_do_not_keep(root: Path, tmp_path: Path) ->
     tiny.write_params(tmp_path, params)
     with pytest.raises(InvalidSettingError, match="as the protocol 'wikitext2' is published"):
         evaluate.run(dense=True, root=tmp_path)
+
+
+def test_a_stride_reaches_losses_divergence_and_provenance(root: Path) -> None:
+    original, tokens = (root / "params.yaml").read_text(), root / "data/evaluation/tokens.arrow"
+    windows_before = tokens.read_bytes()
+    params = tiny.read_params(root)
+    params["evaluation"]["perplexity"] |= {"stride": 8}
+    tiny.write_params(root, params)
+    try:
+        fetch.run(fetch.What.evaluation, root)
+        evaluate.run("zpruner", "s24", root=root)
+        metrics, details, _ = results(root, "zpruner")
+        windows, _ = read_windows(tokens)
+    finally:
+        (root / "params.yaml").write_text(original)
+        tokens.write_bytes(windows_before)
+    assert torch.equal(windows[1, :24], windows[0, 8:])
+    model, _ = zpruner.load(root / "data/pruned/zpruner/s24")
+    dense, _ = zpruner.load(root / "data/models/dense")
+    assert metrics["perplexity"] == pytest.approx(zpruner.perplexity(model, windows, stride=8), rel=1e-6)
+    assert details["window_kl"] == pytest.approx(compare(model, dense, windows[:2], 8).kl, rel=1e-6)
+    assert details["provenance"]["evaluation_stride"] == 8
 
 
 def test_fewer_compared_windows_change_no_loss(root: Path) -> None:

@@ -42,6 +42,21 @@ def test_losses_are_computed_in_float32():
     assert perplexity(model, WINDOWS, 1) == pytest.approx(plain(model, WINDOWS), rel=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 7, 19, 20])
+def test_of_overlapping_windows_the_last_tokens_count(stride):
+    """Slow and plain: every counted token is predicted from its window alone, in float64."""
+    model, ids = tiny.build("llama"), WINDOWS.reshape(-1).tolist()
+    windows = torch.tensor([ids[start : start + 20] for start in range(0, len(ids) - 19, stride)])
+    losses = []
+    for window in windows.tolist():
+        with torch.no_grad():
+            log_p = model(torch.tensor([window])).logits[0].double().log_softmax(-1)
+        nll = [-float(log_p[at - 1, window[at]]) for at in range(max(1, 20 - stride), 20)]
+        losses.append(sum(nll) / len(nll))
+    assert perplexity(model, windows, stride=stride) == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+    assert perplexity(model, windows) != pytest.approx(perplexity(model, windows, stride=7), rel=1e-3)
+
+
 def test_longer_windows_weigh_no_more():
     losses = [1.0, 2.0, 6.0]
     assert perplexity_of(losses) == pytest.approx(math.exp(3.0))

@@ -141,6 +141,7 @@ def test_a_local_copy_under_the_protocol(tmp_path: Path) -> None:
     [
         ("wikitext2", {"joiner": " "}),
         ("wikitext2", {"windows": 32}),
+        ("wikitext2", {"stride": 512}),
         ("wikitext2", {"part": (0.5, 1.0)}),
         ("wikitext2", {"documents": "lines"}),
         ("c4", {"max_documents": None}),
@@ -153,6 +154,12 @@ def test_a_claim_that_is_not_kept_is_refused(name: str, change: dict[str, Any]) 
     with pytest.raises(InvalidSettingError, match=f"as the protocol '{name}' is published"):
         check_protocol(settings)
     check_protocol(settings.model_copy(update={"protocol": None}))
+
+
+def test_a_stride_longer_than_the_window_is_no_setting() -> None:
+    with pytest.raises(ValueError, match="at most seqlen, 8"):
+        PerplexitySettings(source="a.txt", seqlen=8, stride=9)
+    assert PerplexitySettings(source="a.txt", seqlen=8, stride=8).stride == 8
 
 
 def test_an_unknown_protocol() -> None:

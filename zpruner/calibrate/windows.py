@@ -68,7 +68,8 @@ def calibration_windows(
     random = np.random.Generator(np.random.PCG64(seed))
     match sampling:
         case "stream":
-            every = _consecutive_windows(text, tokenizer, nsamples, seqlen, part)
+            ids = _consecutive_ids(text, tokenizer, nsamples, seqlen, seqlen, part)
+            every = ids[: len(ids) // seqlen * seqlen].reshape(-1, seqlen)
             windows = every[np.sort(random.permutation(len(every))[:nsamples])]
         case "documents":
             windows = _document_windows(text, tokenizer, nsamples, seqlen, part, random)
@@ -85,15 +86,22 @@ def evaluation_windows(
     vocab_size: int,
     windows: int | None = None,
     part: tuple[float, float] = (0.0, 1.0),
+    stride: int | None = None,
 ) -> Tensor:
     """Return the first `windows` (None: all) consecutive windows of the text: int32 (windows, seqlen).
 
     The published protocol of perplexity on WikiText-2: documents joined by two newlines and tokenised at once; the
-    remainder that fills no window is dropped. Arguments and errors as in `calibration_windows`.
+    remainder that fills no window is dropped. Windows start `stride` tokens apart (None: `seqlen`, as published).
+    Other arguments and errors as in `calibration_windows`.
     """
     if windows is not None:
         _require_at_least("windows", windows, 1)
-    every = _consecutive_windows(text, tokenizer, windows or 1, seqlen, part)
+    step = seqlen if stride is None else stride
+    if not 1 <= step <= seqlen or (step < seqlen and isinstance(text, TokenTable)):
+        got = "a stride for a table of token ids" if isinstance(text, TokenTable) else str(stride)
+        raise InvalidSettingError("stride", got, f"1 to seqlen ({seqlen}), of a text", "Correct it in params.yaml.")
+    ids = _consecutive_ids(text, tokenizer, windows or 1, seqlen, step, part)
+    every = np.lib.stride_tricks.sliding_window_view(ids, seqlen)[::step]
     return _checked(every[:windows], text.source, vocab_size)
 
 
@@ -114,10 +122,15 @@ def windows_hash(windows: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _consecutive_windows(
-    text: Documents | TokenTable, tokenizer: Tokenizer | None, needed: int, seqlen: int, part: tuple[float, float]
+def _consecutive_ids(
+    text: Documents | TokenTable,
+    tokenizer: Tokenizer | None,
+    windows: int,
+    seqlen: int,
+    stride: int,
+    part: tuple[float, float],
 ) -> NDArray[np.int64]:
-    """Return all whole windows of the part, (windows, seqlen), at least `needed` of them."""
+    """Return all token ids of the part, enough for at least `windows` windows that start `stride` apart."""
     _require_at_least("seqlen", seqlen, 2)
     match text:
         case TokenTable():
@@ -136,14 +149,15 @@ def _consecutive_windows(
             ids = _tokenize(tokenizer, SEPARATOR.join(texts[_bounds(part, len(texts))]), text.source)
         case _:
             assert_never(text)
-    if len(ids) < needed * seqlen:
+    needed = (windows - 1) * stride + seqlen
+    if len(ids) < needed:
         raise TextTooShortError(
             f"{text.source}, part {part[0]:g} to {part[1]:g}",
             f"{len(ids)} tokens",
-            f"at least {needed * seqlen} for {needed} windows of {seqlen} tokens",
+            f"at least {needed} for {windows} windows of {seqlen} tokens",
             "Lower the number of windows or seqlen in params.yaml, widen the part, or give a longer text.",
         )
-    return ids[: len(ids) // seqlen * seqlen].reshape(-1, seqlen)
+    return ids
 
 
 def _document_windows(

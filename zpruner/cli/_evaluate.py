@@ -26,6 +26,10 @@ def evaluate(
     seqlen: Annotated[
         int | None, typer.Option(min=2, help="Tokens per window.  [default: 512, or the protocol's]")
     ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens from one window to the next, of which the last count.  [default: seqlen]"),
+    ] = None,
     windows: Annotated[int | None, typer.Option(min=1, help="The first so many windows.  [default: all]")] = None,
     batch_size: option.BatchSize = 8,
     sha256: option.Sha256 = None,
@@ -35,7 +39,7 @@ def evaluate(
     trust_remote_code: option.TrustRemoteCode = False,
 ) -> None:
     """Measure a model's perplexity on a text, with a 95 % interval, and count its zeros."""
-    settings = _settings(text, text_sha256, protocol, seqlen, windows)
+    settings = _settings(text, protocol, sha256=text_sha256, seqlen=seqlen, stride=stride, windows=windows)
 
     from zpruner.calibrate import windows_hash
     from zpruner.evaluate import Bootstrap, achieved_sparsity, perplexity_of, window_losses
@@ -46,7 +50,7 @@ def evaluate(
     ids = option.read_evaluation_windows(settings, downloads, network, tokenizer)
     losses: list[float] = []
     with counter("evaluate", len(ids), "window") as step:
-        for batch in window_losses(network, ids, batch_size):
+        for batch in window_losses(network, ids, batch_size, settings.stride):
             losses += batch
             for _ in batch:
                 step()
@@ -58,17 +62,19 @@ def evaluate(
     typer.echo(f"sparsity    {sparsity:.2%} of the prunable weights are zero")
 
 
-def _settings(
-    text: str | None, sha256: str | None, protocol: str | None, seqlen: int | None, windows: int | None
-) -> PerplexitySettings:
+def _settings(text: str | None, protocol: str | None, **given: str | int | None) -> PerplexitySettings:
     """Return what is measured, from a protocol, a text, or both."""
-    from zpruner.evaluate import protocol as published
-    from zpruner.params import PerplexitySettings
+    from pydantic import ValidationError
 
-    given = {"source": text, "sha256": sha256, "seqlen": seqlen, "windows": windows}
-    changes = {key: value for key, value in given.items() if value is not None}
-    if protocol is not None:
-        return published(protocol, **changes)
-    if text is None:
+    from zpruner.evaluate import protocol as published
+    from zpruner.params import PerplexitySettings, explain
+
+    changes = {key: value for key, value in {"source": text, **given}.items() if value is not None}
+    if text is None and protocol is None:
         raise InvalidSettingError("evaluate", "neither --text nor --protocol", "one of them", "Name a text.")
-    return PerplexitySettings.model_validate({"seqlen": 512, **changes})
+    try:
+        if protocol is not None:
+            return published(protocol, **changes)
+        return PerplexitySettings.model_validate({"seqlen": 512, **changes})
+    except ValidationError as error:
+        raise explain(error, "evaluate", PerplexitySettings) from None

@@ -82,6 +82,7 @@ def read_evaluation_windows(
         vocab_size=vocab_size,
         windows=settings.windows,
         part=settings.part,
+        stride=settings.stride,
     )
 
 

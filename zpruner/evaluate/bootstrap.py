@@ -44,6 +44,10 @@ class Bootstrap:
                 row[:] = matrix[:, draws.integers(windows, size=windows)].mean(axis=1)
         self._means = means
 
+    def mean(self, model: int) -> Interval | None:
+        """Interval of the mean itself, or None as below; rows may then be anything that is averaged over windows."""
+        return None if self._means is None else _percentiles(self._means[:, model])
+
     def perplexity(self, model: int) -> Interval | None:
         """Interval of exp(mean loss), or None with fewer than two windows or non-finite losses."""
         return None if self._means is None else _interval(self._means[:, model])
@@ -56,10 +60,18 @@ class Bootstrap:
             return _interval(self._means[:, model] - self._means[:, reference])
 
 
-def _interval(logs: NDArray[np.float64]) -> Interval | None:
-    if not bool(np.isfinite(logs).all()):
+def _percentiles(values: NDArray[np.float64]) -> Interval | None:
+    if not bool(np.isfinite(values).all()):
         return None
     tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return Interval(float(low), float(high))
+
+
+def _interval(logs: NDArray[np.float64]) -> Interval | None:
+    found = _percentiles(logs)
+    if found is None:
+        return None
     with np.errstate(over="ignore"):
-        low, high = np.exp(np.percentile(logs, [tail, 100 - tail]))
+        low, high = np.exp([found.low, found.high])
     return Interval(float(low), float(high)) if np.isfinite(high) else None

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from zpruner.errors import ShapeMismatchError
-from zpruner.evaluate.perplexity import window_loss
+from zpruner.evaluate.perplexity import counted_positions, window_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +26,7 @@ class Comparison:
 
     Attributes:
         losses: the pruned model's mean negative log-likelihood, as `window_losses` gives it.
-        kl: KL(dense || pruned) in nats, the mean over the `seqlen - 1` predicted tokens.
+        kl: KL(dense || pruned) in nats, the mean over the predicted tokens that count.
         agreement: share of these tokens for which both models rank the same token first.
         seconds: of the pruned model's forward passes.
         dense_seconds: of the dense model's.
@@ -39,13 +39,14 @@ class Comparison:
     dense_seconds: float
 
 
-def compare(model: PreTrainedModel, dense: PreTrainedModel, windows: Tensor) -> Comparison:
+def compare(model: PreTrainedModel, dense: PreTrainedModel, windows: Tensor, stride: int | None = None) -> Comparison:
     """Run one batch of windows through both models.
 
     Args:
         model: the pruned model.
         dense: the unpruned one, on the same device.
         windows: int (windows, seqlen) token ids, one forward pass of each model.
+        stride: as in `window_losses`.
 
     Raises:
         ShapeMismatchError: the models have different vocabularies.
@@ -61,8 +62,9 @@ def compare(model: PreTrainedModel, dense: PreTrainedModel, windows: Tensor) -> 
             "one vocabulary",
             "Compare a pruned model with the dense model that it was made from.",
         )
-    pairs = [_divergence(row[:-1], other[:-1]) for row, other in zip(logits, reference, strict=True)]
-    losses = [window_loss(row, target) for row, target in zip(logits, ids, strict=True)]
+    counted = counted_positions(ids.shape[1], stride)
+    pairs = [_divergence(row[counted], other[counted]) for row, other in zip(logits, reference, strict=True)]
+    losses = [window_loss(row, target, stride) for row, target in zip(logits, ids, strict=True)]
     return Comparison(losses, [kl for kl, _ in pairs], [same for _, same in pairs], seconds, dense_seconds)
 
 

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def window_losses(model: PreTrainedModel, windows: Tensor, batch_size: int = 8) -> Iterator[list[float]]:
+def window_losses(
+    model: PreTrainedModel, windows: Tensor, batch_size: int = 8, stride: int | None = None
+) -> Iterator[list[float]]:
     """Yield, batch by batch, each window's mean negative log-likelihood over its `seqlen - 1` predicted tokens.
 
     Args:
         model: any causal language model.
         windows: int (windows, seqlen) token ids.
         batch_size: windows per forward pass.
+        stride: of windows that overlap: only the last so many tokens of each count.
 
     Logits are cast to float32 before the softmax, one window at a time.
     """
@@ -31,21 +34,27 @@ def window_losses(model: PreTrainedModel, windows: Tensor, batch_size: int = 8) 
         ids = batch.to(device, torch.long)
         with torch.no_grad():
             logits = model(input_ids=ids, use_cache=False).logits
-            yield [window_loss(row, target) for row, target in zip(logits, ids, strict=True)]
+            yield [window_loss(row, target, stride) for row, target in zip(logits, ids, strict=True)]
 
 
-def window_loss(logits: Tensor, ids: Tensor) -> float:
+def window_loss(logits: Tensor, ids: Tensor, stride: int | None = None) -> float:
     """Return the mean negative log-likelihood of one window: logits (seqlen, vocabulary), ids int64 (seqlen,)."""
-    return float(cross_entropy(logits[:-1].float(), ids[1:]))
+    counted = counted_positions(len(ids), stride)
+    return float(cross_entropy(logits[counted].float(), ids[1:][counted]))
 
 
-def perplexity(model: PreTrainedModel, windows: Tensor, batch_size: int = 8) -> float:
-    """Return exp of the mean window loss: the perplexity that the field reports.
+def counted_positions(seqlen: int, stride: int | None) -> slice:
+    """Return which of the `seqlen - 1` predictions of a window count: the last `stride`, all where it is None."""
+    return slice(0 if stride is None else max(seqlen - 1 - stride, 0), seqlen - 1)
+
+
+def perplexity(model: PreTrainedModel, windows: Tensor, batch_size: int = 8, stride: int | None = None) -> float:
+    """Return exp of the mean window loss: the perplexity that the field reports. Arguments as in `window_losses`.
 
     Raises:
         NonFiniteError: a window's loss is NaN.
     """
-    return perplexity_of([loss for losses in window_losses(model, windows, batch_size) for loss in losses])
+    return perplexity_of([loss for losses in window_losses(model, windows, batch_size, stride) for loss in losses])
 
 
 def perplexity_of(losses: Sequence[float]) -> float:

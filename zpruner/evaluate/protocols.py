@@ -24,6 +24,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "joiner": "\n\n",
         "seqlen": 2048,
         "windows": None,
+        "stride": None,
     },
     "ptb": {
         # The data set is a script on the hub, which `datasets` no longer runs: give its Parquet conversion, or a
@@ -35,6 +36,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "joiner": " ",
         "seqlen": 2048,
         "windows": None,
+        "stride": None,
     },
     "c4": {
         "source": "hf:allenai/c4@607bd4c8450a42878aa9ddc051a65a055450ef87/en/c4-validation.00000-of-00008.json.gz",
@@ -45,9 +47,10 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "max_documents": 1100,
         "seqlen": 2048,
         "windows": 256,
+        "stride": None,
     },
 }
-_CHECKED = ("joiner", "max_documents", "windows", "documents", "part")
+_CHECKED = ("joiner", "max_documents", "windows", "stride", "documents", "part")
 """What a copy of the data elsewhere must have in common with the protocol; seqlen is stated with every result."""
 
 

@@ -5,7 +5,7 @@ from zpruner.masks._base import MaskRefinement
 from zpruner.masks._select import pruned_count, select
 from zpruner.registry import Registry
 
-REFINEMENTS: Registry[MaskRefinement] = Registry("zpruner.masks", MaskRefinement, "mask refinement")
+REFINEMENTS: Registry[MaskRefinement] = Registry("zpruner.masks", MaskRefinement, "mask refinement")  # type: ignore[type-abstract]
 
 __all__ = [
     "ALLOCATIONS",

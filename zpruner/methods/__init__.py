@@ -3,6 +3,6 @@
 from zpruner.methods._base import PruningMethod
 from zpruner.registry import Registry
 
-METHODS: Registry[PruningMethod] = Registry("zpruner.methods", PruningMethod, "pruning method")
+METHODS: Registry[PruningMethod] = Registry("zpruner.methods", PruningMethod, "pruning method")  # type: ignore[type-abstract]
 
 __all__ = ["METHODS", "PruningMethod"]

@@ -4,6 +4,6 @@ from zpruner.registry import Registry
 from zpruner.updates._base import WeightUpdate
 from zpruner.updates._correction import Correction
 
-UPDATES: Registry[WeightUpdate] = Registry("zpruner.updates", WeightUpdate, "weight update")
+UPDATES: Registry[WeightUpdate] = Registry("zpruner.updates", WeightUpdate, "weight update")  # type: ignore[type-abstract]
 
 __all__ = ["UPDATES", "Correction", "WeightUpdate"]

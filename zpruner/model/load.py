@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from zpruner.errors import InvalidSettingError, ModelStructureError, SourceError
+from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,7 +83,10 @@ def load_model(
             "every weight of the model that config.json describes",
             "Check that the folder is whole.",
         )
-    return model.to(resolve_device(device)).eval()
+    model = model.to(resolve_device(device)).eval()
+    if model.dtype == torch.bfloat16 and not multiplies_bfloat16(model.device):
+        widen_products(model)
+    return model
 
 
 def check_causal(folder: Path) -> None:

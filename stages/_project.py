@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import zpruner
+from stages._ran import note_run
 from zpruner.composition import compose
 from zpruner.errors import ZprunerError
 from zpruner.params import Params, load
@@ -102,7 +103,9 @@ class Project:
         usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak = usage if sys.platform == "darwin" else usage * 1024
         cost = {"stage": stage, "seconds": round(seconds, 3), "peak_memory_bytes": peak, **facts}
-        write_json(path.with_name(f"{path.name}.json"), cost)
+        file = path.with_name(f"{path.name}.json")
+        write_json(file, cost)
+        note_run(self.work_root, file)
 
 
 @cache

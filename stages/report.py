@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import typer
 
 from stages._project import Project, Root, main
+from stages._ran import computed
+from zpruner.params import Params
 from zpruner.report import load, render_table, write
 from zpruner.report._data import ReportData
 from zpruner.work import sweep
@@ -22,7 +25,8 @@ def run(table: bool = False, root: Root = Path()) -> None:
         root: the project folder.
     """
     project = Project.open(root)
-    data = read(project)
+    ran = None if table else computed(project.work_root, project.data / "costs")
+    data = read(project, ran)
     if not table:
         write(data, project.report())
         sweep(project.work_root)  # every artifact that the report rests on is stored by now
@@ -32,8 +36,13 @@ def run(table: bool = False, root: Root = Path()) -> None:
     typer.echo(f"pruned checkpoints  {project.data / 'pruned'}/METHOD/SPARSITY")
 
 
-def read(project: Project) -> ReportData:
-    """Return what the report shows of a project: the variants listed in params.yaml and nothing else."""
+def read(project: Project, ran: frozenset[str] | None = None) -> ReportData:
+    """Return what the report shows of a project: the variants listed in params.yaml and nothing else.
+
+    Args:
+        project: the project.
+        ran: the cost files written since the last report; None where that does not matter.
+    """
     params = project.params
     return load(
         project.data,
@@ -42,8 +51,15 @@ def read(project: Project) -> ReportData:
         propagation=params.calibration.propagation,
         model=params.model.model_dump(mode="json", exclude={"device"}),
         calibration=params.calibration.model_dump(mode="json"),
-        provenance={**_commit(project.root), **{name: version(name) for name in ("zpruner", "torch", "transformers")}},
+        evaluation=params.evaluation.model_dump(mode="json"),
+        provenance={**_commit(project.root), "python": platform.python_version(), **_versions(params)},
+        computed=ran,
     )
+
+
+def _versions(params: Params) -> dict[str, str]:
+    names = ["zpruner", "torch", "transformers"] + (["lm_eval"] if params.evaluation.zero_shot else [])
+    return {name: version(name) for name in names}
 
 
 def _commit(root: Path) -> dict[str, str]:

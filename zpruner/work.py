@@ -259,7 +259,7 @@ class Work:
 
 def sweep(root: Path) -> None:
     """Delete every work folder whose lock nobody holds: called once all artifacts are safely stored."""
-    for parent in sorted(root.glob("*")) if root.is_dir() else ():
+    for parent in sorted(path for path in root.glob("*") if path.is_dir()):
         with (parent / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

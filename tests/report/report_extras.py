@@ -31,7 +31,13 @@ def make_full_tree(root: Path) -> Path:
             edit(
                 path,
                 bytes=sizes,
-                divergence={"kl": 0.1 + harm, "top1_agreement": 0.8 - harm, "windows": 8},
+                divergence={
+                    "kl": 0.1 + harm,
+                    "kl_interval": {"low": 0.09 + harm, "high": 0.12 + harm},
+                    "top1_agreement": 0.8 - harm,
+                    "top1_agreement_interval": {"low": 0.77 - harm, "high": 0.83 - harm},
+                    "windows": 8,
+                },
                 zero_shot=zero_shot(sparsity, harm),
             )
             keep = 0.3 * ranks[method] + 0.7 * shared

@@ -52,6 +52,26 @@ PROBE = """
   cell.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: 5, clientY: 5 }));
   log.push(document.getElementById("tip").textContent);
   log.push(document.documentElement.scrollWidth <= innerWidth);
+  const map = [...document.querySelectorAll(".hm")].find((t) => t.offsetParent);
+  const press = (key) => map.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  map.focus();
+  press("ArrowRight");
+  press("ArrowDown");
+  log.push(document.getElementById("said").textContent);
+  const choose = (name, value) => {
+    const other = document.querySelector(`select[data-filter=${name}]`);
+    other.value = value;
+    other.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  choose("sparsity", "60\u00a0%".replace("\u00a0", " "));
+  log.push(names().length);
+  document.querySelector("#filters button[type=reset]").click();
+  choose("method", "");
+  choose("sparsity", "");
+  choose("pattern", "2:4");
+  log.push(names().length);
+  choose("propagation", "dense");
+  log.push(names().length);
   document.body.dataset.log = log.join("~");
 }
 </script>
@@ -100,6 +120,8 @@ def test_sort_filter_theme_choice_and_tooltip(page: Path, tmp_path: Path) -> Non
     assert log[8:10] == ["1", "1"]
     assert re.fullmatch(r"magnitude, block 0, self_attn\.q_proj: 0\.\d{3}", log[10])
     assert log[11] == "true", "the page is wider than a narrow window"
+    assert re.fullmatch(r"magnitude, block 1, self_attn\.k_proj: 0\.\d{3}", log[12]), "arrow keys move in a heat map"
+    assert log[13:16] == ["1", "4", "4"], "filters by sparsity, pattern and propagation"
 
 
 def png_colours(path: Path) -> tuple[int, int, Counter[bytes]]:

@@ -131,6 +131,16 @@ def test_variant_evaluated_on_other_text_cannot_be_compared(tmp_path: Path, key:
         read(tree, ONE, HALF)
 
 
+def test_a_variant_measured_on_other_tokens_of_the_same_number_cannot_be_compared(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path, ONE, HALF)
+    edit(tree / LAYERS, provenance={"evaluation_hash": "badcafe0"})
+    with pytest.raises(
+        ArtifactError, match=r"s50\.layers\.json: got evaluation_hash badcafe0, expected c0ffee12"
+    ) as error:
+        read(tree, ONE, HALF)
+    assert "other text cannot be compared" in str(error.value)
+
+
 def test_nan_and_infinity_are_read(tmp_path: Path) -> None:
     tree = make_tree(tmp_path, ONE, {"s50": "0.5", "s60": "0.6"})
     edit(tree / METRICS, perplexity=math.inf, loss=math.inf)

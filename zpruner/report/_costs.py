@@ -5,18 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zpruner.report import _format as fmt
-from zpruner.report._data import Cost, ReportData
+from zpruner.report._data import Cost, ReportData, VariantSpec
+
+
+@dataclass(frozen=True)
+class CostPart:
+    """One stage: seconds as text and per mille of the longest row, and whether its result came from a cache."""
+
+    stage: str
+    text: str
+    mille: int
+    cached: bool
 
 
 @dataclass(frozen=True)
 class CostRow:
-    """Seconds per stage as (stage, text, per mille of the longest row), their sum and the largest memory."""
+    """Seconds per stage, their sum, the largest memory, and how many results came from a cache (`3 of 4`)."""
 
     name: str
     method: str | None
-    parts: tuple[tuple[str, str, int], ...]
+    is_nm: bool
+    parts: tuple[CostPart, ...]
     total: str
     memory: str
+    hits: str
 
 
 @dataclass(frozen=True)
@@ -26,23 +38,33 @@ class CostTable:
     stages: tuple[str, ...]
     rows: tuple[CostRow, ...]
 
+    @property
+    def hits_known(self) -> bool:
+        """Whether the report knows what came from a cache."""
+        return any(row.hits for row in self.rows)
+
 
 def cost_table(data: ReportData) -> CostTable | None:
     """Return the costs of all variants on one scale; None where nothing was recorded."""
-    measured = [(v.spec.name, v.spec.method, v.costs) for v in data.variants if v.costs]
+    measured = [(v.spec, v.costs) for v in data.variants if v.costs]
     if not measured:
         return None
-    stages = tuple(dict.fromkeys(cost.stage for _, _, costs in measured for cost in costs))
-    longest = max(sum(c.seconds for c in costs) for _, _, costs in measured) or 1.0
-    return CostTable(stages, tuple(_row(name, method, costs, longest) for name, method, costs in measured))
+    stages = tuple(dict.fromkeys(cost.stage for _, costs in measured for cost in costs))
+    longest = max(sum(c.seconds for c in costs) for _, costs in measured) or 1.0
+    return CostTable(stages, tuple(_row(spec, spec.name, costs, longest) for spec, costs in measured))
 
 
 def shared_costs(data: ReportData) -> tuple[CostRow, ...]:
     """Return one row per stage that ran once for all variants."""
-    return tuple(_row(cost.stage, None, (cost,), cost.seconds or 1.0) for cost in data.shared_costs)
+    return tuple(_row(None, cost.stage, (cost,), cost.seconds or 1.0) for cost in data.shared_costs)
 
 
-def _row(name: str, method: str | None, costs: tuple[Cost, ...], longest: float) -> CostRow:
-    parts = tuple((c.stage, fmt.seconds(c.seconds), round(c.seconds / longest * 1000)) for c in costs)
+def _row(spec: VariantSpec | None, name: str, costs: tuple[Cost, ...], longest: float) -> CostRow:
+    parts = tuple(
+        CostPart(c.stage, fmt.seconds(c.seconds), round(c.seconds / longest * 1000), bool(c.cached)) for c in costs
+    )
     memory = fmt.memory(max(c.peak_memory_bytes for c in costs))
-    return CostRow(name, method, parts, fmt.seconds(sum(c.seconds for c in costs)), memory)
+    known = [c.cached for c in costs if c.cached is not None]
+    hits = f"{sum(known)} of {len(known)}" if known else ""
+    method, is_nm = (None, False) if spec is None else (spec.method, spec.is_nm)
+    return CostRow(name, method, is_nm, parts, fmt.seconds(sum(c.seconds for c in costs)), memory, hits)

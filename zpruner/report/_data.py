@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from zpruner.evaluate.bootstrap import Interval
+
 Scalar = str | int | float | bool | None
 
 
@@ -28,6 +30,17 @@ class VariantSpec:
         return ":" in self.pattern
 
     @property
+    def kind(self) -> str:
+        """What the pattern is: `unstructured`, or N:M itself."""
+        return self.pattern if self.is_nm else "unstructured"
+
+    @property
+    def share_text(self) -> str:
+        """The share that the pattern removes: `50 %`."""
+        kept, _, group = self.pattern.partition(":")
+        return f"{(1 - int(kept) / int(group) if group else float(self.pattern)) * 100:.4g} %"
+
+    @property
     def pattern_text(self) -> str:
         """The pattern for a reader: `50 %` or `2:4`."""
         return self.pattern if self.is_nm else f"{float(self.pattern) * 100:.4g} %"
@@ -44,11 +57,16 @@ class Storage:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Against the dense model over some windows: KL(dense || pruned) per token in nats, share of equal top tokens."""
+    """Against the dense model over some windows: KL(dense || pruned) per token in nats, share of equal top tokens.
+
+    Intervals are bootstraps over these windows, None where there are too few.
+    """
 
     kl: float
     agreement: float
     windows: int
+    kl_interval: Interval | None = None
+    agreement_interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +161,8 @@ class Cost:
     peak_memory_bytes: int
     layers: int
     speed: Speed | None = None
+    cached: bool | None = None
+    """Whether the result came from a cache instead of being computed for this report; None where that is unknown."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +211,7 @@ class ReportData:
         shared_costs: of stages that run once for all variants (fetch, calibrate).
         model: settings and facts of the model, `source` first among them.
         calibration: settings of the calibration.
+        evaluation: settings of the evaluation.
         methods: label -> settings, as in params.yaml.
         provenance: what the caller knows besides: git commit, library versions, ...
     """
@@ -201,6 +222,7 @@ class ReportData:
     shared_costs: tuple[Cost, ...] = ()
     model: Mapping[str, object] = field(default_factory=dict)
     calibration: Mapping[str, object] = field(default_factory=dict)
+    evaluation: Mapping[str, object] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zpruner.evaluate.bootstrap import Interval
 from zpruner.report._data import Divergence, Histogram, Score, Speed, Storage, ZeroShot
 from zpruner.report._read import Record
 
@@ -22,7 +23,20 @@ def divergence(record: Record) -> Divergence | None:
     if not record.has("divergence"):
         return None
     found = record.record("divergence")
-    return Divergence(found.number("kl"), found.share("top1_agreement"), found.count("windows"))
+    return Divergence(
+        found.number("kl"),
+        found.share("top1_agreement"),
+        found.count("windows"),
+        _interval(found, "kl_interval"),
+        _interval(found, "top1_agreement_interval"),
+    )
+
+
+def _interval(record: Record, key: str) -> Interval | None:
+    if not record.has(key):
+        return None
+    ends = record.record(key)
+    return Interval(ends.number("low"), ends.number("high"))
 
 
 def zero_shot(record: Record) -> ZeroShot | None:

@@ -44,6 +44,7 @@ def collect(data: ReportData) -> Facts:
         "windows": fmt.count(metrics.windows),
         "tokens per window": fmt.count(metrics.seqlen),
         "tokens": fmt.count(metrics.tokens),
+        **fmt.flat(data.evaluation),
     }
     methods = {
         name: ", ".join(f"{k}: {v}" for k, v in fmt.flat(settings).items()) or "defaults"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from zpruner.evaluate.bootstrap import Interval
 
@@ -47,6 +47,11 @@ def change_interval(interval: Interval | None) -> str:
     if interval is None:
         return "-"
     return f"{change(interval.low).removesuffix(' %')} to {change(interval.high)}"
+
+
+def interval(found: Interval | None, show: Callable[[float], str]) -> str:
+    """Both ends of an interval as `show` writes them: `0.149 to 0.172`; `-` where there is none."""
+    return "-" if found is None else f"{show(found.low).removesuffix(' %')} to {show(found.high)}"
 
 
 def error(value: float) -> str:

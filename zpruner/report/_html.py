@@ -38,7 +38,8 @@ def render_html(data: ReportData) -> str:
         styles=_theme.styles(data.method_names),
         choices=_choices(
             method=[s.method for s in specs],
-            pattern=[s.pattern_text for s in specs],
+            pattern=[s.kind for s in specs],
+            sparsity=[s.share_text for s in specs],
             propagation=[s.propagation for s in specs],
         ),
         mixed=any(s.is_nm for s in specs) and not all(s.is_nm for s in specs),
@@ -64,9 +65,8 @@ def render_html(data: ReportData) -> str:
 
 
 def _choices(**columns: list[str]) -> dict[str, list[str]]:
-    """Return the distinct values of each column to filter by; columns with one value need no filter."""
-    distinct = {name: list(dict.fromkeys(values)) for name, values in columns.items()}
-    return {name: values for name, values in distinct.items() if len(values) > 1}
+    """Return the distinct values of each column to filter by; nothing to filter with fewer than two variants."""
+    return {name: list(dict.fromkeys(values)) for name, values in columns.items() if len(values) > 1}
 
 
 def _sortable(value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from zpruner.errors import ArtifactError, DuplicateNameError
@@ -13,6 +13,8 @@ from zpruner.report._read import Record
 _VARIANT_STAGES = ("score", "mask", "apply")
 _SHARED_STAGES = ("fetch", "calibrate")
 _ESTIMATORS = ("gram", "diagonal")
+_SAME_METRICS = ("windows", "tokens", "seqlen")
+_SAME_PROVENANCE = ("evaluation_hash", "evaluation_stride")
 
 
 def load(
@@ -24,7 +26,9 @@ def load(
     extra: Sequence[VariantSpec] = (),
     model: Mapping[str, object],
     calibration: Mapping[str, object],
+    evaluation: Mapping[str, object] | None = None,
     provenance: Mapping[str, object],
+    computed: Collection[str] | None = None,
 ) -> ReportData:
     """Read the results of every method at every sparsity, and of the extra variants; other files are not looked at.
 
@@ -36,7 +40,10 @@ def load(
         extra: variants outside the grid.
         model: settings and facts to show about the model; `source` makes the title.
         calibration: settings to show about the calibration.
+        evaluation: settings to show about the evaluation.
         provenance: what else to show: git commit, library versions, hashes.
+        computed: which files of `costs/` were written for this report; the others count as taken from a cache. None:
+            unknown.
 
     Raises:
         ArtifactError: a file is missing, malformed, or belongs to another evaluation; names it and the command.
@@ -54,33 +61,37 @@ def load(
                 "Remove it from the extra variants in params.yaml, or give it another label.",
             )
     dense = _evaluation(folder / "evaluation", "dense", "dvc repro evaluate_dense")
-    variants = tuple(_variant(folder, spec, dense) for spec in specs)
+    costs = _Costs(folder / "costs", computed)
+    variants = tuple(_variant(folder, spec, dense, costs) for spec in specs)
     return ReportData(
         folder=folder.name,
         dense=dense,
         variants=variants,
-        shared_costs=_shared_costs(folder / "costs"),
+        shared_costs=costs.shared(),
         model=model,
         calibration=calibration,
+        evaluation=evaluation or {},
         methods=methods,
         provenance=provenance,
     )
 
 
-def _variant(folder: Path, spec: VariantSpec, dense: Evaluation) -> Variant:
+def _variant(folder: Path, spec: VariantSpec, dense: Evaluation, costs: _Costs) -> Variant:
     command = f"dvc repro evaluate@{spec.name}"
     root = folder / "evaluation" / spec.method
     evaluation = _evaluation(root, spec.sparsity, command)
-    for key in ("windows", "tokens", "seqlen"):
-        got, expected = getattr(evaluation.metrics, key), getattr(dense.metrics, key)
+    compared = [(key, getattr(evaluation.metrics, key), getattr(dense.metrics, key)) for key in _SAME_METRICS]
+    compared += [(key, evaluation.provenance.get(key), dense.provenance.get(key)) for key in _SAME_PROVENANCE]
+    for key, got, expected in compared:
         if got != expected:
+            ending = "json" if key in _SAME_METRICS else "layers.json"
             raise ArtifactError(
-                str(root / f"{spec.sparsity}.json"),
+                str(root / f"{spec.sparsity}.{ending}"),
                 f"{key} {got}",
                 f"{expected}, as for the dense model: other text cannot be compared",
                 f"Run `{command}`.",
             )
-    return Variant(spec, evaluation, _variant_costs(folder / "costs", spec, command))
+    return Variant(spec, evaluation, costs.of(spec, command))
 
 
 def _evaluation(root: Path, name: str, command: str) -> Evaluation:
@@ -129,30 +140,37 @@ def _layer(record: Record) -> Layer:
     )
 
 
-def _variant_costs(root: Path, spec: VariantSpec, command: str) -> tuple[Cost, ...]:
-    # A solver is scored once per pattern, other methods once for all: the more special file wins.
-    found = []
-    for stage in _VARIANT_STAGES:
-        special, general = (
-            root / stage / spec.method / f"{spec.sparsity}.json",
-            root / stage / f"{spec.method}.json",
+class _Costs:
+    """The cost files below a folder; `computed` as in `load`."""
+
+    def __init__(self, root: Path, computed: Collection[str] | None) -> None:
+        self._root, self._computed = root, computed
+
+    def of(self, spec: VariantSpec, command: str) -> tuple[Cost, ...]:
+        """Return the costs of a variant's stages."""
+        # A solver is scored once per pattern, other methods once for all: the more special file wins.
+        found = []
+        for stage in _VARIANT_STAGES:
+            folder = self._root / stage
+            special, general = folder / spec.method / f"{spec.sparsity}.json", folder / f"{spec.method}.json"
+            path = general if general.is_file() and not special.is_file() else special
+            found.append(self._read(path, command))
+        evaluate = self._root / "evaluate" / spec.method / f"{spec.sparsity}.json"
+        return (*found, self._read(evaluate, command)) if evaluate.is_file() else tuple(found)
+
+    def shared(self) -> tuple[Cost, ...]:
+        """Return the costs of the stages that run once for all variants."""
+        root = self._root
+        paths = [p for s in _SHARED_STAGES for p in (root / f"{s}.json", *sorted((root / s).glob("*.json")))]
+        return tuple(self._read(path, "dvc repro") for path in paths if path.is_file())
+
+    def _read(self, path: Path, command: str) -> Cost:
+        record = Record.read(path, command)
+        return Cost(
+            stage=record.text("stage"),
+            seconds=record.number("seconds"),
+            peak_memory_bytes=record.count("peak_memory_bytes"),
+            layers=record.count("layers"),
+            speed=extra.speed(record),
+            cached=None if self._computed is None else str(path.relative_to(self._root)) not in self._computed,
         )
-        path = general if general.is_file() and not special.is_file() else special
-        found.append(_cost(Record.read(path, command)))
-    evaluate = root / "evaluate" / spec.method / f"{spec.sparsity}.json"
-    return (*found, _cost(Record.read(evaluate, command))) if evaluate.is_file() else tuple(found)
-
-
-def _shared_costs(root: Path) -> tuple[Cost, ...]:
-    paths = [p for s in _SHARED_STAGES for p in (root / f"{s}.json", *sorted((root / s).glob("*.json")))]
-    return tuple(_cost(Record.read(path, "dvc repro")) for path in paths if path.is_file())
-
-
-def _cost(record: Record) -> Cost:
-    return Cost(
-        stage=record.text("stage"),
-        seconds=record.number("seconds"),
-        peak_memory_bytes=record.count("peak_memory_bytes"),
-        layers=record.count("layers"),
-        speed=extra.speed(record),
-    )

@@ -8,7 +8,7 @@ import re
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from zpruner.report import _facts, _published, _tasks
+from zpruner.report import _costs, _facts, _published, _tasks
 from zpruner.report import _format as fmt
 from zpruner.report._data import ReportData, ZeroShot
 from zpruner.report._summary import Row, summarise
@@ -36,6 +36,7 @@ def render_markdown(data: ReportData) -> str:
         divergences=[v for v in data.variants if v.evaluation.metrics.divergence is not None],
         scores=[(name, found.sparsity, score) for name, found in _zero_shots(data) for score in found.scores],
         sizes=_tasks.size_table(data),
+        costs=_costs.cost_table(data),
         published=_published.published(data),
         estimator=_facts.estimator_note(data),
         folder=data.folder,

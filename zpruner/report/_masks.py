@@ -83,8 +83,8 @@ def _histogram(histogram: Histogram, colour: str) -> dict[str, Any]:
     scale = {"domain": [edges[0], edges[-1]], "nice": False, "zero": False}
     colours = {"domain": ["pruned", "kept"], "range": [COLOURS["rule"][0], colour]}
     return {
-        "width": 250,
-        "height": 110,
+        "width": 185,
+        "height": 100,
         "data": {"values": [bar for bar in bars if bar["y"] != bar["y2"]]},
         "mark": {"type": "rect"},
         "encoding": {

@@ -67,6 +67,7 @@ def _bars(found: Sequence[tuple[VariantSpec | None, Score]], style: dict[str, St
     labels = {"title": None, "domain": False, "ticks": False, "labelLimit": 160}
     y = {"field": "name", "type": "nominal", "sort": [p["name"] for p in points], "axis": labels}
     ink = {"type": "rule", "color": COLOURS["ink"][0], "strokeWidth": 1.2}
+    halo = {"type": "rule", "color": COLOURS["paper"][0], "strokeWidth": 3.6}
     return {
         "width": 235,
         "height": {"step": 20},
@@ -83,8 +84,8 @@ def _bars(found: Sequence[tuple[VariantSpec | None, Score]], style: dict[str, St
             },
             {
                 "transform": [{"filter": "datum.high > datum.low"}],
-                "mark": ink,
                 "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}},
+                "layer": [{"mark": halo}, {"mark": ink}],
             },
             {
                 "transform": [{"filter": "datum.name == 'dense'"}],
@@ -101,6 +102,7 @@ class SizeRow:
 
     name: str
     method: str | None
+    is_nm: bool
     stored: str
     bitmask: str
     packed: str
@@ -120,12 +122,12 @@ class SizeTable:
 def size_table(data: ReportData) -> SizeTable | None:
     """Return what every model takes on disk and how fast it is; None where nothing was counted."""
     stored = data.dense.metrics.storage
-    rows = [] if stored is None else [_size_row("dense", None, stored, None, stored)]
+    rows = [] if stored is None else [_size_row(None, stored, None, stored)]
     speeds = []
     for variant in data.variants:
         size = variant.evaluation.metrics.storage
         if size is not None:
-            rows.append(_size_row(variant.spec.name, variant.spec.method, size, variant.speed, stored))
+            rows.append(_size_row(variant.spec, size, variant.speed, stored))
             speeds += [variant.speed] if variant.speed else []
     if not rows:
         return None
@@ -136,7 +138,7 @@ def size_table(data: ReportData) -> SizeTable | None:
     return SizeTable(tuple(rows), how)
 
 
-def _size_row(name: str, method: str | None, size: Storage, speed: Speed | None, dense: Storage | None) -> SizeRow:
+def _size_row(spec: VariantSpec | None, size: Storage, speed: Speed | None, dense: Storage | None) -> SizeRow:
     def text(value: int | None) -> str:
         if value is None:
             return ""
@@ -146,4 +148,5 @@ def _size_row(name: str, method: str | None, size: Storage, speed: Speed | None,
     numbers = ("", "", "")
     if speed is not None:
         numbers = (f"{speed.pruned:,.0f}", f"{speed.dense:,.0f}", f"{speed.pruned / speed.dense:.2f}")
-    return SizeRow(name, method, text(size.stored), text(size.bitmask), text(size.packed), *numbers)
+    name, method, is_nm = ("dense", None, False) if spec is None else (spec.name, spec.method, spec.is_nm)
+    return SizeRow(name, method, is_nm, text(size.stored), text(size.bitmask), text(size.packed), *numbers)

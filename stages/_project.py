@@ -108,6 +108,11 @@ class Project:
         note_run(self.work_root, file)
 
 
+def say(text: str) -> None:
+    """Tell the user which way a stage takes."""
+    typer.echo(text, err=True)
+
+
 @cache
 def code_digest() -> str:
     """Return a digest of the library's and the stages' source files."""

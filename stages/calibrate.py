@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages._project import Project, Root, main
-from zpruner.calibrate import Snapshots, check_complete, collect, finish_activations, read_windows, write_inputs
-from zpruner.model import Checkpoint, load_model, take_inventory
-from zpruner.progress import progress
-from zpruner.store import Provenance, artifact_writer
+from torch import Tensor
+
+from stages._project import Project, Root, main, say
+from zpruner.calibrate import (
+    Collection,
+    Snapshots,
+    check_complete,
+    collect,
+    collect_by_block,
+    finish_activations,
+    read_windows,
+    write_inputs,
+)
+from zpruner.model import Checkpoint, Inventory, Runner, choose, open_runner, take_inventory
+from zpruner.params import CalibrationSettings
+from zpruner.progress import counter, progress
+from zpruner.store import ArtifactWriter, Provenance, artifact_writer
 
 
 def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
@@ -39,22 +51,66 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
         blocks=model_settings.blocks,
         ignore=model_settings.ignore,
     )
+    choice = choose(model_settings, dense.tensor_bytes * (3 if settings.gram else 1))
+    say(f"calibrate: {choice.words}")
     with artifact_writer(work, "activations", provenance) as writer:
-        model = load_model(
-            project.dense, device=model_settings.device, trust_remote_code=model_settings.trust_remote_code
-        )
-        inventory = take_inventory(model, model_settings.blocks, model_settings.ignore)
-        snapshots = Snapshots(work, snapshot_seconds)
-        collection = snapshots.restore(model.device)
-        batches = collect(model, inventory, windows, collection, gram=settings.gram, batch_size=settings.batch_size)
-        total = -(-windows.shape[0] // settings.batch_size)
-        done = collection.windows // settings.batch_size
-        for _ in progress(batches, "calibrate", total, "batch", done):
-            snapshots.save(collection)
-        check_complete(inventory, collection)
-        write_inputs(writer, collection)
+        runner = open_runner(dense, model_settings, choice.streamed, work.scratch / "hidden")
+        inventory = take_inventory(runner.model, model_settings.blocks, model_settings.ignore)
+        if choice.streamed:
+            _by_block(writer, runner, inventory, windows, settings)
+        else:
+            _by_batch(writer, runner, inventory, windows, settings, snapshot_seconds)
         finish_activations(writer, project.activations, inventory)
-        project.write_cost("calibrate", seconds=work.seconds, layers=len(inventory.layers), windows=windows.shape[0])
+        project.write_cost(
+            "calibrate",
+            seconds=work.seconds,
+            layers=len(inventory.layers),
+            windows=windows.shape[0],
+            streamed=choice.streamed,
+        )
+
+
+def _by_batch(
+    writer: ArtifactWriter,
+    runner: Runner,
+    inventory: Inventory,
+    windows: Tensor,
+    settings: CalibrationSettings,
+    snapshot_seconds: float,
+) -> None:
+    """Run batch after batch through the model in memory; the statistics of all layers are summed side by side."""
+    snapshots = Snapshots(writer.work, snapshot_seconds)
+    collection = snapshots.restore(runner.device)
+    batches = collect(runner.model, inventory, windows, collection, gram=settings.gram, batch_size=settings.batch_size)
+    total = -(-windows.shape[0] // settings.batch_size)
+    done = collection.windows // settings.batch_size
+    for _ in progress(batches, "calibrate", total, "batch", done):
+        snapshots.save(collection)
+    check_complete(inventory, collection)
+    write_inputs(writer, collection)
+
+
+def _by_block(
+    writer: ArtifactWriter, runner: Runner, inventory: Inventory, windows: Tensor, settings: CalibrationSettings
+) -> None:
+    """Run all batches block after block; what is finished of a block is on disk before the next one is read."""
+    work = writer.work
+    with counter("calibrate, block by block", inventory.n_blocks, "block") as step:
+
+        def known(block: int) -> bool:
+            return work.done(f"block-{block}") is not None
+
+        def done(block: int, collection: Collection) -> None:
+            if not known(block):
+                check_complete(inventory, collection, block)
+                write_inputs(writer, collection)
+                writer.drain()
+                work.record(f"block-{block}", {})
+            step()
+
+        collect_by_block(
+            runner, inventory, windows, done, gram=settings.gram, batch_size=settings.batch_size, skip=known
+        )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,11 @@ class Settings(BaseModel):
 
 
 class ModelSettings(Settings):
-    """Which model is pruned, and how it is loaded."""
+    """Which model is pruned, and how it is loaded.
+
+    `streaming` says whether its weights are read block by block; `auto` does so where the model does not fit into
+    `memory` (GB), or into what is available where that is null. The numbers are the same either way.
+    """
 
     source: str
     sha256: str | None = None
@@ -42,6 +46,8 @@ class ModelSettings(Settings):
     blocks: str | None = None
     ignore: tuple[str, ...] = ()
     trust_remote_code: bool = False
+    streaming: Literal["auto", "always", "never"] = "auto"
+    memory: float | None = Field(default=None, gt=0)
 
 
 def _check_part(part: tuple[float, float]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Calibration: token windows, streaming statistics, dense collection, and their artifacts."""
 
 from zpruner.calibrate.artifact import Activations, Snapshots, finish_activations, layer_from_json, write_inputs
-from zpruner.calibrate.dense import Calibration, Collection, calibrate, check_complete, collect
+from zpruner.calibrate.dense import Calibration, Collection, calibrate, check_complete, collect, collect_by_block
 from zpruner.calibrate.replay import BlockReplay
 from zpruner.calibrate.tokens import read_windows, write_windows
 from zpruner.calibrate.windows import calibration_windows, evaluation_windows, windows_hash
@@ -16,6 +16,7 @@ __all__ = [
     "calibration_windows",
     "check_complete",
     "collect",
+    "collect_by_block",
     "evaluation_windows",
     "finish_activations",
     "layer_from_json",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +15,7 @@ from zpruner.calibrate.accumulate import InputAccumulator
 from zpruner.calibrate.capture import capturing
 from zpruner.composition import check_weight
 from zpruner.errors import ModelStructureError, NonFiniteError
-from zpruner.model import Inventory, get_weight, take_inventory
+from zpruner.model import Inventory, Runner, get_weight, take_inventory
 from zpruner.types import LayerStats, all_finite
 
 if TYPE_CHECKING:
@@ -107,6 +109,91 @@ def collect(
     _check_finite(collection, model, inventory)
 
 
+def collect_by_block(
+    runner: Runner,
+    inventory: Inventory,
+    windows: Tensor,
+    done: Callable[[int, Collection], None],
+    *,
+    gram: bool,
+    batch_size: int,
+    skip: Callable[[int], bool] = lambda _: False,
+) -> None:
+    """Collect what `collect` does, the statistics of one decoder block in memory at a time.
+
+    The sums are the same, since the same batches pass each block in the same order.
+
+    Args:
+        runner: of the unpruned model; its weights may be read block by block.
+        inventory: of the model.
+        windows: int (windows, seqlen) token ids.
+        done: called with a block's index and statistics once all windows have passed it; they are then let go.
+        gram: collect X X^T too.
+        batch_size: windows per pass.
+        skip: whether a block's statistics are known already; `done` is not called for it.
+
+    Raises:
+        NonFiniteError: as `collect`.
+    """
+    batches = windows.split(batch_size)
+    watching = [
+        _Watched(runner, inventory, block, gram, len(batches), done)
+        for block in range(inventory.n_blocks)
+        if not skip(block)
+    ]
+    try:
+        for _ in runner.run([partial(_decode, runner, batch) for batch in batches]):
+            pass
+    finally:
+        for watched in watching:
+            watched.remove()
+
+
+def _decode(runner: Runner, batch: Tensor) -> None:
+    runner.model.base_model(input_ids=batch.to(runner.device, torch.long), use_cache=False)
+
+
+class _Watched:
+    """Collects the statistics of one block's layers while it is called, and hands them on after `calls` calls."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        inventory: Inventory,
+        block: int,
+        gram: bool,
+        calls: int,
+        done: Callable[[int, Collection], None],
+    ) -> None:
+        self.runner, self.inventory, self.block, self.gram = runner, inventory, block, gram
+        self.layers = [layer for layer in inventory.layers if layer.block == block]
+        self.collection = Collection()
+        self._left, self._done = calls, done
+        self._open: ExitStack | None = None
+        module = runner.model.get_submodule(f"{inventory.blocks}.{block}")
+        self._handles = [module.register_forward_pre_hook(self._before), module.register_forward_hook(self._after)]
+
+    def remove(self) -> None:
+        """Stop watching."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, _module: object, _args: object) -> None:
+        self._open = ExitStack()
+        self._open.enter_context(capturing(self.runner.model, self.inventory, self.collection, self.gram, self.layers))
+
+    def _after(self, _module: object, _args: object, _result: object) -> None:
+        assert self._open is not None
+        self._open.close()
+        self._left -= 1
+        if self._left == 0:
+            for layer in self.layers:
+                check_weight(get_weight(self.runner.model, layer), LayerStats(layer.name, 0, 0))
+            check_finite(self.collection)
+            self._done(self.block, self.collection)
+            self.collection = Collection()
+
+
 def _check_finite(collection: Collection, model: PreTrainedModel, inventory: Inventory) -> None:
     """Raise NonFiniteError naming the first weight that is to blame, else the first input that shows it."""
     try:
@@ -129,10 +216,10 @@ def check_finite(collection: Collection) -> None:
             )
 
 
-def check_complete(inventory: Inventory, collection: Collection) -> None:
-    """Raise ModelStructureError naming a prunable layer that no calibration token reached."""
+def check_complete(inventory: Inventory, collection: Collection, block: int | None = None) -> None:
+    """Raise ModelStructureError naming a prunable layer (of a block, where it is given) that no token reached."""
     for layer in inventory.layers:
-        if layer.name not in collection.owner:
+        if block in (None, layer.block) and layer.name not in collection.owner:
             raise ModelStructureError(
                 f"layer {layer.name}",
                 "no token during calibration",

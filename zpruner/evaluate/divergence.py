@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from zpruner.errors import ShapeMismatchError
-from zpruner.evaluate.perplexity import counted_positions, window_loss
+from zpruner.evaluate.perplexity import counted_positions, token_losses
+from zpruner.evaluate.predict import Logits, Predictor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,16 +45,49 @@ def compare(model: PreTrainedModel, dense: PreTrainedModel, windows: Tensor, str
     Args:
         model: the pruned model.
         dense: the unpruned one, on the same device.
-        windows: int (windows, seqlen) token ids, one forward pass of each model.
+        windows: int (windows, seqlen) token ids, one pass of each model's decoder.
         stride: as in `window_losses`.
 
     Raises:
         ShapeMismatchError: the models have different vocabularies.
     """
-    device = next(model.parameters()).device
-    ids = windows.to(device, torch.long)
-    reference, dense_seconds = _timed_logits(dense, ids)
-    logits, seconds = _timed_logits(model, ids)
+    with Predictor(model) as ours, Predictor(dense) as reference:
+        return next(compare_batches(ours, reference, [windows], stride))
+
+
+def compare_batches(
+    model: Predictor, dense: Predictor, batches: Sequence[Tensor], stride: int | None = None
+) -> Iterator[Comparison]:
+    """Yield the comparison of every batch; see `compare`. Models in memory are run in turns, batch by batch.
+
+    Where weights are read block by block, the seconds include that.
+    """
+    references = dense.run(batches, lambda _, logits: logits)
+    if dense.runner.streamed:
+        references = iter(list(references))
+
+    def compared(index: int, logits: Logits) -> Comparison:
+        reference = next(references)
+        losses, kl, agreement = [], [], []
+        counted = counted_positions(batches[index].shape[1], stride)
+        for window, targets in enumerate(batches[index][:, 1:]):
+            loss, divergence, same = 0.0, 0.0, 0
+            for at in logits.spans(counted):
+                rows, others = logits.rows(window, at), reference.rows(window, at)
+                loss += token_losses(rows, targets[at])
+                divergence += _divergence(rows, others)
+                same += int((rows.argmax(dim=-1) == others.argmax(dim=-1)).sum())
+            tokens = counted.stop - counted.start
+            losses.append(loss / tokens)
+            kl.append(divergence / tokens)
+            agreement.append(same / tokens)
+        return Comparison(losses, kl, agreement, logits.seconds, reference.seconds)
+
+    yield from model.run(batches, compared)
+
+
+def _divergence(logits: Tensor, reference: Tensor) -> float:
+    """Return the sum of KL(reference || logits) over positions, float (positions, vocabulary)."""
     if logits.shape != reference.shape:
         raise ShapeMismatchError(
             "divergence",
@@ -62,31 +95,8 @@ def compare(model: PreTrainedModel, dense: PreTrainedModel, windows: Tensor, str
             "one vocabulary",
             "Compare a pruned model with the dense model that it was made from.",
         )
-    counted = counted_positions(ids.shape[1], stride)
-    pairs = [_divergence(row[counted], other[counted]) for row, other in zip(logits, reference, strict=True)]
-    losses = [window_loss(row, target, stride) for row, target in zip(logits, ids, strict=True)]
-    return Comparison(losses, [kl for kl, _ in pairs], [same for _, same in pairs], seconds, dense_seconds)
-
-
-def _divergence(logits: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Return mean KL(reference || logits) and top-1 agreement over positions, float (positions, vocabulary)."""
-    total, same = 0.0, 0
+    total = 0.0
     for row, other in zip(logits.split(_POSITIONS), reference.split(_POSITIONS), strict=True):
         log_q, log_p = log_softmax(row.float(), dim=-1), log_softmax(other.float(), dim=-1)
         total += float(kl_div(log_q, log_p, reduction="sum", log_target=True))
-        same += int((row.argmax(dim=-1) == other.argmax(dim=-1)).sum())
-    return total / len(logits), same / len(logits)
-
-
-@torch.no_grad()
-def _timed_logits(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, float]:
-    _wait(ids.device)
-    start = perf_counter()
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits
-    _wait(ids.device)
-    return logits, perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    return total

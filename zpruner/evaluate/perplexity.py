@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from zpruner.errors import NonFiniteError
+from zpruner.evaluate.predict import Logits, Predictor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,23 +25,29 @@ def window_losses(
     Args:
         model: any causal language model.
         windows: int (windows, seqlen) token ids.
-        batch_size: windows per forward pass.
+        batch_size: windows per pass of the decoder.
         stride: of windows that overlap: only the last so many tokens of each count.
 
-    Logits are cast to float32 before the softmax, one window at a time.
+    Logits are cast to float32 before the softmax, a bounded number of positions at a time.
     """
-    device = next(model.parameters()).device
-    for batch in windows.split(batch_size):
-        ids = batch.to(device, torch.long)
-        with torch.no_grad():
-            logits = model(input_ids=ids, use_cache=False).logits
-            yield [window_loss(row, target, stride) for row, target in zip(logits, ids, strict=True)]
+    batches = windows.split(batch_size)
+    with Predictor(model) as predictor:
+        yield from predictor.run(batches, lambda index, logits: batch_losses(logits, batches[index], stride))
 
 
-def window_loss(logits: Tensor, ids: Tensor, stride: int | None = None) -> float:
-    """Return the mean negative log-likelihood of one window: logits (seqlen, vocabulary), ids int64 (seqlen,)."""
-    counted = counted_positions(len(ids), stride)
-    return float(cross_entropy(logits[counted].float(), ids[1:][counted]))
+def batch_losses(logits: Logits, ids: Tensor, stride: int | None = None) -> list[float]:
+    """Return the loss of every window of a batch, int (windows, seqlen); see `window_losses`."""
+    counted = counted_positions(ids.shape[1], stride)
+    losses = []
+    for window, targets in enumerate(ids[:, 1:]):
+        sums = [token_losses(logits.rows(window, at), targets[at]) for at in logits.spans(counted)]
+        losses.append(sum(sums) / (counted.stop - counted.start))
+    return losses
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> float:
+    """Return the sum of negative log-likelihoods: logits (positions, vocabulary), targets int (positions,)."""
+    return float(cross_entropy(logits.float(), targets.to(logits.device, torch.long), reduction="sum"))
 
 
 def counted_positions(seqlen: int, stride: int | None) -> slice:

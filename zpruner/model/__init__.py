@@ -1,17 +1,29 @@
 """Load models, find what can be pruned in them, read and write their weights. The only room that writes weights."""
 
 from zpruner.model.checkpoint import Checkpoint, write_manifest, write_pruned
+from zpruner.model.choose import Choice, choose, open_runner
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks, take_inventory
 from zpruner.model.load import load_model, quiet_transformers, resolve_device
+from zpruner.model.runner import Runner, StreamedRunner, WholeRunner
+from zpruner.model.skeleton import Skeleton
+from zpruner.model.spill import Spill
 from zpruner.model.weights import get_weight, set_weight
 
 __all__ = [
     "Checkpoint",
+    "Choice",
     "Inventory",
     "PrunableLayer",
+    "Runner",
+    "Skeleton",
+    "Spill",
+    "StreamedRunner",
+    "WholeRunner",
+    "choose",
     "find_blocks",
     "get_weight",
     "load_model",
+    "open_runner",
     "quiet_transformers",
     "resolve_device",
     "set_weight",

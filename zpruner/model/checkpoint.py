@@ -62,6 +62,12 @@ class Checkpoint:
         """The source that the model came from."""
         return str(self.manifest["model"])
 
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of the files that hold its tensors."""
+        files: dict[str, dict[str, int]] = self.manifest["files"]
+        return sum(facts["bytes"] for name, facts in files.items() if name.endswith(".safetensors"))
+
     def names(self) -> list[str]:
         """Return the names of all tensors, in file order."""
         return list(self._tensors)
@@ -82,7 +88,8 @@ class Checkpoint:
                 "List the layer under model.ignore in params.yaml.",
             )
         self.verify(file)
-        with safe_open(self.folder / file, framework="pt") as tensors:
+        # Read, not mapped: pages of a mapped file count as this process's memory.
+        with safe_open(self.folder / file, framework="pt", backend="pread") as tensors:
             return tensors.get_tensor(name)
 
     def read_weight(self, layer: PrunableLayer) -> Tensor:

@@ -1,0 +1,229 @@
+"""A model without its weights: the structure on the meta device, into which weights are put by name and taken out.
+
+Renaming, fusing and casting of stored tensors is that of transformers' own loader, called for a few tensors at a time,
+so that a weight is the same whether the model was loaded whole or in parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from zpruner.errors import ModelStructureError, SourceError
+from zpruner.model.load import check_causal, quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Tensors(Protocol):
+    """Named tensors that are read one at a time, such as a checkpoint's."""
+
+    def names(self) -> list[str]:
+        """Return all names."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor, on the CPU."""
+        ...
+
+
+class Skeleton:
+    """A causal language model whose parameters and stored buffers lie on the meta device until they are put in.
+
+    Buffers that no checkpoint stores (such as rotary tables) are computed and stay.
+
+    Args:
+        folder: a Hugging Face checkpoint; only its config.json is read here.
+        tensors: the checkpoint's.
+        dtype: of the parameters, as `load_model` would choose it.
+        device: where weights are put.
+        trust_remote_code: whether code in the checkpoint may run.
+
+    Raises:
+        SourceError, ModelStructureError: as `load_model`.
+    """
+
+    def __init__(
+        self, folder: Path, tensors: Tensors, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False
+    ) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        check_causal(folder)
+        self.folder, self.tensors, self.dtype, self.device = folder, tensors, dtype, device
+        with quiet_transformers():
+            try:
+                config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+                with torch.device("meta"):
+                    self.model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                        config, dtype=dtype, trust_remote_code=trust_remote_code
+                    )
+            except (OSError, ValueError) as error:
+                first = str(error).splitlines()[0]
+                raise SourceError(str(folder), first, "a causal language model", "Check the folder.") from None
+        self.model.eval()
+        stored = self.model.state_dict(keep_vars=True)
+        self._empty = dict(stored)
+        names_of: dict[int, list[str]] = {}
+        for name, tensor in stored.items():
+            names_of.setdefault(id(tensor), []).append(name)
+        self.tied = {name: tuple(names_of[id(tensor)]) for name, tensor in stored.items()}
+        """Every stored name -> all names of the same tensor, itself included."""
+        self._compute_buffers(stored)
+        self._mapping = _Mapping(self.model)
+        self._stored_as = self._match(stored)
+
+    def put(self, names: Iterable[str]) -> None:
+        """Read the tensors `names` and those tied to them, and put them into the model.
+
+        Raises:
+            ModelStructureError: a tensor of another shape, or one that cannot be converted.
+        """
+        wanted = {tied for name in names for tied in self.tied[name]}
+        sources = {source: None for name in wanted for source in self._stored_as.get(name, ())}
+        self._mapping.load({name: _Later(self.tensors, name) for name in sources}, self.dtype, self.folder)
+        for name in wanted:
+            tensor = _find(self.model, name)
+            if tensor.is_meta:
+                tensor = next(t for t in (_find(self.model, other) for other in self.tied[name]) if not t.is_meta)
+            _assign(self.model, name, tensor)
+        if self.device.type != "cpu":
+            self._move(wanted)
+
+    def take_out(self, names: Iterable[str]) -> None:
+        """Put the tensors `names`, and those tied to them, back on the meta device, which frees their memory."""
+        for name in {tied for wanted in names for tied in self.tied[wanted]}:
+            _assign(self.model, name, self._empty[name])
+
+    def sizes(self, names: Iterable[str]) -> int:
+        """Return the bytes of the tensors `names`, tied ones counted once."""
+        chosen = {self.tied[name][0]: self._empty[name] for name in names}
+        return sum(tensor.numel() * tensor.element_size() for tensor in chosen.values())
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Names of all parameters and stored buffers."""
+        return tuple(self._empty)
+
+    def materialised(self) -> set[str]:
+        """Return the stored names that have memory now."""
+        return {name for name, tensor in self.model.state_dict(keep_vars=True).items() if not tensor.is_meta}
+
+    def _move(self, names: Iterable[str]) -> None:
+        moved: dict[int, Tensor] = {}
+        for name in names:
+            tensor = _find(self.model, name)
+            if id(tensor) not in moved:
+                there = tensor.detach().to(self.device)
+                moved[id(tensor)] = nn.Parameter(there) if isinstance(tensor, nn.Parameter) else there
+            _assign(self.model, name, moved[id(tensor)])
+
+    def _compute_buffers(self, stored: dict[str, Tensor]) -> None:
+        """Compute what no checkpoint stores as transformers does after loading: by the model's own code, on the CPU."""
+        for tensor in stored.values():
+            tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+        for module in self.model.modules():
+            vars(module).pop("_is_hf_initialized", None)
+        buffers = [name for name, _ in self.model.named_buffers(remove_duplicate=False) if name not in stored]
+        for name in buffers:
+            _assign(self.model, name, torch.empty_like(_find(self.model, name), device="cpu"))
+        self.model.initialize_weights()
+        for name in buffers:
+            _assign(self.model, name, _find(self.model, name).to(self.device))
+
+    def _match(self, stored: dict[str, Tensor]) -> dict[str, list[str]]:
+        """Return for every name the checkpoint's tensors that it is made of."""
+        found: dict[str, list[str]] = {}
+        for source in self.tensors.names():
+            for target in self._mapping.targets(source, stored):
+                found.setdefault(target, []).append(source)
+        missing = sorted(name for name in stored if not any(tied in found for tied in self.tied[name]))
+        if missing:
+            raise ModelStructureError(
+                str(self.folder),
+                f"no tensor '{missing[0]}'",
+                "every weight of the model that config.json describes",
+                "Check that the folder is whole.",
+            )
+        return found
+
+
+class _Later:
+    """A tensor that is read when transformers' loader slices it."""
+
+    def __init__(self, tensors: Tensors, name: str) -> None:
+        self._tensors, self._name = tensors, name
+
+    def __getitem__(self, _: object) -> Tensor:
+        return self._tensors.read(self._name)
+
+
+class _Mapping:
+    """How stored tensors become a model's: the only place that calls the inside of transformers' loader."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+        self.model = model
+        self.transforms = get_model_conversion_mapping(model)
+        self._renamings = [entry for entry in self.transforms if isinstance(entry, WeightRenaming)]
+        self._converters = [entry for entry in self.transforms if isinstance(entry, WeightConverter)]
+
+    def targets(self, source: str, stored: dict[str, Tensor]) -> list[str]:
+        """Return the model's names that the stored tensor `source` is part of; none if the model has no such."""
+        from transformers.core_model_loading import rename_source_key
+
+        prefix = self.model.base_model_prefix
+        name, pattern = rename_source_key(source, self._renamings, self._converters, prefix, stored)
+        if name not in stored and source in stored:
+            name, pattern = rename_source_key(source, [], [], prefix, stored)
+        if name not in stored:
+            return []
+        if pattern is None:
+            return [name]
+        converter = next(entry for entry in self._converters if pattern in entry.source_patterns)
+        first = converter.target_patterns[0]
+        others = [name.replace(first, other) for other in converter.target_patterns]
+        return [other for other in others if other in stored] or [name]
+
+    def load(self, tensors: dict[str, _Later], dtype: torch.dtype, folder: Path) -> None:
+        """Put stored tensors into the model, renamed, fused and cast."""
+        from transformers.core_model_loading import convert_and_load_state_dict_in_model
+        from transformers.modeling_utils import LoadStateDictConfig
+
+        plan = LoadStateDictConfig(
+            dtype=dtype, dtype_plan=self.model._get_dtype_plan(dtype), weight_mapping=self.transforms
+        )
+        with quiet_transformers():
+            found, _ = convert_and_load_state_dict_in_model(self.model, tensors, plan)
+        if found.mismatched_keys:
+            name, got, want = min(found.mismatched_keys)
+            problem, expected = f"'{name}' of shape {tuple(got)} for {tuple(want)}", "the shapes that config.json gives"
+        elif found.conversion_errors:
+            name, text = min(found.conversion_errors.items())
+            problem, expected = f"'{name}', which cannot be converted ({text.splitlines()[0]})", "a whole checkpoint"
+        else:
+            return
+        raise ModelStructureError(str(folder), problem, expected, "Check that the folder is whole.")
+
+
+def _find(model: nn.Module, name: str) -> Tensor:
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    found = module._parameters.get(leaf, module._buffers.get(leaf))
+    assert found is not None
+    return found
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    if leaf in module._parameters:
+        module._parameters[leaf] = tensor  # type: ignore[assignment]
+    else:
+        module._buffers[leaf] = tensor

@@ -1,0 +1,59 @@
+"""Hidden states that memory has no room for, kept in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Spill:
+    """Takes the memory from tensors that wait, and gives it back with the same values.
+
+    Args:
+        folder: where the files lie; None: everything stays in memory.
+        limit: bytes of waiting tensors that may stay in memory.
+    """
+
+    def __init__(self, folder: Path | None = None, limit: int = 0) -> None:
+        self._folder, self._limit = folder, limit
+        self._kept: dict[int, int] = {}
+        self._written: dict[int, int] = {}
+        self.bytes_written = 0
+        """Written so far, over all tensors."""
+
+    def store(self, index: int, tensor: Tensor) -> None:
+        """Let go of the memory of `tensor`, unless there is room for it. One tensor per index waits at a time."""
+        storage = tensor.untyped_storage()
+        size = storage.nbytes()
+        room = sum(self._kept.values()) + size <= self._limit
+        if self._folder is None or room or not storage.resizable():
+            self._kept[index] = size
+            return
+        # A copy: memory that numpy has seen cannot be resized.
+        _bytes_of(tensor).to("cpu", copy=True).numpy().tofile(self._file(index))
+        storage.resize_(0)
+        self._written[index] = size
+        self.bytes_written += size
+
+    def restore(self, index: int, tensor: Tensor) -> None:
+        """Give `tensor` its values again."""
+        self._kept.pop(index, None)
+        size = self._written.pop(index, None)
+        if size is None:
+            return
+        tensor.untyped_storage().resize_(size)
+        _bytes_of(tensor).copy_(torch.from_numpy(np.fromfile(self._file(index), dtype=np.uint8)))
+        self._file(index).unlink()
+
+    def _file(self, index: int) -> Path:
+        assert self._folder is not None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / f"hidden-{index:06d}"
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    """Return all bytes of the memory that `tensor` is a part of."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stages._project import Project
-from zpruner.evaluate import compare, window_losses
-from zpruner.model import load_model
+from zpruner.evaluate import Predictor, batch_losses, compare_batches
+from zpruner.model import Runner
 from zpruner.params import PerplexitySettings
 from zpruner.work import Work
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 Step = Callable[[], None]
-
-
-def load(project: Project, folder: Path) -> PreTrainedModel:
-    """Return the model of a checkpoint folder, loaded as params.yaml says."""
-    model = project.params.model
-    return load_model(folder, device=model.device, trust_remote_code=model.trust_remote_code)
 
 
 def batches_of(windows: Tensor, settings: PerplexitySettings) -> list[tuple[int, int]]:
@@ -40,8 +29,8 @@ def batches_of(windows: Tensor, settings: PerplexitySettings) -> list[tuple[int,
 
 def measure(
     work: Work,
-    model: PreTrainedModel,
-    compare_in: Project | None,
+    runner: Runner,
+    open_dense: Callable[[], Runner] | None,
     windows: Tensor,
     settings: PerplexitySettings,
     step: Step,
@@ -50,41 +39,65 @@ def measure(
 
     Args:
         work: the open work folder.
-        model: what is measured.
-        compare_in: the project whose dense model the first `divergence` windows are compared with; None: none are.
+        runner: of what is measured. Where its weights are read block by block, all batches advance together, and are
+            journalled together.
+        open_dense: opens the dense model that the first `divergence` windows are compared with; None: none are.
         windows: int (windows, seqlen) token ids.
         settings: of the measurement.
         step: called after each batch.
     """
+    spans = batches_of(windows, settings)
+    todo = [span for span in spans if work.done(_item(span)) is None]
+    for _ in range(len(spans) - len(todo)):
+        step()
+    compared = [span for span in todo if open_dense is not None and span[0] < settings.divergence]
+    others = [span for span in todo if span not in compared]
+    with Predictor(runner) as predictor:
+        if compared and open_dense is not None:
+            found = _compare(predictor, open_dense(), [windows[slice(*span)] for span in compared], settings.stride)
+            for span, entry in zip(compared, found, strict=True):
+                work.record(_item(span), entry)
+                step()
+        batches = [windows[slice(*span)] for span in others]
+        losses = predictor.run(batches, lambda index, logits: batch_losses(logits, batches[index], settings.stride))
+        for span, values in zip(others, losses, strict=True):
+            work.record(_item(span), {"losses": values})
+            step()
     result: dict[str, list[float]] = {
         key: [] for key in ("losses", "kl", "agreement", "seconds", "dense_seconds", "compared_tokens")
     }
-    dense: PreTrainedModel | None = None
-    for start, stop in batches_of(windows, settings):
-        entry = work.done(f"windows-{start}")
-        if entry is None:
-            batch = windows[start:stop]
-            if compare_in is not None and start < settings.divergence:
-                if dense is None:
-                    dense = load(compare_in, compare_in.dense)
-                    compare(model, dense, batch[:1], settings.stride)  # the first pass of a process is slower
-                found = asdict(compare(model, dense, batch, settings.stride))
-                entry = {**found, "seconds": [found["seconds"]], "dense_seconds": [found["dense_seconds"]]}
-                entry["compared_tokens"] = [batch.numel()]
-            else:
-                dense = None
-                entry = {"losses": next(iter(window_losses(model, batch, len(batch), settings.stride)))}
-            work.record(f"windows-{start}", entry)
-        for key, values in entry.items():
+    for span in spans:
+        for key, values in (work.done(_item(span)) or {}).items():
             result[key] += values
-        step()
     return result
 
 
-def speed_of(model: PreTrainedModel, windows: Tensor, measured: dict[str, list[float]]) -> dict[str, Any]:
-    """Return tokens per second of both models, taken in turns in this process; empty where nothing was compared."""
+def _compare(
+    predictor: Predictor, dense: Runner, batches: list[Tensor], stride: int | None
+) -> Iterator[dict[str, list[float]]]:
+    with Predictor(dense) as reference:
+        if not predictor.runner.streamed:  # the first pass of a process is slower
+            next(compare_batches(predictor, reference, [batches[0][:1]], stride))
+        for batch, found in zip(batches, compare_batches(predictor, reference, batches, stride), strict=True):
+            yield {
+                **asdict(found),
+                "seconds": [found.seconds],
+                "dense_seconds": [found.dense_seconds],
+                "compared_tokens": [batch.numel()],
+            }
+
+
+def _item(span: tuple[int, int]) -> str:
+    return f"windows-{span[0]}"
+
+
+def speed_of(runner: Runner, windows: Tensor, measured: dict[str, list[float]]) -> dict[str, Any]:
+    """Return tokens per second of both models, taken in turns in this process.
+
+    Empty where nothing was compared, and where weights were read block by block, which takes most of the time.
+    """
     tokens = sum(measured["compared_tokens"])
-    if not tokens:
+    if not tokens or runner.streamed:
         return {}
     return {
         "tokens_per_second": tokens / sum(measured["seconds"]),
@@ -92,5 +105,5 @@ def speed_of(model: PreTrainedModel, windows: Tensor, measured: dict[str, list[f
         "speed_tokens": int(tokens),
         "speed_seqlen": windows.shape[1],
         "threads": torch.get_num_threads(),
-        "device": str(model.device),
+        "device": str(runner.device),
     }

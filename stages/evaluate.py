@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stages._measure import Step, batches_of, load, measure, speed_of
-from stages._project import Method, Project, Root, Sparsity, main
+from torch import Tensor
+
+from stages._layers import measure_layers, shown_layers
+from stages._measure import Step, batches_of, measure, speed_of
+from stages._project import Method, Project, Root, Sparsity, main, say
+from stages._variant import Variant
 from zpruner.calibrate import Activations, read_windows
 from zpruner.composition import compose
 from zpruner.errors import InvalidSettingError
@@ -15,25 +19,28 @@ from zpruner.evaluate import (
     Bootstrap,
     Interval,
     ZeroShot,
-    achieved_sparsity,
     check_protocol,
     error_basis,
-    layer_error,
     perplexity_of,
-    sample_mask,
     score_histogram,
-    storage,
+    share_of_zeros,
     stored_bytes,
 )
-from zpruner.model import Checkpoint, PrunableLayer, get_weight, take_inventory
+from zpruner.model import (
+    Checkpoint,
+    PrunableLayer,
+    Runner,
+    choose,
+    get_weight,
+    open_runner,
+    set_weight,
+    take_inventory,
+)
 from zpruner.params import ZeroShotSettings, canonical_json
 from zpruner.progress import counter
 from zpruner.sources import file_sha256, load_tokenizer
 from zpruner.store import Provenance
 from zpruner.work import Work, digest_of, write_json
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root: Root = Path()) -> None:
@@ -60,6 +67,8 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
     checkpoint = Checkpoint(folder)
     checkpoint.verify_all()
     unpruned = checkpoint if dense else _unpruned(project, checkpoint, method, sparsity)
+    # A variant without a checkpoint of its own is made in memory, from the dense model.
+    variant = None if checkpoint.tensor_bytes else Variant(project, method, sparsity, unpruned)
     windows, windows_hash = read_windows(project.tokens("evaluation"))
     activations = None if dense else _activations(project, checkpoint)
     work = project.work(
@@ -75,10 +84,25 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
     )
     n_layers = 0 if activations is None else len(activations.layers)
     steps = len(batches_of(windows, settings)) + n_layers + (0 if tasks is None else len(tasks.tasks))
+    compared = not dense and settings.divergence > 0
+    choice = choose(project.params.model, unpruned.tensor_bytes * (2 if compared else 1))
+    say(f"evaluate {' '.join(labels)}: {choice.words}")
+    hidden = work.scratch / "hidden"
     with work, counter(f"evaluate {' '.join(labels)}", steps, "step") as step:
-        model = load(project, folder)
-        measured = measure(work, model, None if dense else project, windows, settings, step)
-        layers = [] if activations is None else _layers(work, model, unpruned, activations, step)
+        runner = open_runner(unpruned if variant else checkpoint, project.params.model, choice.streamed, hidden)
+        if variant is not None and activations is not None:
+            _prune(runner, variant, activations)
+
+        def open_dense() -> Runner:
+            return open_runner(unpruned, project.params.model, choice.streamed, hidden / "dense")
+
+        measured = measure(work, runner, None if dense else open_dense, windows, settings, step)
+        facts = None
+        if activations is not None:
+            pattern = project.params.pattern(sparsity)
+            stored = unpruned.folder if variant else folder
+            facts = measure_layers(work, runner, unpruned, activations, pattern, stored, step)
+        layers = [] if facts is None else facts.layers
         metrics: dict[str, Any] = {
             "perplexity": perplexity_of(measured["losses"]),
             **_ends("perplexity", Bootstrap([measured["losses"]]).perplexity(0)),
@@ -88,7 +112,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             "windows": windows.shape[0],
             "tokens": windows.numel(),
             "seqlen": windows.shape[1],
-            "bytes": _bytes(project, folder, model, activations, sparsity),
+            "bytes": {"stored": stored_bytes(folder)} if facts is None else facts.bytes,
         }
         if measured["kl"]:
             metrics["divergence"] = {
@@ -99,19 +123,20 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
                 "windows": len(measured["kl"]),
             }
         if tasks is not None:
-            metrics["zero_shot"] = _zero_shot(work, project, model, tasks, activations, step)
+            metrics["zero_shot"] = _zero_shot(work, project, runner, tasks, activations, step)
         details = {
             "layers": layers,
             "layer_error_from": _basis(activations),
             "window_losses": measured["losses"],
             "window_kl": measured["kl"],
             "window_agreement": measured["agreement"],
-            "mask_sample": "" if activations is None else _mask_sample(model, activations),
+            "mask_sample": "" if facts is None else facts.mask_sample,
             "score_histograms": []
-            if activations is None
-            else _histograms(project, model, unpruned, activations, method),
+            if activations is None or facts is None
+            else _histograms(project, facts.kept, unpruned, activations, method),
             "provenance": {
                 **{key: value for key, value in checkpoint.manifest.items() if isinstance(value, str)},
+                "weights": "made in memory" if variant else "checkpoint",
                 "evaluation_text": settings.source,
                 "evaluation_protocol": settings.protocol or "",
                 "evaluation_hash": windows_hash,
@@ -121,8 +146,10 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
         path = project.evaluation(*labels)
         write_json(path.with_suffix(".layers.json") if dense else path.with_name(f"{sparsity}.layers.json"), details)
         write_json(path, metrics)
-        speed = speed_of(model, windows, measured)
-        project.write_cost("evaluate", *labels, seconds=work.seconds, layers=n_layers, **speed)
+        speed = speed_of(runner, windows, measured)
+        project.write_cost(
+            "evaluate", *labels, seconds=work.seconds, layers=n_layers, streamed=choice.streamed, **speed
+        )
 
 
 def _unpruned(project: Project, checkpoint: Checkpoint, method: str, sparsity: str) -> Checkpoint:
@@ -149,23 +176,19 @@ def _basis(activations: Activations | None) -> str:
     return "gram" if activations is None else error_basis(activations.stats(activations.layers[0].name))
 
 
-def _bytes(
-    project: Project, folder: Path, model: PreTrainedModel, activations: Activations | None, sparsity: str
-) -> dict[str, int]:
-    if activations is None:
-        return {"stored": stored_bytes(folder)}
-    weights = (get_weight(model, layer) for layer in activations.layers)
-    found = storage(folder, weights, project.params.pattern(sparsity))
-    return {key: value for key, value in asdict(found).items() if value is not None}
+def _prune(runner: Runner, variant: Variant, activations: Activations) -> None:
+    """Make the model a variant: its layers are pruned in memory, as `apply` prunes them on disk."""
 
+    def prepare(block: int) -> None:
+        for layer in activations.layers:
+            if layer.block == block:
+                set_weight(runner.model, layer, variant.prune(layer, get_weight(runner.model, layer)))
 
-def _mask_sample(model: PreTrainedModel, activations: Activations) -> str:
-    total = sum(layer.in_features * layer.out_features for layer in activations.layers)
-    return sample_mask(((layer, get_weight(model, layer)) for layer in activations.layers), total)
+    runner.change(activations.inventory.n_blocks, prepare)
 
 
 def _histograms(
-    project: Project, model: PreTrainedModel, dense: Checkpoint, activations: Activations, method: str
+    project: Project, kept: dict[str, Tensor], dense: Checkpoint, activations: Activations, method: str
 ) -> list[dict[str, Any]]:
     """Return the scores of the first and last layer of the middle block, kept and pruned ones counted apart.
 
@@ -175,10 +198,9 @@ def _histograms(
     composition = compose(project.params.method(method))
     if composition.method.depends_on_pattern or project.params.calibration.propagation != "dense":
         return []
-    middle = [la for la in activations.layers if la.block == activations.inventory.n_blocks // 2]
     found = []
-    for layer in dict.fromkeys((middle[0], middle[-1])) if middle else ():
-        keep = get_weight(model, layer) != 0
+    for layer in shown_layers(activations):
+        keep = kept[layer.name]
         stats = activations.stats(layer.name).to(keep.device)
         scores = composition.score(dense.read_weight(layer).to(keep.device), stats)
         found.append({"layer": layer.name, **score_histogram(scores.values, keep)})
@@ -188,7 +210,7 @@ def _histograms(
 def _zero_shot(
     work: Work,
     project: Project,
-    model: PreTrainedModel,
+    runner: Runner,
     settings: ZeroShotSettings,
     activations: Activations | None,
     step: Step,
@@ -202,17 +224,17 @@ def _zero_shot(
             if harness is None:
                 trust = project.params.model.trust_remote_code
                 tokenizer = load_tokenizer(project.dense, trust_remote_code=trust)
-                harness = ZeroShot(model, tokenizer, settings, project.root)
+                harness = ZeroShot(runner.model, tokenizer, settings, project.root, runner.device)
             entry = harness.run(task)
             work.record(f"task-{task}", entry)
         found |= entry
         step()
     layers: tuple[PrunableLayer, ...]
     if activations is None:
-        layers = take_inventory(model, project.params.model.blocks, project.params.model.ignore).layers
+        layers = take_inventory(runner.model, project.params.model.blocks, project.params.model.ignore).layers
     else:
         layers = activations.layers
-    return {"sparsity": achieved_sparsity(model, layers), "tasks": found}
+    return {"sparsity": share_of_zeros(weight for _, weight in runner.weights(layers)), "tasks": found}
 
 
 def _own_tasks(settings: ZeroShotSettings, root: Path) -> dict[str, str]:
@@ -235,28 +257,6 @@ def _mean(values: list[float]) -> float:
 def _weighted(layers: list[dict[str, Any]], key: str) -> float:
     weights = sum(entry["weights"] for entry in layers)
     return sum(entry[key] * entry["weights"] for entry in layers) / weights if weights else 0.0
-
-
-def _layers(work: Work, model: Any, dense: Checkpoint, activations: Activations, step: Any) -> list[dict[str, Any]]:
-    """Return achieved sparsity and layer error of every layer of the model in memory."""
-    entries = []
-    for layer in activations.layers:
-        entry = work.done(layer.name)
-        if entry is None:
-            pruned = layer.view(model.get_parameter(layer.tensor).detach())
-            stats = activations.stats(layer.name).to(pruned.device)
-            entry = {
-                "layer": layer.name,
-                "block": layer.block,
-                "kind": layer.kind,
-                "weights": pruned.numel(),
-                "sparsity": float((pruned == 0).double().mean()),
-                "layer_error": layer_error(dense.read_weight(layer).to(pruned.device), pruned, stats),
-            }
-            work.record(layer.name, entry)
-        entries.append(entry)
-        step()
-    return entries
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from pathlib import Path
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from stages._project import Method, Project, Root, Sparsity, main
+from stages._project import Method, Project, Root, Sparsity, main, say
 from zpruner.calibrate import Activations, finish_activations, read_windows, write_inputs
 from zpruner.composition import Composition, compose, derive_mask
-from zpruner.model import Checkpoint, load_model, resolve_device
+from zpruner.model import Checkpoint, choose, open_runner, resolve_device
 from zpruner.params import canonical_json
 from zpruner.pipeline import layer_patterns, prune_blocks
 from zpruner.progress import progress
@@ -65,17 +65,12 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
             lambda layer: (dense.read_weight(layer), activations.stats(layer.name)),
         )
         if propagation == "pruned":
-            _prune_blocks(project, composition, patterns, activations, masks, stats)
+            _prune_blocks(project, composition, patterns, activations, dense, masks, stats)
         else:
             _select(project, composition, patterns, activations, dense, scores, masks)
         finish_activations(stats, project.propagated(method, sparsity), activations.inventory)
         masks.finish(project.masks(method, sparsity), layers=activations.reader.index["layers"])
         project.write_cost("mask", method, sparsity, seconds=mask_work.seconds, layers=len(patterns))
-
-
-def read_mask(masks: ArtifactReader, layer: str) -> Mask:
-    """Return one layer's mask from a mask artifact."""
-    return Mask(layer, masks.read(layer)["keep"])
 
 
 def _select(
@@ -110,18 +105,22 @@ def _prune_blocks(
     composition: Composition,
     patterns: Mapping[str, SparsityPattern],
     activations: Activations,
+    dense: Checkpoint,
     masks: ArtifactWriter,
     stats: ArtifactWriter,
 ) -> None:
     """Prune the model in memory block after block, storing the masks and what they were derived from."""
     params, inventory, work = project.params, activations.inventory, masks.work
     windows, _ = read_windows(project.tokens("calibration"))
-    model = load_model(project.dense, device=params.model.device, trust_remote_code=params.model.trust_remote_code)
+    choice = choose(params.model, dense.tensor_bytes)
+    say(f"{work.name}: {choice.words}")
+    runner = open_runner(dense, params.model, choice.streamed, work.scratch / "hidden")
+    model = runner.model
 
     def finished(block: int) -> dict[str, Tensor] | None:
         if work.done(f"block-{block}") is None:
             return None
-        return load_file(work.scratch / f"block-{block}.safetensors", device=str(model.device))
+        return load_file(work.scratch / f"block-{block}.safetensors", device=str(runner.device))
 
     blocks = prune_blocks(
         model,
@@ -131,6 +130,7 @@ def _prune_blocks(
         patterns,
         batch_size=params.calibration.batch_size,
         finished=finished,
+        runner=runner,
     )
     done = sum(work.done(f"block-{block}") is not None for block in range(inventory.n_blocks))
     for pruned in progress(blocks, "prune block after block", inventory.n_blocks, "block", done):

@@ -15,7 +15,7 @@ from zpruner.composition import Composition, compose
 from zpruner.errors import ShapeMismatchError
 from zpruner.evaluate import layer_error
 from zpruner.masks import outlier_saliency
-from zpruner.model import Inventory, PrunableLayer, get_weight, load_model, set_weight, take_inventory
+from zpruner.model import Inventory, PrunableLayer, Runner, get_weight, load_model, set_weight, take_inventory
 from zpruner.params import MethodSettings, explain
 from zpruner.presets import PRESETS
 from zpruner.sources import load_tokenizer, read_text
@@ -189,6 +189,7 @@ def prune_blocks(
     *,
     batch_size: int,
     finished: Callable[[int], Mapping[str, Tensor] | None] = lambda _: None,
+    runner: Runner | None = None,
 ) -> Iterator[PrunedBlock]:
     """Prune a model in memory block after block; yields each block when its weights are in place.
 
@@ -204,29 +205,32 @@ def prune_blocks(
         batch_size: windows per call.
         finished: given a block's index, the weights (out, in) by layer name that an interrupted run gave it, or
             None; such a block is only run, and not yielded.
+        runner: of `model`, where its weights are read block by block; what is pruned is then only yielded.
     """
-    replay = BlockReplay(model, inventory, windows, batch_size, composition.correction is not None)
+    correcting = composition.correction is not None
+    replay = BlockReplay(model, inventory, windows, batch_size, correcting, runner)
     for block in range(inventory.n_blocks):
         layers = [layer for layer in inventory.layers if layer.block == block]
         known, fresh = finished(block), None
-        if known is None:
-            collection = replay.measure(block, Stat.GRAM in composition.needs)
-            results, dense = {}, {}
+        with replay.holding(block):
+            if known is None:
+                collection = replay.measure(block, Stat.GRAM in composition.needs)
+                results, dense = {}, {}
+                for layer in layers:
+                    dense[layer.name] = get_weight(model, layer).clone()
+                    stats = collection.stats(layer.name)
+                    weight = composition.correct(dense[layer.name], stats)
+                    pattern = patterns[layer.name]
+                    mask = composition.mask(composition.score(weight, stats, pattern), weight, stats, pattern)
+                    results[layer.name] = (mask, composition.apply(weight, mask, stats))
+                known = {name: weight for name, (_, weight) in results.items()}
+                fresh = PrunedBlock(block, collection, results, dense)
+            else:
+                replay.advance_dense(block)
             for layer in layers:
-                dense[layer.name] = get_weight(model, layer).clone()
-                stats = collection.stats(layer.name)
-                weight = composition.correct(dense[layer.name], stats)
-                pattern = patterns[layer.name]
-                mask = composition.mask(composition.score(weight, stats, pattern), weight, stats, pattern)
-                results[layer.name] = (mask, composition.apply(weight, mask, stats))
-            known = {name: weight for name, (_, weight) in results.items()}
-            fresh = PrunedBlock(block, collection, results, dense)
-        else:
-            replay.advance_dense(block)
-        for layer in layers:
-            set_weight(model, layer, known[layer.name])
-        if block + 1 < inventory.n_blocks:
-            replay.advance(block)
+                set_weight(model, layer, known[layer.name])
+            if block + 1 < inventory.n_blocks:
+                replay.advance(block)
         if fresh is not None:
             yield fresh
 

@@ -7,9 +7,11 @@ replay of the unpruned blocks must equal the dense forward pass, else replaying 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from threading import local
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from zpruner.calibrate.capture import capturing, keeping
 from zpruner.calibrate.dense import Collection, check_finite
 from zpruner.errors import ModelStructureError
-from zpruner.model import Inventory, PrunableLayer
+from zpruner.model import Inventory, PrunableLayer, Runner, WholeRunner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,22 +50,34 @@ class BlockReplay:
         windows: int (windows, seqlen) token ids.
         batch_size: windows per call.
         follow_dense: also carry along the hidden states of the unpruned model, for statistics that need both.
+        runner: of `model`, where its weights are read block by block.
 
     Raises:
         ModelStructureError: a block is not a function of the previous block's output, or its replay differs.
     """
 
     def __init__(
-        self, model: PreTrainedModel, inventory: Inventory, windows: Tensor, batch_size: int, follow_dense: bool = False
+        self,
+        model: PreTrainedModel,
+        inventory: Inventory,
+        windows: Tensor,
+        batch_size: int,
+        follow_dense: bool = False,
+        runner: Runner | None = None,
     ) -> None:
         self.model, self.inventory, self.windows = model, inventory, windows
+        self.runner = runner or WholeRunner(model)
         self.blocks = [model.get_submodule(f"{inventory.blocks}.{i}") for i in range(inventory.n_blocks)]
         self.hidden: list[Tensor] = []
         """The current block's input, batch by batch: (batch_size, seqlen, width)."""
-        self._calls: list[list[_Call]] = []  # by block, then batch
+        self._calls: list[list[_Call]] = [[] for _ in self.blocks]  # by block, then batch
         self._record(windows.split(batch_size))
         self.dense: list[Tensor] | None = list(self.hidden) if follow_dense else None
         """The same of the unpruned model."""
+
+    def holding(self, block: int) -> AbstractContextManager[None]:
+        """Return a context manager during which the weights of `block` stay in memory, changes included."""
+        return self.runner.holding(block)
 
     def measure(self, block: int, gram: bool) -> Collection:
         """Return the statistics of what the layers of `block` read, given the current hidden states.
@@ -73,18 +87,20 @@ class BlockReplay:
         """
         collection = Collection(windows=self.windows.shape[0])
         layers = [layer for layer in self.inventory.layers if layer.block == block]
-        with torch.no_grad():
+        with torch.no_grad(), self.holding(block):
             for index, (hidden, call) in enumerate(zip(self.hidden, self._calls[block], strict=True)):
                 dense = self._advance_dense(block, index, layers) if self.dense is not None else None
+                self._bring_back(index)
                 with capturing(self.model, self.inventory, collection, gram, layers, dense):
                     call.repeat(self.blocks[block], hidden)
+                self._keep_small(index)
         check_finite(collection)
         return collection
 
     def advance_dense(self, block: int) -> None:
         """Move the dense hidden states on by one block, whose weights must still be dense; for a resumed run."""
         if self.dense is not None:
-            with torch.no_grad():
+            with torch.no_grad(), self.holding(block):
                 for index in range(len(self.dense)):
                     self._advance_dense(block, index, [])
 
@@ -97,39 +113,57 @@ class BlockReplay:
 
     def advance(self, block: int) -> None:
         """Run the current hidden states through `block`, as its weights are now."""
-        with torch.no_grad():
+        with torch.no_grad(), self.holding(block):
             for index, call in enumerate(self._calls[block]):
+                self._bring_back(index)
                 self.hidden[index] = call.repeat(self.blocks[block], self.hidden[index])
+                self._keep_small(index)
         self._calls[block] = []  # what a block was called with is not needed again
 
+    def _bring_back(self, index: int) -> None:
+        if self.dense is None:  # which share memory with the others at first
+            self.runner.bring_back(index, self.hidden[index])
+
+    def _keep_small(self, index: int) -> None:
+        if self.dense is None:
+            self.runner.keep_small(index, self.hidden[index])
+
     def _record(self, batches: tuple[Tensor, ...]) -> None:
-        device = next(self.model.parameters()).device
-        self._calls = [[] for _ in self.blocks]
-        for number, batch in enumerate(batches):
-            with _recording(self.blocks) as (inputs, calls, outputs), torch.no_grad():
-                self.model.base_model(input_ids=batch.to(device, torch.long), use_cache=False)
-            for block, recorded in enumerate(calls):
-                if len(recorded) != 1:
-                    raise self._refused(block, f"{len(recorded)} calls in one forward pass", "one call")
-                self._calls[block].append(recorded[0])
-            self.hidden.append(inputs[0][0])
-            if number == 0:
-                self._check([i[0] for i in inputs], [o[0] for o in outputs])
+        """Run every batch through the whole decoder and keep what each block was called with."""
+        passes = [_Pass(self, check=number == 0) for number in range(len(batches))]
+        current = local()  # passes may run side by side, each in its thread
 
-    def _check(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        """Replay the first batch through the unpruned blocks and compare with what the forward pass computed."""
-        for block, (given, expected) in enumerate(zip(inputs, outputs, strict=True)):
-            if block and not torch.equal(given, outputs[block - 1]):
-                raise self._refused(
-                    block, "an input other than the previous block's output", "blocks that follow each other"
-                )
-            with torch.no_grad():
-                again = self._calls[block][0].repeat(self.blocks[block], given)
-            if not torch.equal(again, expected):
-                worst = float((again.float() - expected.float()).abs().max())
-                raise self._refused(block, f"a replay that differs by up to {worst:.2g}", "the dense forward's output")
+        def decode(number: int) -> _Pass:
+            current.found = passes[number]
+            ids = batches[number].to(self.runner.device, torch.long)
+            self.model.base_model(input_ids=ids, use_cache=False)
+            return passes[number]
 
-    def _refused(self, block: int, got: str, expected: str) -> ModelStructureError:
+        handles = []
+        for index, block in enumerate(self.blocks):
+
+            def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], index: int = index) -> None:
+                current.found.before(index, args, kwargs)
+
+            def after(block: nn.Module, _args: Any, result: Any, index: int = index) -> None:
+                current.found.after(index, block, result)
+
+            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(block.register_forward_hook(after))
+        try:
+            found = list(self.runner.run([partial(decode, number) for number in range(len(batches))]))
+        finally:
+            for handle in handles:
+                handle.remove()
+        for recorded in found:
+            for index, calls in enumerate(recorded.calls):
+                if len(calls) != 1:
+                    raise self.refused(index, f"{len(calls)} calls in one forward pass", "one call")
+                self._calls[index].append(calls[0])
+            self.hidden.append(recorded.first)
+
+    def refused(self, block: int, got: str, expected: str) -> ModelStructureError:
+        """Return the error that says why a block cannot be replayed."""
         return ModelStructureError(
             f"{self.inventory.blocks}.{block}",
             got,
@@ -138,36 +172,48 @@ class BlockReplay:
         )
 
 
-@contextmanager
-def _recording(
-    blocks: list[nn.Module],
-) -> Iterator[tuple[list[list[Tensor]], list[list[_Call]], list[list[Tensor]]]]:
-    """Yield lists, one entry per block, that fill with inputs, calls and outputs during a forward pass."""
-    inputs: list[list[Tensor]] = [[] for _ in blocks]
-    calls: list[list[_Call]] = [[] for _ in blocks]
-    outputs: list[list[Tensor]] = [[] for _ in blocks]
-    handles = []
-    for index, block in enumerate(blocks):
+class _Pass:
+    """What one forward pass calls the blocks with; with `check`, every block is called again and compared."""
 
-        def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], index: int = index) -> None:
-            if args:
-                inputs[index].append(args[0])
-                calls[index].append(_Call(None, args[1:], dict(kwargs)))
-            else:
-                name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
-                inputs[index].append(kwargs[name])
-                calls[index].append(_Call(name, (), {k: v for k, v in kwargs.items() if k != name}))
+    def __init__(self, replay: BlockReplay, check: bool) -> None:
+        self.calls: list[list[_Call]] = [[] for _ in replay.blocks]
+        self.first: Tensor
+        """The first block's input."""
+        self._replay, self._check, self._again = replay, check, False
+        self._given: Tensor | None = None
+        self._last: Tensor | None = None
 
-        def after(_: Any, _args: Any, result: Any, index: int = index) -> None:
-            outputs[index].append(_hidden_of(result))
+    def before(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note that a block is called."""
+        if self._again:
+            return
+        if args:
+            given, call = args[0], _Call(None, args[1:], dict(kwargs))
+        else:
+            name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
+            given, call = kwargs[name], _Call(name, (), {k: v for k, v in kwargs.items() if k != name})
+        self.calls[index].append(call)
+        if index == 0:
+            self.first = given
+        elif self._check and (self._last is None or not torch.equal(given, self._last)):
+            raise self._replay.refused(
+                index, "an input other than the previous block's output", "blocks that follow each other"
+            )
+        self._given = given if self._check else None
 
-        handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(block.register_forward_hook(after))
-    try:
-        yield inputs, calls, outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+    def after(self, index: int, block: nn.Module, result: Any) -> None:
+        """Note what a block returns; call it again and compare."""
+        if self._again or self._given is None:
+            return
+        self._last = _hidden_of(result)
+        self._again = True
+        again = self.calls[index][-1].repeat(block, self._given)
+        self._again = False
+        if not torch.equal(again, self._last):
+            worst = float((again.float() - self._last.float()).abs().max())
+            raise self._replay.refused(
+                index, f"a replay that differs by up to {worst:.2g}", "the dense forward's output"
+            )
 
 
 def _hidden_of(result: Any) -> Tensor:

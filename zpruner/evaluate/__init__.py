@@ -1,12 +1,13 @@
 """Perplexity, divergence from the dense model, zero-shot tasks, achieved sparsity, layer error, size and speed."""
 
 from zpruner.evaluate.bootstrap import Bootstrap, Interval
-from zpruner.evaluate.divergence import Comparison, compare
+from zpruner.evaluate.divergence import Comparison, compare, compare_batches
 from zpruner.evaluate.layer_error import error_basis, layer_error
-from zpruner.evaluate.masks import jaccard, sample_mask, score_histogram
-from zpruner.evaluate.perplexity import perplexity, perplexity_of, window_losses
+from zpruner.evaluate.masks import jaccard, pack_sample, sample_bits, sample_mask, score_histogram
+from zpruner.evaluate.perplexity import batch_losses, perplexity, perplexity_of, window_losses
+from zpruner.evaluate.predict import Logits, Predictor
 from zpruner.evaluate.protocols import PROTOCOLS, check_protocol, evaluation_text, protocol
-from zpruner.evaluate.storage import Storage, achieved_sparsity, storage, stored_bytes
+from zpruner.evaluate.storage import Storage, achieved_sparsity, share_of_zeros, storage, stored_bytes
 from zpruner.evaluate.zero_shot import ZeroShot
 
 __all__ = [
@@ -14,20 +15,27 @@ __all__ = [
     "Bootstrap",
     "Comparison",
     "Interval",
+    "Logits",
+    "Predictor",
     "Storage",
     "ZeroShot",
     "achieved_sparsity",
+    "batch_losses",
     "check_protocol",
     "compare",
+    "compare_batches",
     "error_basis",
     "evaluation_text",
     "jaccard",
     "layer_error",
+    "pack_sample",
     "perplexity",
     "perplexity_of",
     "protocol",
+    "sample_bits",
     "sample_mask",
     "score_histogram",
+    "share_of_zeros",
     "storage",
     "stored_bytes",
     "window_losses",

@@ -39,11 +39,19 @@ def sample_mask(layers: Iterable[tuple[PrunableLayer, Tensor]], total: int) -> s
         layers: every layer with its weight, float (out, in), or bool mask.
         total: as in `sample_positions`.
     """
-    bits = []
-    for layer, weight in layers:
-        positions = torch.from_numpy(sample_positions(layer, total)).to(weight.device)
-        bits.append((weight.reshape(-1)[positions] != 0).cpu().numpy())
-    return base64.b64encode(np.packbits(np.concatenate(bits)).tobytes()).decode()
+    return pack_sample([sample_bits(layer, weight, total) for layer, weight in layers])
+
+
+def sample_bits(layer: PrunableLayer, weight: Tensor, total: int) -> NDArray[np.bool_]:
+    """Return the sampled bits of one layer, True = kept; see `sample_mask`."""
+    positions = torch.from_numpy(sample_positions(layer, total)).to(weight.device)
+    bits: NDArray[np.bool_] = (weight.reshape(-1)[positions] != 0).cpu().numpy()
+    return bits
+
+
+def pack_sample(bits: Iterable[NDArray[np.bool_]]) -> str:
+    """Return the bits of all layers, packed and in base64."""
+    return base64.b64encode(np.packbits(np.concatenate(list(bits))).tobytes()).decode()
 
 
 def jaccard(first: str, second: str) -> float | None:

@@ -40,26 +40,29 @@ class Predictor:
     """
 
     def __init__(self, model: PreTrainedModel | Runner) -> None:
+        from transformers import PreTrainedModel as Family
+
         self.runner = model if isinstance(model, Runner) else WholeRunner(model)
         self.model: Any = self.runner.model
-        self._decoder: Any = self.model.base_model
+        # The head's code may call the decoder itself or the model around it.
+        self._inner = [found for found in self.model.modules() if isinstance(found, Family) and found is not self.model]
         self._given = threading.local()  # one forward pass per thread
-        self._apart: bool | None = None if self._decoder is not self.model else False
+        self._apart: bool | None = None if self._inner else False
 
     def __enter__(self) -> Self:
-        self._before = vars(self._decoder).get("forward")
-        self._forward = self._decoder.forward
-        if self._decoder is not self.model:
-            self._decoder.forward = self._decode
+        self._before = [vars(module).get("forward") for module in self._inner]
+        for module in self._inner:
+            vars(module)["forward"] = partial(self._decode, module.forward)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            self._decoder.forward = self._before
-        elif self._decoder is not self.model:
-            del self._decoder.forward
+        for module, before in zip(self._inner, self._before, strict=True):
+            if before is None:
+                del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = before
 
     def run(self, batches: Sequence[Tensor], call: Callable[[int, Logits], T]) -> Iterator[T]:
         """Yield, batch by batch, what `call` makes of a batch's index and predictions.
@@ -89,7 +92,7 @@ class Predictor:
         if self._apart is False:
             whole = self.model(input_ids=ids, use_cache=False).logits
             return call(index, Logits(lambda w, a, b: whole[w, a:b], self._step, device, _now(device) - start))
-        output = self._decoder(input_ids=ids, use_cache=False)
+        output = self.model.base_model(input_ids=ids, use_cache=False)
         return call(index, Logits(partial(self._head, output), self._step, device, _now(device) - start))
 
     @property
@@ -100,7 +103,7 @@ class Predictor:
         """Find out on a few tokens whether the head can be run apart."""
         expected = self.model(input_ids=ids, use_cache=False).logits
         try:
-            found = self._head(self._decoder(input_ids=ids, use_cache=False), 0, 0, ids.shape[1])
+            found = self._head(self.model.base_model(input_ids=ids, use_cache=False), 0, 0, ids.shape[1])
             self._apart = torch.equal(found, expected[0])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             self._apart = False
@@ -112,9 +115,9 @@ class Predictor:
                 "Set model.streaming to never in params.yaml.",
             )
 
-    def _decode(self, *args: Any, **kwargs: Any) -> Any:
+    def _decode(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         given = getattr(self._given, "output", None)
-        return self._forward(*args, **kwargs) if given is None else given
+        return forward(*args, **kwargs) if given is None else given
 
     def _head(self, output: Any, window: int, start: int, stop: int) -> Tensor:
         """Return the logits of some positions of the decoder's output, (positions, vocabulary)."""

@@ -81,12 +81,16 @@ def satisfies(weight: Tensor, kept: int, group_size: int) -> bool:
 
 def achieved_sparsity(model: PreTrainedModel, layers: Iterable[PrunableLayer]) -> float:
     """Return the share of zeros among the weights of `layers`, counted in the model in memory."""
-    zeros = weights = 0
-    for layer in layers:
-        weight = get_weight(model, layer)
+    return share_of_zeros(get_weight(model, layer) for layer in layers)
+
+
+def share_of_zeros(weights: Iterable[Tensor]) -> float:
+    """Return the share of zeros among all entries; 0 where there are none."""
+    zeros = count = 0
+    for weight in weights:
         zeros += weight.numel() - int(torch.count_nonzero(weight))
-        weights += weight.numel()
-    return zeros / weights if weights else 0.0
+        count += weight.numel()
+    return zeros / count if count else 0.0
 
 
 def _spans(file: Path) -> Iterable[tuple[str, int, int]]:

@@ -12,6 +12,7 @@ from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError, d
 from zpruner.sources._quiet import first_line, quiet
 
 if TYPE_CHECKING:
+    import torch
     from lm_eval.tasks import TaskManager
     from transformers import PreTrainedModel
 
@@ -29,13 +30,21 @@ class ZeroShot:
         tokenizer: the model's.
         settings: tasks and how to run them.
         root: the project folder; `include_path` and the `data_files` of own tasks are relative to it.
+        device: where the model computes; None: where its weights lie.
 
     Raises:
         UnknownNameError: a task that neither the harness nor `include_path` has.
         InvalidSettingError: no such folder, the harness is not installed, or the model has no tokenizer.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, settings: ZeroShotSettings, root: Path) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        settings: ZeroShotSettings,
+        root: Path,
+        device: torch.device | None = None,
+    ) -> None:
         self.settings, self.root = settings, root
         if tokenizer is None:
             raise InvalidSettingError(
@@ -58,6 +67,8 @@ class ZeroShot:
         with _quiet_harness():
             self._tasks = _manager(folder, settings.tasks)
             self._model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size)
+            if device is not None:  # weights that come and go are nowhere between two passes
+                self._model._device = device
 
     def run(self, task: str) -> dict[str, dict[str, float | str]]:
         """Return, for the task (or each member of a group and the group), its metrics.

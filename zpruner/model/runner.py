@@ -6,17 +6,19 @@ Both run the same forward passes on the same batches, so that the numbers are th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from zpruner.model.layers import find_blocks
+from zpruner.model.layers import PrunableLayer, find_blocks
 from zpruner.model.lockstep import Lockstep
 from zpruner.model.skeleton import Skeleton
 from zpruner.model.spill import Spill
+from zpruner.model.weights import get_weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,6 +51,13 @@ class Runner(ABC):
     @abstractmethod
     def holding(self, block: int) -> Any:
         """Return a context manager during which the weights of a decoder block are in memory."""
+
+    def weights(self, layers: Iterable[PrunableLayer]) -> Iterator[tuple[PrunableLayer, Tensor]]:
+        """Yield every layer with its weight (out, in); layers of a block should follow each other."""
+        for block, members in groupby(layers, key=lambda layer: layer.block):
+            with self.holding(block):
+                for layer in members:
+                    yield layer, get_weight(self.model, layer)
 
     @abstractmethod
     def keep_small(self, index: int, hidden: Tensor) -> None:
@@ -148,11 +157,11 @@ class StreamedRunner(Runner):
         unit = f"{self._path}.{block}"
         if self._there != unit:
             self._bring(unit)
-        self._held = unit
+        before, self._held = self._held, unit
         try:
             yield
         finally:
-            self._held = None
+            self._held = before
 
     def keep_small(self, index: int, hidden: Tensor) -> None:
         """Write a hidden state to disk where memory has no room for it."""

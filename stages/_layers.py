@@ -1,0 +1,93 @@
+"""What is counted on the weights of a pruned model, in one pass over its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zpruner.calibrate import Activations
+from zpruner.evaluate import layer_error, pack_sample, sample_bits, storage
+from zpruner.model import Checkpoint, PrunableLayer, Runner
+from zpruner.types import SparsityPattern
+from zpruner.work import Work
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """Counts over all prunable layers.
+
+    Attributes:
+        layers: per layer: name, block, kind, weights, sparsity, layer_error.
+        bytes: what the model takes, as stored and in formats that leave zeros out.
+        mask_sample: sampled bits of the mask.
+        kept: layer name -> bool (out, in), of the layers whose scores are shown.
+    """
+
+    layers: list[dict[str, Any]]
+    bytes: dict[str, int]
+    mask_sample: str
+    kept: dict[str, Tensor]
+
+
+def shown_layers(activations: Activations) -> tuple[PrunableLayer, ...]:
+    """Return the first and the last layer of the middle block: those whose scores are shown."""
+    middle = [la for la in activations.layers if la.block == activations.inventory.n_blocks // 2]
+    return tuple(dict.fromkeys((middle[0], middle[-1]))) if middle else ()
+
+
+def measure_layers(
+    work: Work,
+    runner: Runner,
+    dense: Checkpoint,
+    activations: Activations,
+    pattern: SparsityPattern,
+    stored: Path,
+    step: Callable[[], None],
+) -> LayerFacts:
+    """Return the counts; layer errors that an interrupted run measured are taken from the journal.
+
+    Args:
+        work: the open work folder.
+        runner: of the pruned model.
+        dense: the unpruned checkpoint.
+        activations: statistics that layer errors are measured with.
+        pattern: of the variant.
+        stored: a folder with tensors of the same shapes and types: the variant's checkpoint, or the dense one.
+        step: called after each layer.
+    """
+    entries: list[dict[str, Any]] = []
+    bits: list[NDArray[np.bool_]] = []
+    kept: dict[str, Tensor] = {}
+    shown = shown_layers(activations)
+    total = sum(layer.in_features * layer.out_features for layer in activations.layers)
+
+    def weights() -> Iterator[Tensor]:
+        for layer, pruned in runner.weights(activations.layers):
+            entry = work.done(layer.name)
+            if entry is None:
+                stats = activations.stats(layer.name).to(pruned.device)
+                entry = {
+                    "layer": layer.name,
+                    "block": layer.block,
+                    "kind": layer.kind,
+                    "weights": pruned.numel(),
+                    "sparsity": float((pruned == 0).double().mean()),
+                    "layer_error": layer_error(dense.read_weight(layer).to(pruned.device), pruned, stats),
+                }
+                work.record(layer.name, entry)
+            entries.append(entry)
+            bits.append(sample_bits(layer, pruned, total))
+            if layer in shown:
+                kept[layer.name] = pruned != 0
+            yield pruned
+            step()
+
+    found = storage(stored, weights(), pattern)
+    size = {key: value for key, value in asdict(found).items() if value is not None}
+    return LayerFacts(entries, size, pack_sample(bits), kept)

@@ -1,0 +1,78 @@
+"""A variant's weights: from the dense ones, its mask, and the statistics that its weight update reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from stages._project import Project
+from zpruner.calibrate import Activations
+from zpruner.composition import compose
+from zpruner.model import Checkpoint, PrunableLayer, resolve_device
+from zpruner.params import canonical_json
+from zpruner.store import ArtifactReader, Provenance
+from zpruner.types import Mask
+
+
+class Variant:
+    """The masks of a method at a sparsity, and how they and the dense weights give the pruned weights.
+
+    Args:
+        project: with the artifacts of the stages up to mask.
+        method: a label under `methods` in params.yaml.
+        sparsity: a label under `sparsities`.
+        dense: the unpruned checkpoint.
+
+    Raises:
+        ArtifactError: masks or statistics that are missing or belong to another variant or model.
+    """
+
+    def __init__(self, project: Project, method: str, sparsity: str, dense: Checkpoint) -> None:
+        settings, pattern = project.params.method(method), project.params.pattern(sparsity)
+        self._composition = compose(settings)
+        self._device = resolve_device(project.params.model.device)
+        expected = Provenance(
+            model_hash=dense.model_hash, method=method, settings=canonical_json(settings), pattern=str(pattern)
+        )
+        self.masks = ArtifactReader(project.masks(method, sparsity), "masks", expected)
+        made_from = self.masks.provenance
+        if made_from.propagation == "pruned":
+            own = replace(made_from, dtype="")  # the statistics must be this very variant's
+            self.activations = Activations(project.propagated(method, sparsity), own)
+        else:
+            measured = Provenance(model_hash=dense.model_hash, calibration_hash=made_from.calibration_hash)
+            self.activations = Activations(project.activations, measured)
+        self.facts = {
+            "method": method,
+            "settings": canonical_json(settings),
+            "pattern": str(pattern),
+            "dense": dense.model_hash,
+            "calibration_hash": made_from.calibration_hash,
+            "dtype": dense.manifest["dtype"],
+            "propagation": made_from.propagation,
+        }
+        """What the manifest of the variant's checkpoint says."""
+        self.key = {
+            "masks": self.masks.digest,
+            "dense": dense.model_hash,
+            "activations": self.activations.reader.digest,
+        }
+        """What determines the weights, beside the code."""
+
+    def prune(self, layer: PrunableLayer, weight: Tensor) -> Tensor:
+        """Return the pruned weight, on the CPU, of a layer's dense weight (out, in), in the same dtype."""
+        composition = self._composition
+        mask = read_mask(self.masks, layer.name).to(self._device)
+        weight = weight.to(self._device)
+        with torch.no_grad():
+            if composition.update is None and composition.correction is None:
+                return composition.apply(weight, mask, None).cpu()
+            stats = self.activations.stats(layer.name).to(self._device)
+            return composition.apply(composition.correct(weight, stats), mask, stats).cpu()
+
+
+def read_mask(masks: ArtifactReader, layer: str) -> Mask:
+    """Return one layer's mask from a mask artifact."""
+    return Mask(layer, masks.read(layer)["keep"])

@@ -1,0 +1,89 @@
+"""The pipeline with weights read block by block: the same bytes as with the model in memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import staged
+import tiny
+
+from stages import calibrate, evaluate, mask
+
+
+@pytest.fixture(scope="module", params=["dense", "pruned"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny project, run to the evaluation with the model in memory."""
+    root = staged.make(tmp_path_factory.mktemp("whole") / "project", propagation=request.param)
+    staged.change_params(root, "model.streaming", "never")
+    return staged.run_all(root, "evaluate")
+
+
+def test_every_artifact_is_the_same(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = tmp_path / "parts"
+    shutil.copytree(whole, parts, ignore=shutil.ignore_patterns("data"))
+    staged.change_params(parts, "model.streaming", "always")
+    staged.change_params(parts, "model.memory", 1e-6)  # no room: all hidden states go to disk
+    staged.run_all(parts, "evaluate")
+    assert staged.artifacts(parts) == staged.artifacts(whole)
+    costs = [json.loads(path.read_text()) for path in (parts / "data" / "costs").rglob("*.json")]
+    assert {cost["stage"] for cost in costs if cost.get("streamed")} == {"calibrate", "evaluate"}
+    assert "calibrate: block by block: model.streaming is always" in capsys.readouterr().err
+
+
+def test_auto_goes_by_the_memory(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "auto"
+    shutil.copytree(whole, root)
+    staged.change_params(root, "model.streaming", "auto")
+    for memory, words in ((1e-6, "calibrate: block by block: whole it takes"), (1.0, "calibrate: whole model in")):
+        staged.change_params(root, "model.memory", memory)
+        shutil.rmtree(root / "data" / ".work")
+        before = staged.artifacts(root)
+        calibrate.run(root)
+        assert words in capsys.readouterr().err
+        assert staged.artifacts(root) == before
+
+
+class Killed(BaseException):
+    """Stands for a kill between two blocks."""
+
+
+def test_a_killed_calibration_goes_on_at_its_first_unfinished_block(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "killed"
+    shutil.copytree(whole, root)
+    staged.change_params(root, "model.streaming", "always")
+    shutil.rmtree(root / "data" / ".work")
+    expected = staged.artifacts(root)
+    shutil.rmtree(root / "data" / "activations" / "dense")
+    written: list[list[str]] = []
+    original = calibrate.write_inputs
+
+    def write(writer, collection):
+        written.append(sorted(collection.accumulators))
+        if len(written) == 2:
+            raise Killed
+        original(writer, collection)
+
+    monkeypatch.setattr(calibrate, "write_inputs", write)
+    with pytest.raises(Killed):
+        calibrate.run(root)
+    calibrate.run(root)
+    assert [names[0].split(".")[2] for names in written] == ["0", "1", "1", "2"]
+    assert staged.artifacts(root) == expected
+
+
+def test_masks_and_metrics_are_made_again_in_parts(whole: Path, tmp_path: Path) -> None:
+    """From the artifacts of a run in memory, each stage alone."""
+    root = tmp_path / "again"
+    shutil.copytree(whole, root)
+    expected = staged.artifacts(root)
+    staged.change_params(root, "model.streaming", "always")
+    shutil.rmtree(root / "data" / ".work")
+    mask.run(staged.METHOD, staged.SPARSITY, root)
+    evaluate.run(staged.METHOD, staged.SPARSITY, root=root)
+    assert staged.artifacts(root) == expected
+    assert tiny.read_params(root)["model"]["streaming"] == "always"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zpruner.errors import ModelStructureError, SourceError
+from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
 from zpruner.model.load import check_causal, quiet_transformers
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Skeleton:
                 first = str(error).splitlines()[0]
                 raise SourceError(str(folder), first, "a causal language model", "Check the folder.") from None
         self.model.eval()
+        if self.model.dtype == torch.bfloat16 and not multiplies_bfloat16(device):
+            widen_products(self.model)
         stored = self.model.state_dict(keep_vars=True)
         self._empty = dict(stored)
         names_of: dict[int, list[str]] = {}

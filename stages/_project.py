@@ -19,6 +19,9 @@ from zpruner.errors import ZprunerError
 from zpruner.params import Params, load
 from zpruner.work import Work, checksum, digest_of, write_json
 
+INTERRUPTED = 130
+"""What typer returns after Ctrl-C instead of raising."""
+
 Method = Annotated[str, typer.Option(help="A label under `methods` in params.yaml.")]
 Sparsity = Annotated[str, typer.Option(help="A label under `sparsities` in params.yaml.")]
 Root = Annotated[Path, typer.Option(help="The project folder.")]
@@ -125,13 +128,14 @@ def main(run: Callable[..., None]) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(run)
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == INTERRUPTED:
+            raise KeyboardInterrupt
     except ZprunerError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("Interrupted. Finished parts are kept: run again to go on.", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except typer._click.exceptions.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

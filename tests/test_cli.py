@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import zpruner
 from zpruner.cli import main
 from zpruner.cli._estimate import estimate, read_shapes
+from zpruner.cli._options import NEWS, NEWS_SHA256
 from zpruner.cli._prune import composition_settings, pattern_of
 from zpruner.cli._validate import check_compositions
 from zpruner.errors import InvalidPatternError, InvalidSettingError
@@ -145,7 +146,9 @@ def test_a_failed_write_leaves_the_old_checkpoint(
     ("options", "message"),
     [
         (("--method", "wnada"), "Did you mean 'wanda'?"),
-        (("--sparsity-ratio", "1.5"), "a ratio in [0, 1)"),
+        (("--sparsity-ratio", "1.5"), "--sparsity-ratio: got 1.5, expected a ratio in [0, 1)"),
+        (("--sparsity", "nan"), "got nan, expected a ratio in [0, 1)"),
+        (("--sparsity-type", "4:2"), "--sparsity-type: got '4:2'"),
         (("--sparsity-type", "3:7"), "32 inputs for the pattern 3:7"),
         (("--set", "power"), "expected NAME=VALUE"),
         (("--set", "powr=2.0"), "unknown key 'powr'"),
@@ -161,6 +164,38 @@ def test_mistakes_are_one_sentence(place: Path, command: Command, options: tuple
     assert message in err
     assert "Traceback" not in err
     assert not (place / "out").exists()
+
+
+def test_ctrl_c_is_one_sentence(place: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zpruner.model.write_manifest", interrupt)  # at the worst moment: the weights are written
+    code, out, err = command("prune", "source/model", *PRUNE, "-o", "out")
+    assert (code, out, err) == (130, "", "Interrupted; nothing was written.\n")
+    assert sorted(p.name for p in place.iterdir()) == ["params.yaml", "source"]
+
+
+@pytest.mark.parametrize("folder", ["source/text.txt/out", "/proc/out"])
+def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_computed(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.setattr("zpruner.cli._options.open_model", lambda *_: pytest.fail("a long run for nothing"))
+    code, _, err = command("prune", "source/model", *PRUNE, "-o", folder)
+    assert code == 1
+    assert err.startswith(f"error: --output {folder}: got ")
+    assert err.count("\n") == 1
+
+
+def test_any_other_trouble_of_the_system_is_one_sentence(command: Command, place: Path) -> None:
+    code, _, err = command("validate", "params.yaml")
+    assert code == 1
+    assert err == "error: params.yaml/params.yaml: Not a directory.\n"
+
+
+def test_the_default_calibration_is_that_of_the_repository() -> None:
+    settings = load(tiny.REPOSITORY / "params.yaml").calibration
+    assert (settings.source, settings.sha256) == (NEWS, NEWS_SHA256)
 
 
 def test_wrong_usage_exits_with_2(command: Command) -> None:

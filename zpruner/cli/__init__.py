@@ -19,6 +19,9 @@ from zpruner.cli._prune import prune
 from zpruner.cli._validate import validate
 from zpruner.errors import ZprunerError
 
+INTERRUPTED = 130
+"""What typer returns after Ctrl-C instead of raising."""
+
 app = typer.Typer(
     name="zpruner",
     help="Prune large language models after training, without retraining.",
@@ -35,13 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0, 1 after an error of ours, 2 after wrong usage, 130 when interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its warning about forks is not for a user
     try:
-        sys.exit(app(args=None if arguments is None else list(arguments), standalone_mode=False))
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except ZprunerError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
+    except OSError as error:  # a disk or permission that no command foresaw
+        typer.secho(f"error: {error.filename or 'the system'}: {error.strerror or error}.", fg="red", err=True)
+        sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("Interrupted; nothing was written.", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except typer._click.exceptions.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -33,7 +33,7 @@ def evaluate(
     windows: Annotated[int | None, typer.Option(min=1, help="The first so many windows.  [default: all]")] = None,
     batch_size: option.BatchSize = 8,
     sha256: option.Sha256 = None,
-    dtype: option.Dtype = "auto",
+    dtype: option.Dtype = option.DtypeName.auto,
     device: option.Device = "auto",
     downloads: option.Downloads = option.DOWNLOADS,
     trust_remote_code: option.TrustRemoteCode = False,

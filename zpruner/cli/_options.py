@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +18,27 @@ SOURCES = "a local path, hf:ORG/NAME@REVISION[/FILE], or pip:NAME==VERSION/FILE"
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"A checkpoint folder or .gguf file: {SOURCES}.")]
 Sha256 = Annotated[str | None, typer.Option(help="SHA-256 that MODEL must have (required for pip: sources).")]
-Dtype = Annotated[str, typer.Option(help="bfloat16, float16, float32, or auto for the checkpoint's own.")]
+
+
+class DtypeName(StrEnum):
+    """Number formats that models are loaded in."""
+
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+Dtype = Annotated[DtypeName, typer.Option(help="Number format; auto is the checkpoint's own.")]
 Device = Annotated[str, typer.Option(help="auto is the accelerator where there is one, else the CPU.")]
 Downloads = Annotated[Path, typer.Option(help="Where downloads are kept.", envvar="ZPRUNER_DOWNLOADS")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
 Seqlen = Annotated[int, typer.Option(min=2, help="Tokens per window.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Windows per forward pass.")]
+
+NEWS = "pip:gensim==4.4.0/gensim/test/test_data/lee_background.cor"
+"""The calibration text where none is named: that of the repository's params.yaml, 65,536 tokens and more."""
+NEWS_SHA256 = "5d78d6dafd953bbf65797bef09a9ffb9ec430583381be705f8fd460000f370fb"
 
 DOWNLOADS = Path(".zpruner/downloads")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from zpruner.composition import Composition
     from zpruner.pipeline import PrunedLayer
+    from zpruner.types import SparsityPattern
 
 
 class Propagation(StrEnum):
@@ -30,7 +32,12 @@ class Propagation(StrEnum):
 def prune(
     model: option.Model,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder of the pruned checkpoint.")],
-    calibration: Annotated[str, typer.Option(metavar="SOURCE", help=f"The calibration text: {option.SOURCES}.")],
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE", help=f"The calibration text: {option.SOURCES}.  [default: 300 English news articles]"
+        ),
+    ] = None,
     calibration_sha256: Annotated[str | None, typer.Option(help="SHA-256 that the text must have.")] = None,
     method: Annotated[str, typer.Option(help="See `zpruner methods`.")] = "zpruner",
     sparsity_ratio: Annotated[
@@ -60,13 +67,15 @@ def prune(
     evaluate_sha256: Annotated[str | None, typer.Option(help="SHA-256 that this text must have.")] = None,
     evaluate_windows: Annotated[int | None, typer.Option(min=1, help="Its first windows.  [default: all]")] = None,
     sha256: option.Sha256 = None,
-    dtype: option.Dtype = "auto",
+    dtype: option.Dtype = option.DtypeName.auto,
     device: option.Device = "auto",
     downloads: option.Downloads = option.DOWNLOADS,
     trust_remote_code: option.TrustRemoteCode = False,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint folder.")] = False,
 ) -> None:
     """Prune one model and write an ordinary checkpoint, zeros in place, with a model card."""
+    if calibration is None:
+        calibration, calibration_sha256 = option.NEWS, option.NEWS_SHA256
     check_output(output, force)
     settings = composition_settings(method, group, setting or [], refine, update)
     composition = _compose(settings)
@@ -136,7 +145,14 @@ def prune(
 def check_output(output: Path, force: bool) -> None:
     """Raise InvalidSettingError unless `output` can be written: it is new, or a checkpoint folder and `force`."""
     if not output.exists():
-        return
+        place = next(folder for folder in output.absolute().parents if folder.exists())
+        try:
+            with TemporaryDirectory(dir=place, prefix=".zpruner-"):
+                return
+        except OSError as error:
+            raise InvalidSettingError(
+                f"--output {output}", f"{place}: {error.strerror}", "a place to write to", "Choose another folder."
+            ) from None
     if not force:
         raise InvalidSettingError(
             f"--output {output}", "a path that exists", "a new folder", "Choose another, or add --force to replace it."
@@ -154,20 +170,27 @@ def pattern_of(ratio: float | None, kind: str) -> str:
         InvalidPatternError: neither a ratio in [0, 1) nor N:M.
         InvalidSettingError: a ratio that N:M does not have.
     """
-    from zpruner.types import SparsityPattern
-
     if kind == "unstructured":
-        return str(SparsityPattern.parse(0.5 if ratio is None else ratio))
-    pattern = SparsityPattern.parse(kind)
+        return str(_parsed("--sparsity-ratio", 0.5 if ratio is None else ratio, "a ratio in [0, 1) such as 0.5"))
+    expected = "unstructured, or N:M with 0 < N < M such as 2:4 (N of every M are kept)"
+    pattern = _parsed("--sparsity-type", kind, expected)
     if not pattern.is_nm:
-        raise InvalidSettingError(
-            "--sparsity-type", f"'{kind}'", "unstructured or N:M", "Give a ratio with --sparsity-ratio."
-        )
+        raise InvalidSettingError("--sparsity-type", f"'{kind}'", expected, "Give a ratio with --sparsity-ratio.")
     if ratio is not None and abs(ratio - pattern.sparsity) > 1e-9:
         raise InvalidSettingError(
             "--sparsity-ratio", f"{ratio:g}", f"{pattern.sparsity:g}, which {kind} removes", "Leave it out with N:M."
         )
     return str(pattern)
+
+
+def _parsed(option: str, value: float | str, expected: str) -> SparsityPattern:
+    from zpruner.errors import InvalidPatternError
+    from zpruner.types import SparsityPattern
+
+    try:
+        return SparsityPattern.parse(value)
+    except InvalidPatternError:
+        raise InvalidPatternError(option, repr(value), expected, "Correct the option.") from None
 
 
 def composition_settings(

@@ -7,7 +7,7 @@ from pathlib import Path
 from stages._project import Method, Project, Root, Sparsity, main
 from stages._variant import Variant
 from zpruner.model import Checkpoint, write_pruned
-from zpruner.model.card import PruningFacts, model_card
+from zpruner.model.card import LATER, PruningFacts, model_card
 from zpruner.progress import counter
 from zpruner.store import ArtifactReader
 
@@ -48,6 +48,7 @@ def _facts(project: Project, method: str, masks: ArtifactReader, dense: Checkpoi
             "propagation": made_from.propagation,
             "calibration_hash": made_from.calibration_hash,
         },
+        note=LATER,
         sparsity=1.0 - sum(facts["kept"] for facts in counts) / sum(facts["weights"] for facts in counts),
     )
 

@@ -50,7 +50,7 @@ def test_help_imports_nothing_heavy() -> None:
     code += "print(sorted({'torch', 'transformers', 'pyarrow', 'datasets', 'lm_eval', 'pydantic'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]"
-    for name in ("prune", "evaluate", "inspect", "methods", "validate"):
+    for name in ("prune", "evaluate", "export", "inspect", "methods", "validate"):
         assert f"\n  {name} " in done.stdout
 
 
@@ -266,6 +266,53 @@ def test_evaluate_needs_a_text(place: Path, command: Command) -> None:
     code, _, err = command("evaluate", "source/model")
     assert code == 1
     assert "neither --text nor --protocol" in err
+
+
+@pytest.fixture
+def evaluated(place: Path, command: Command) -> Path:
+    """A project with one variant as the stages leave it."""
+    assert command("prune", "source/model", *PRUNE, "-o", "data/pruned/wanda/s50")[0] == 0
+    shared = {"windows": 4, "seqlen": 32}
+    tasks = {"boolq": {"acc": 0.5, "acc_stderr": 0.1, "version": 2.0, "samples": 9}}
+    dense = {**shared, "perplexity": 27.5, "zero_shot": {"sparsity": 0.0, "tasks": tasks}}
+    pruned = {**shared, "perplexity": 31.25, "zero_shot": {"sparsity": 0.5, "tasks": {"boolq": {"acc": 0.25}}}}
+    pruned |= {"divergence": {"kl": 0.125, "top1_agreement": 0.75}}
+    for name, metrics in (("dense", dense), ("wanda/s50", pruned)):
+        path = place / f"data/evaluation/{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(metrics))
+    return place
+
+
+def test_export_copies_a_variant_with_what_was_measured(evaluated: Path, command: Command) -> None:
+    code, out, _ = command("export", "wanda", "s50", "-o", "release")
+    assert (code, out) == (0, "release: 4 measurements in its README.md\n")
+    card = (evaluated / "release/README.md").read_text()
+    for line in (
+        "| perplexity (4 windows of 32 tokens) | 27.5 | 31.25 |",
+        "| KL from dense per token, nats | 0 | 0.125 |",
+        "| same top token as dense | 1 | 0.75 |",
+        "| boolq acc | 0.5 | 0.25 |",
+    ):
+        assert line in card
+    before, after = tiny.files_of(evaluated / "data/pruned/wanda/s50"), tiny.files_of(evaluated / "release")
+    assert {k for k in after if after[k] != before.get(k)} == {"README.md", "zpruner.json"}
+    assert command("inspect", "release")[0] == 0, "its checksums fit"
+    code, _, err = command("export", "wanda", "s50", "-o", "release")
+    assert code == 1
+    assert "--force" in err
+
+
+@pytest.mark.parametrize("name", ["dense", "wanda/s50"])
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
+def test_export_needs_a_whole_evaluation(evaluated: Path, command: Command, name: str, text: str | None) -> None:
+    path = evaluated / f"data/evaluation/{name}.json"
+    path.unlink() if text is None else path.write_text(text)
+    code, _, err = command("export", "wanda", "s50", "-o", "release")
+    assert code == 1
+    assert f"data/evaluation/{name}.json" in err
+    assert "Run `dvc repro evaluate_dense evaluate@wanda-s50`" in err
+    assert not (evaluated / "release").exists()
 
 
 def test_methods_lists_names_defaults_and_papers(command: Command) -> None:

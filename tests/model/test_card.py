@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from zpruner.model.card import HONESTY, PruningFacts, model_card, read_metadata
+from zpruner.model.card import HONESTY, LATER, PruningFacts, model_card, read_metadata, with_results
 
 FACTS = PruningFacts(
     base="hf:acme/tiny-7b@0123456789abcdef0123456789abcdef01234567",
@@ -86,6 +86,13 @@ def test_before_evaluation_nothing_is_claimed(tmp_path: Path) -> None:
     card = model_card(tmp_path, FACTS)
     assert "## Result" not in card
     assert "metric" not in card
+
+
+def test_results_are_added_once_they_are_known(tmp_path: Path) -> None:
+    results = {"perplexity (4 windows of 32 tokens)": (27.8, 31.5)}
+    late = with_results(model_card(tmp_path, replace(FACTS, note=LATER)), results)
+    assert late == model_card(tmp_path, replace(FACTS, results=results))
+    assert with_results("# another card\n", results).startswith("# another card\n| metric | dense | pruned |")
 
 
 def test_equal_facts_give_equal_text(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import typer
 
 from zpruner.cli._evaluate import evaluate
+from zpruner.cli._export import export
 from zpruner.cli._inspect import inspect
 from zpruner.cli._methods import methods
 from zpruner.cli._prune import prune
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (prune, evaluate, inspect, methods, validate):
+for command in (prune, evaluate, export, inspect, methods, validate):
     app.command()(command)
 
 

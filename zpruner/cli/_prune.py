@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -228,18 +230,30 @@ def save(model: PreTrainedModel, tokenizer: Any, output: Path, card: str, source
     """
     from zpruner.model import write_manifest
     from zpruner.sources._quiet import quiet
+
+    with place(output, force) as staging, quiet():
+        model.save_pretrained(staging)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staging)
+        (staging / "README.md").write_text(card, encoding="utf-8")
+        write_manifest(staging, source)
+
+
+@contextmanager
+def place(output: Path, force: bool) -> Iterator[Path]:
+    """Yield an empty folder that becomes `output`, whole, when the block ends without an error; or not at all.
+
+    Raises:
+        DiskFullError: no space left.
+    """
     from zpruner.work import disk_full_named
 
     staging = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        with disk_full_named(output), quiet():
+        with disk_full_named(output):
             staging.mkdir(parents=True)
-            model.save_pretrained(staging)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(staging)
-            (staging / "README.md").write_text(card, encoding="utf-8")
-            write_manifest(staging, source)
+            yield staging
         check_output(output, force)
         if output.exists():
             old = output.with_name(f".{output.name}.old")

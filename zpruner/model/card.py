@@ -19,6 +19,12 @@ HONESTY = (
     "model. Savings need a sparse file format and kernels for the pattern."
 )
 
+LATER = (
+    "Perplexity and task scores against the dense model are measured after this card is written: `zpruner export` "
+    "copies the checkpoint with them in it."
+)
+_CALIBRATION = "## Calibration\n"
+
 
 @dataclass(frozen=True)
 class PruningFacts:
@@ -34,6 +40,7 @@ class PruningFacts:
         layer_error: mean over layers of ||(W - W') X||^2 / ||W X||^2.
         layer_error_from: `gram` (exact) or `diagonal` (inputs taken as uncorrelated).
         results: metric -> (dense, pruned).
+        note: a sentence below them.
     """
 
     base: str
@@ -45,6 +52,7 @@ class PruningFacts:
     layer_error: float | None = None
     layer_error_from: str = "gram"
     results: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    note: str = ""
 
 
 def model_card(dense: Path, facts: PruningFacts) -> str:
@@ -85,10 +93,9 @@ def model_card(dense: Path, facts: PruningFacts) -> str:
         basis = "" if facts.layer_error_from == "gram" else ", inputs taken as uncorrelated"
         achieved.append((f"mean layer error{basis}", f"{facts.layer_error:.4g}"))
     parts += ["## Result\n", _table(achieved)] if achieved else []
-    if facts.results:
-        rows = [f"| {_line(key)} | {dense:.6g} | {pruned:.6g} |\n" for key, (dense, pruned) in facts.results.items()]
-        parts += ["| metric | dense | pruned |\n|---|--:|--:|\n" + "".join(rows)]
-    parts += ["## Calibration\n", _table([(_LABELS.get(k, k), v) for k, v in _flat("", facts.calibration)])]
+    parts += [_results(facts.results)] if facts.results else []
+    parts += [f"{facts.note}\n"] if facts.note else []
+    parts += [_CALIBRATION, _table([(_LABELS.get(k, k), v) for k, v in _flat("", facts.calibration)])]
     parts += ["## Use\n", _USE]
     return "\n".join(parts)
 
@@ -101,6 +108,18 @@ model = AutoModelForCausalLM.from_pretrained("PATH/OF/THIS/FOLDER", dtype="auto"
 tokenizer = AutoTokenizer.from_pretrained("PATH/OF/THIS/FOLDER")
 ```
 """
+
+
+def with_results(card: str, results: Mapping[str, tuple[float, float]]) -> str:
+    """Return a card that `model_card` wrote, with metric -> (dense, pruned) added in front of the calibration."""
+    before, heading, after = card.partition(_CALIBRATION)
+    before = before.replace(f"{LATER}\n\n", "")
+    return f"{before}{_results(results)}\n{heading}{after}"
+
+
+def _results(results: Mapping[str, tuple[float, float]]) -> str:
+    rows = [f"| {_line(key)} | {dense:.6g} | {pruned:.6g} |\n" for key, (dense, pruned) in results.items()]
+    return "| metric | dense | pruned |\n|---|--:|--:|\n" + "".join(rows)
 
 
 def read_metadata(card: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from zpruner.errors import InvalidPatternError, InvalidSettingError
 from zpruner.params import load
 
 Command = Callable[..., tuple[int, str, str]]
+TEXT = {"source": "source/text.txt", "seqlen": 32}
 PRUNE = ("--calibration", "source/text.txt", "--nsamples", "6", "--seqlen", "32")
 
 
@@ -386,6 +387,12 @@ def test_validate_a_good_project(place: Path, command: Command) -> None:
         ("methods", {"a": {"score": "wanda", "settings": {"p": 1}}}, "methods.a: pruning method 'wanda'"),
         ("methods", {"a": {"score": "wanda", "update": "obs"}}, "methods.a: got a calibration without gram"),
         ("sparsities", {"s": "3:7"}, "for the pattern 3:7"),
+        ("evaluation", {"perplexity": {**TEXT, "protocol": "c4"}}, "as the protocol 'c4' is published"),
+        (
+            "evaluation",
+            {"perplexity": TEXT, "zero_shot": {"tasks": ["a"], "include_path": "mine"}},
+            "'mine', expected a folder",
+        ),
     ],
 )
 def test_validate_finds_mistakes(

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from zpruner.calibrate import evaluation_windows
 from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError
 from zpruner.evaluate import PROTOCOLS, check_protocol, evaluation_text, protocol
-from zpruner.params import CalibrationSettings, EvaluationSettings, PerplexitySettings
+from zpruner.params import CalibrationSettings, EvaluationSettings, PerplexitySettings, load
 from zpruner.sources import Documents, TokenTable, read_text
 
 
@@ -160,6 +160,20 @@ def test_a_stride_longer_than_the_window_is_no_setting() -> None:
     with pytest.raises(ValueError, match="at most seqlen, 8"):
         PerplexitySettings(source="a.txt", seqlen=8, stride=9)
     assert PerplexitySettings(source="a.txt", seqlen=8, stride=8).stride == 8
+
+
+def test_the_profile_of_the_published_tables_keeps_their_protocol() -> None:
+    params = load(tiny.REPOSITORY / "docs/profiles/llama-2-7b.yaml")
+    assert params.evaluation.perplexity == protocol("wikitext2", batch_size=1, divergence=8)
+    check_protocol(params.evaluation.perplexity)
+    assert params.evaluation.zero_shot is not None
+    assert params.evaluation.zero_shot.tasks == ("hellaswag", "boolq", "winogrande", "mnli", "wnli")
+    assert (params.calibration.nsamples, params.calibration.seqlen, params.calibration.propagation) == (
+        128,
+        2048,
+        "pruned",
+    )
+    assert params.sparsities == {"s50": 0.5}
 
 
 def test_an_unknown_protocol() -> None:

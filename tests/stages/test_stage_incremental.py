@@ -1,6 +1,7 @@
 """What `dvc repro` executes after a change: the stage instances that the change reaches, and no other."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -58,6 +59,8 @@ def test_add_a_sparsity(project):
     assert before.items() <= after.items()
     assert json.loads((data / "evaluation" / "wanda" / "s75.json").read_text())["sparsity"] == pytest.approx(0.75)
     assert "s75" in table(project)
+    assert re.search(r"^\| wanda-s75 \|.*\| 1 of 4 \|$", table(project), re.MULTILINE), "its score came from the cache"
+    assert re.search(r"^\| wanda-s50 \|.*\| 4 of 4 \|$", table(project), re.MULTILINE)
 
 
 def test_change_one_methods_file(project):

@@ -19,6 +19,7 @@ def validate(
 ) -> None:
     """Check params.yaml, every composition and every source before a long run, and estimate what it will take."""
     from zpruner.cli._estimate import estimate_table, read_shapes
+    from zpruner.evaluate import check_protocol, find_tasks
     from zpruner.params import load
 
     params = load(root / "params.yaml")
@@ -27,8 +28,12 @@ def validate(
         f"params.yaml: {len(params.methods)} methods x {len(params.sparsities)} sparsities = "
         f"{len(params.methods) * len(params.sparsities)} variants, every setting known and in range"
     )
+    check_protocol(params.evaluation.perplexity)
     for line in check_sources(params, root):
         typer.echo(line)
+    if (tasks := params.evaluation.zero_shot) is not None:
+        find_tasks(tasks, root)
+        typer.echo(f"zero-shot: every one of {', '.join(tasks.tasks)} is known; their data is read when they run")
     shapes = read_shapes(params, root)
     if shapes is None:
         typer.echo(

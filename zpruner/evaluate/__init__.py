@@ -8,7 +8,7 @@ from zpruner.evaluate.perplexity import batch_losses, perplexity, perplexity_of,
 from zpruner.evaluate.predict import Logits, Predictor
 from zpruner.evaluate.protocols import PROTOCOLS, check_protocol, evaluation_text, protocol
 from zpruner.evaluate.storage import Storage, achieved_sparsity, share_of_zeros, storage, stored_bytes
-from zpruner.evaluate.zero_shot import ZeroShot
+from zpruner.evaluate.zero_shot import ZeroShot, find_tasks
 
 __all__ = [
     "PROTOCOLS",
@@ -26,6 +26,7 @@ __all__ = [
     "compare_batches",
     "error_basis",
     "evaluation_text",
+    "find_tasks",
     "jaccard",
     "layer_error",
     "pack_sample",

@@ -50,22 +50,10 @@ class ZeroShot:
             raise InvalidSettingError(
                 "evaluation.zero_shot", "tasks, and a model without a tokenizer", "a tokenizer", "Set it to null."
             )
-        folder = None if settings.include_path is None else root / settings.include_path
-        if folder is not None and not folder.is_dir():
-            raise InvalidSettingError(
-                "evaluation.zero_shot.include_path", f"'{settings.include_path}'", "a folder with *.yaml", "Correct it."
-            )
-        try:
-            from lm_eval.models.huggingface import HFLM
-        except ImportError as error:
-            raise InvalidSettingError(
-                "evaluation.zero_shot",
-                f"tasks without lm-evaluation-harness ({first_line(error)})",
-                "the package lm-eval",
-                "Install it: pip install 'zpruner[pipeline]'.",
-            ) from None
+        self._tasks = find_tasks(settings, root)
+        from lm_eval.models.huggingface import HFLM
+
         with _quiet_harness():
-            self._tasks = _manager(folder, settings.tasks)
             self._model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size)
             if device is not None:  # weights that come and go are nowhere between two passes
                 self._model._device = device
@@ -101,6 +89,30 @@ class ZeroShot:
                 "Check the network, or write the task over a local file: see docs/zero_shot.md.",
             ) from None
         return scores(found)
+
+
+def find_tasks(settings: ZeroShotSettings, root: Path) -> TaskManager:
+    """Return the harness's index of tasks, which has every one that the settings name; no data is read.
+
+    Raises:
+        UnknownNameError, InvalidSettingError: as `ZeroShot`.
+    """
+    folder = None if settings.include_path is None else root / settings.include_path
+    if folder is not None and not folder.is_dir():
+        raise InvalidSettingError(
+            "evaluation.zero_shot.include_path", f"'{settings.include_path}'", "a folder with *.yaml", "Correct it."
+        )
+    try:
+        import lm_eval.models.huggingface  # noqa: F401
+    except ImportError as error:
+        raise InvalidSettingError(
+            "evaluation.zero_shot",
+            f"tasks without lm-evaluation-harness ({first_line(error)})",
+            "the package lm-eval",
+            "Install it: pip install 'zpruner[pipeline]'.",
+        ) from None
+    with _quiet_harness():
+        return _manager(folder, settings.tasks)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from stages._project import Project, Root, main
 from zpruner.calibrate import calibration_windows, evaluation_windows, write_windows
 from zpruner.errors import ArtifactError
 from zpruner.evaluate import evaluation_text
-from zpruner.model import Checkpoint, write_manifest
+from zpruner.model import Checkpoint, copy_checkpoint, write_manifest
 from zpruner.params import TextSettings
 from zpruner.progress import counter
 from zpruner.sources import (
@@ -65,6 +65,7 @@ def _fetch_model(project: Project) -> None:
                     settings.dtype,
                     trust_remote_code=settings.trust_remote_code,
                     step=step,
+                    copy=copy_checkpoint,
                 )
             config = json.loads((work.files / "config.json").read_text(encoding="utf-8"))
             dtype = config.get("dtype") or config.get("torch_dtype") or settings.dtype

@@ -53,7 +53,7 @@ def open_model(
     Raises:
         SourceError, HashMismatchError, InvalidSettingError, ModelStructureError: as `fetch_model` and `load_model`.
     """
-    from zpruner.model import load_model
+    from zpruner.model import copy_checkpoint, load_model
     from zpruner.sources import LocalPath, fetch_model, folder_sha256, load_tokenizer, parse_source
     from zpruner.work import digest_of
 
@@ -67,7 +67,9 @@ def open_model(
         if not (folder / "config.json").is_file():
             unfinished = folder.with_name(f".{folder.name}.tmp")
             _remove(unfinished)
-            fetch_model(source, sha256, unfinished, downloads, dtype, trust_remote_code=trust_remote_code)
+            fetch_model(
+                source, sha256, unfinished, downloads, dtype, trust_remote_code=trust_remote_code, copy=copy_checkpoint
+            )
             unfinished.rename(folder)
     model = load_model(folder, dtype, device, trust_remote_code=trust_remote_code)
     return model, load_tokenizer(folder, trust_remote_code=trust_remote_code), folder

@@ -2,6 +2,7 @@
 
 from zpruner.model.checkpoint import Checkpoint, write_manifest, write_pruned
 from zpruner.model.choose import Choice, choose, open_runner
+from zpruner.model.copy import copy_checkpoint
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks, take_inventory
 from zpruner.model.load import load_model, quiet_transformers, resolve_device
 from zpruner.model.runner import Runner, StreamedRunner, WholeRunner
@@ -20,6 +21,7 @@ __all__ = [
     "StreamedRunner",
     "WholeRunner",
     "choose",
+    "copy_checkpoint",
     "find_blocks",
     "get_weight",
     "load_model",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from zpruner.errors import ArtifactError, ModelStructureError
 from zpruner.model.layers import PrunableLayer
+from zpruner.model.tensors import Stored, read_tensor, stored_tensor, tensor_names, write_tensors
 from zpruner.work import Work, atomic_file, checksum, digest_of, read_sealed_json, write_json, write_sealed_json
 
 MANIFEST = "zpruner.json"
@@ -50,7 +51,7 @@ class Checkpoint:
                 found = "no file" if size is None else f"{size} bytes"
                 raise ArtifactError(str(file), found, f"{facts['bytes']} bytes", _REPAIR)
             if name.endswith(".safetensors"):
-                self._tensors |= dict.fromkeys(_tensor_names(file), name)
+                self._tensors |= dict.fromkeys(tensor_names(file), name)
 
     @property
     def model_hash(self) -> str:
@@ -88,9 +89,11 @@ class Checkpoint:
                 "List the layer under model.ignore in params.yaml.",
             )
         self.verify(file)
-        # Read, not mapped: pages of a mapped file count as this process's memory.
-        with safe_open(self.folder / file, framework="pt", backend="pread") as tensors:
-            return tensors.get_tensor(name)
+        return read_tensor(self.folder / file, name)
+
+    def later(self, name: str) -> Stored:
+        """Return one tensor, to be read when it is written."""
+        return stored_tensor(self.folder / self._tensors[name], name, lambda: self.read(name))
 
     def read_weight(self, layer: PrunableLayer) -> Tensor:
         """Return a layer's weight as (out, in), in the checkpoint's dtype."""
@@ -166,17 +169,12 @@ def write_pruned(
         weight_map |= dict.fromkeys(names, shard)
         facts_of_shard = work.done(shard)
         if facts_of_shard is None:
-            tensors = {}
+            tensors = {name: dense.later(name) for name in names}
             for name in names:
-                tensor = dense.read(name)
                 if name in by_tensor:
-                    layer = by_tensor[name]
-                    pruned = prune(layer, layer.view(tensor)).to(tensor.dtype)
-                    tensor = layer.view(pruned)
-                tensors[name] = tensor.contiguous()
+                    tensors[name] = replace(tensors[name], read=partial(_pruned, dense, by_tensor[name], prune))
             with atomic_file(work.files / shard) as file:
-                file.write(save(tensors, metadata={"format": "pt"}))
-            facts_of_shard = {"tensor_bytes": sum(t.numel() * t.element_size() for t in tensors.values())}
+                facts_of_shard = {"tensor_bytes": write_tensors(file, tensors)}
             work.record(shard, facts_of_shard, work.files / shard, file.checksum)
         size += facts_of_shard["tensor_bytes"]
         on_shard()
@@ -190,9 +188,7 @@ def write_pruned(
     write_manifest(work.files, dense.model, **facts)
 
 
-def _tensor_names(file: Path) -> list[str]:
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return list(tensors.keys())
-    except SafetensorError as error:
-        raise ArtifactError(str(file), f"bytes that are not safetensors ({error})", "safetensors", _REPAIR) from None
+def _pruned(dense: Checkpoint, layer: PrunableLayer, prune: Callable[[PrunableLayer, Tensor], Tensor]) -> Tensor:
+    """Return a layer's pruned weight as it is stored."""
+    tensor = dense.read(layer.tensor)
+    return layer.view(prune(layer, layer.view(tensor)).to(tensor.dtype))

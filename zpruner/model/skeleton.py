@@ -69,6 +69,8 @@ class Skeleton:
         self.model.eval()
         if self.model.dtype == torch.bfloat16 and not multiplies_bfloat16(device):
             widen_products(self.model)
+        self._mapping = _Mapping(self.model, dtype)
+        self._mapping.keep_wide()
         stored = self.model.state_dict(keep_vars=True)
         self._empty = dict(stored)
         names_of: dict[int, list[str]] = {}
@@ -77,7 +79,6 @@ class Skeleton:
         self.tied = {name: tuple(names_of[id(tensor)]) for name, tensor in stored.items()}
         """Every stored name -> all names of the same tensor, itself included."""
         self._compute_buffers(stored)
-        self._mapping = _Mapping(self.model)
         self._stored_as = self._match(stored)
 
     def put(self, names: Iterable[str]) -> None:
@@ -88,7 +89,7 @@ class Skeleton:
         """
         wanted = {tied for name in names for tied in self.tied[name]}
         sources = {source: None for name in wanted for source in self._stored_as.get(name, ())}
-        self._mapping.load({name: _Later(self.tensors, name) for name in sources}, self.dtype, self.folder)
+        self._mapping.load({name: _Later(self.tensors, name) for name in sources}, self.folder)
         for name in wanted:
             tensor = _find(self.model, name)
             if tensor.is_meta:
@@ -96,6 +97,14 @@ class Skeleton:
             _assign(self.model, name, tensor)
         if self.device.type != "cpu":
             self._move(wanted)
+
+    def to_store(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return the tensors `names`, as they are in the model now, in the form and by the names of a checkpoint.
+
+        Of tied tensors there is one. Tensors on the meta device give meta tensors.
+        """
+        chosen = {self._kept_of_tied(name): None for name in names}
+        return self._mapping.reverse({name: _find(self.model, name).detach() for name in chosen})
 
     def take_out(self, names: Iterable[str]) -> None:
         """Put the tensors `names`, and those tied to them, back on the meta device, which frees their memory."""
@@ -115,6 +124,10 @@ class Skeleton:
     def materialised(self) -> set[str]:
         """Return the stored names that have memory now."""
         return {name for name, tensor in self.model.state_dict(keep_vars=True).items() if not tensor.is_meta}
+
+    def _kept_of_tied(self, name: str) -> str:
+        dropped = self.model.all_tied_weights_keys
+        return next((other for other in self.tied[name] if other not in dropped), self.tied[name][0])
 
     def _move(self, names: Iterable[str]) -> None:
         moved: dict[int, Tensor] = {}
@@ -168,11 +181,12 @@ class _Later:
 class _Mapping:
     """How stored tensors become a model's: the only place that calls the inside of transformers' loader."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming
 
-        self.model = model
+        self.model, self.dtype = model, dtype
+        self._wide = model._get_dtype_plan(dtype)
         self.transforms = get_model_conversion_mapping(model)
         self._renamings = [entry for entry in self.transforms if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in self.transforms if isinstance(entry, WeightConverter)]
@@ -194,14 +208,25 @@ class _Mapping:
         others = [name.replace(first, other) for other in converter.target_patterns]
         return [other for other in others if other in stored] or [name]
 
-    def load(self, tensors: dict[str, _Later], dtype: torch.dtype, folder: Path) -> None:
+    def keep_wide(self) -> None:
+        """Give the tensors that the family keeps in a wider type that type, still on the meta device."""
+        from transformers.core_model_loading import build_glob_alternation
+
+        if not self._wide:
+            return
+        pattern, plans, _ = build_glob_alternation(list(self._wide))
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            match = pattern.search(name)
+            if match is not None and match.lastgroup is not None and tensor.is_floating_point():
+                wide = torch.empty_like(tensor, dtype=self._wide[plans[match.lastgroup]])
+                _assign(self.model, name, nn.Parameter(wide) if isinstance(tensor, nn.Parameter) else wide)
+
+    def load(self, tensors: dict[str, _Later], folder: Path) -> None:
         """Put stored tensors into the model, renamed, fused and cast."""
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
 
-        plan = LoadStateDictConfig(
-            dtype=dtype, dtype_plan=self.model._get_dtype_plan(dtype), weight_mapping=self.transforms
-        )
+        plan = LoadStateDictConfig(dtype=self.dtype, dtype_plan=self._wide, weight_mapping=self.transforms)
         with quiet_transformers():
             found, _ = convert_and_load_state_dict_in_model(self.model, tensors, plan)
         if found.mismatched_keys:
@@ -213,6 +238,14 @@ class _Mapping:
         else:
             return
         raise ModelStructureError(str(folder), problem, expected, "Check that the folder is whole.")
+
+    def reverse(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a model's tensors as a checkpoint stores them, undoing the conversions that matched a stored one."""
+        from transformers.core_model_loading import revert_weight_conversion
+
+        self.model._weight_conversions = [entry for entry in self.transforms if entry.was_used()]
+        found: dict[str, Tensor] = revert_weight_conversion(self.model, tensors)
+        return found
 
 
 def _find(model: nn.Module, name: str) -> Tensor:

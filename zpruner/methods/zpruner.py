@@ -42,38 +42,47 @@ class ZPruner(PruningMethod):
         """
         count, height = weight.numel(), max(1, _BLOCK // weight.shape[1])
         blocks = weight.split(height)
-        sums = [_sums(block.double()) for block in blocks]
-        row_sum, row_sq, col_sum, col_sq, size = zip(*sums, strict=True)
-        rows, row_mean, row_scale = _moments(torch.cat(row_sum), torch.cat(row_sq), count)
-        cols, col_mean, col_scale = _moments(torch.stack(col_sum).sum(0), torch.stack(col_sq).sum(0), count)
+        row_sum, row_sq, col_sum, col_sq, size = zip(*(_sums(block) for block in blocks), strict=True)
         near_zero = self.near_zero_threshold * float(torch.stack(size).sum()) / count
-        q = sum(int(torch.count_nonzero(block.abs() < near_zero)) for block in blocks) / count
+        q = sum(float(block.abs().lt_(near_zero).sum()) for block in blocks) / count
         alpha = self.row_weight * (1.0 - self.near_zero_discount * q)
-        activation = stats.squared_norm().double().pow(self.activation_power / 2).mul_(cols > 0).float()
-        score = torch.empty_like(weight)
-        for out, block, norm in zip(score.split(height), blocks, rows[:, None].split(height), strict=True):
-            torch.div(block, norm.masked_fill(norm == 0, 1.0), out=out)
-            out.sub_(row_mean).mul_(row_scale).abs_().pow_(self.power).mul_(alpha)
-            z_c = (block / cols.masked_fill(cols == 0, 1.0)).sub_(col_mean).mul_(col_scale)
-            out.add_(z_c.abs_().pow_(self.power), alpha=1.0 - alpha).mul_(activation)
-        score[rows == 0] = 0.0
+        rows, row_mean = self._z_score(torch.cat(row_sum), torch.cat(row_sq), count, alpha)
+        cols, col_mean = self._z_score(torch.stack(col_sum).sum(0), torch.stack(col_sq).sum(0), count, 1.0 - alpha)
+        activation = stats.squared_norm().double().pow(self.activation_power / 2)
+        activation = activation.masked_fill_(torch.stack(col_sq).sum(0) == 0, 0.0).float()
+        score, other = torch.empty_like(weight), torch.empty_like(blocks[0])
+        for out, block, row in zip(score.split(height), blocks, rows[:, None].split(height), strict=True):
+            torch.div(block, row, out=out).sub_(row_mean).abs_().pow_(self.power)
+            z_c = torch.div(block, cols, out=other[: len(block)]).sub_(col_mean).abs_().pow_(self.power)
+            out.add_(z_c).mul_(activation)
+        dead = torch.cat(row_sq) == 0
+        if bool(dead.any()):
+            score[dead] = 0.0
         return score
+
+    def _z_score(self, total: Tensor, squares: Tensor, count: int, share: float) -> tuple[Tensor, float]:
+        """Return d and m such that `|W / d - m|^power` is `share * |z|^power`: float32 (rows,) or (columns,), float.
+
+        A normalised row has norm 1 (a zero one 0): the matrix's sum of squares is the number of nonzero rows. A
+        deviation below 1e-6 of the mean is rounding of a constant matrix, whose z-scores are taken as 0.
+
+        Args:
+            total: sums of the rows (or columns) that are normalised, float64.
+            squares: sums of their squares, float64.
+            count: number of weights.
+            share: of these z-scores in the score.
+        """
+        norm = squares.sqrt().masked_fill_(squares == 0, 1.0)
+        mean = float((total / norm).sum()) / count
+        variance = (float((squares > 0).sum()) - count * mean * mean) / max(count - 1, 1)
+        scale = share ** (1 / self.power) * variance**-0.5 if variance > 1e-12 * mean * mean else 0.0
+        return (norm / scale).float(), mean * scale
 
 
 def _sums(block: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return sum and sum of squares per row, the same per column, and the sum of `|W|`; overwrites `block`."""
-    row, col, size = block.sum(1), block.sum(0), block.abs().sum()
-    block.square_()
-    return row, block.sum(1), col, block.sum(0), size
-
-
-def _moments(total: Tensor, squares: Tensor, count: int) -> tuple[Tensor, float, float]:
-    """Return the norms of the rows (or columns), and mean and 1 / deviation of the matrix they normalise.
-
-    A normalised row has norm 1 (a zero one 0): the sum of squares is the number of nonzero rows. A deviation
-    below 1e-6 of the mean is rounding of a constant matrix, whose z-scores are taken as 0.
-    """
-    norm = squares.sqrt()
-    mean = float((total / norm.masked_fill(norm == 0, 1.0)).sum()) / count
-    variance = (float((norm > 0).sum()) - count * mean * mean) / max(count - 1, 1)
-    return norm.float(), mean, variance**-0.5 if variance > 1e-12 * mean * mean else 0.0
+    """Return sum and sum of squares per row, the same per column, and the sum of `|W|`: float64."""
+    wide = block.double()
+    row, col = wide.sum(1), wide.sum(0)
+    size = wide.abs_().sum()
+    wide.square_()
+    return row, wide.sum(1), col, wide.sum(0), size

@@ -14,6 +14,7 @@ import typer
 
 import zpruner
 from stages._ran import note_run
+from zpruner.allocator import keep_freed_memory
 from zpruner.composition import compose
 from zpruner.errors import ZprunerError
 from zpruner.params import Params, load
@@ -127,6 +128,7 @@ def main(run: Callable[..., None]) -> None:
     """Run a stage's function as a command: its parameters become options, an error of ours becomes one sentence."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(run)
+    keep_freed_memory()
     try:
         if app(standalone_mode=False) == INTERRUPTED:
             raise KeyboardInterrupt

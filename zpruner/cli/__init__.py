@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
+from zpruner.allocator import keep_freed_memory
 from zpruner.cli._evaluate import evaluate
 from zpruner.cli._export import export
 from zpruner.cli._inspect import inspect
@@ -37,6 +38,7 @@ for command in (prune, evaluate, export, inspect, methods, validate):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0, 1 after an error of ours, 2 after wrong usage, 130 when interrupted."""
+    keep_freed_memory()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its warning about forks is not for a user
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)

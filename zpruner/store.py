@@ -27,6 +27,8 @@ from zpruner.work import Work, atomic_file, read_sealed_json, write_sealed_json
 
 FORMAT = 1
 INDEX = "index.json"
+_WRITERS = 2
+"""Files written at a time: one waits for the disk while the other is filled."""
 _ARROW_TYPES = {
     torch.bool: pa.bool_(),
     torch.float32: pa.float32(),
@@ -69,7 +71,7 @@ class Provenance:
 
 
 class ArtifactWriter:
-    """Writes one artifact layer by layer into a work folder, on a background thread. Use `artifact_writer`.
+    """Writes one artifact layer by layer into a work folder, on background threads. Use `artifact_writer`.
 
     Args:
         work: the open work folder.
@@ -79,7 +81,7 @@ class ArtifactWriter:
 
     def __init__(self, work: Work, kind: str, provenance: Provenance) -> None:
         self.work, self.kind, self.provenance = work, kind, provenance
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="artifact-writer")
+        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="artifact-writer")
         self._pending: list[Future[None]] = []
 
     def write(self, name: str, columns: Mapping[str, Tensor], **facts: Any) -> None:
@@ -87,7 +89,7 @@ class ArtifactWriter:
 
         `facts` are JSON values kept with the file in the index. Errors of earlier writes are raised here.
         """
-        while len(self._pending) >= 2:  # bounds the memory of what waits
+        while len(self._pending) >= _WRITERS:  # bounds the memory of what waits
             self._pending.pop(0).result()
         self._pending.append(self._pool.submit(self._write, name, dict(columns), dict(facts)))
 
@@ -111,7 +113,7 @@ class ArtifactWriter:
             self._pending.pop(0).result()
 
     def close(self) -> None:
-        """Stop the background thread."""
+        """Stop the background threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _write(self, name: str, columns: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -126,7 +128,7 @@ class ArtifactWriter:
 
 @contextmanager
 def artifact_writer(work: Work, kind: str, provenance: Provenance) -> Iterator[ArtifactWriter]:
-    """Open `work` and yield a writer into it; the lock and the thread are released at the end."""
+    """Open `work` and yield a writer into it; the lock and the threads are released at the end."""
     with work:
         writer = ArtifactWriter(work, kind, provenance)
         try:

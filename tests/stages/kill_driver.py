@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,13 +44,15 @@ class Moments:
 
     def __init__(self, fatal: int = -1) -> None:
         self.seen, self.fatal = 0, fatal
+        self._one_at_a_time = threading.Lock()  # artifacts are written on several threads
 
     def pass_one(self, last_words: Callable[[], object] = lambda: None) -> None:
-        self.seen += 1
-        if self.seen == self.fatal:
-            last_words()
-            os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(60)
+        with self._one_at_a_time:
+            self.seen += 1
+            if self.seen == self.fatal:
+                last_words()
+                os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(60)
 
     def install(self) -> None:
         """Wrap whatever changes the disk: a moment before and after each change, and one amid each write."""

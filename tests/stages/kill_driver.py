@@ -157,9 +157,7 @@ def trials(folder: Path, stage: str, instance: Callable[[Path], None], before: P
     expected, inputs = staged.artifacts(trial), staged.artifacts(before)
     count = whole["moments"]
     rng = random.Random(f"{stage} {points}")
-    chosen = (
-        range(1, count + 1) if points >= count else sorted({1, count, *rng.sample(range(1, count + 1), points - 2)})
-    )
+    chosen = range(1, count + 1) if points >= count else sorted({1, count, *rng.sample(range(2, count), points - 2)})
     most_saved = 0
     for moment in chosen:
         where = f"{stage}, moment {moment} of {count}"

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
+import xxhash
 
 from stages._project import Method, Project, Root, Sparsity, main
 from stages._variant import Variant
-from zpruner.model import Checkpoint, write_pruned
+from zpruner.model import Checkpoint, write_manifest, write_pruned
 from zpruner.model.card import LATER, PruningFacts, model_card
 from zpruner.progress import counter
 from zpruner.store import ArtifactReader
+from zpruner.work import Work, digest_of
 
 
 def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     """Write data/pruned/METHOD/SPARSITY, an ordinary Hugging Face checkpoint.
+
+    Where evaluation.checkpoints leaves the variant out, only a manifest with a digest of the pruned weights is written;
+    evaluate makes them again.
 
     Args:
         method: a label under `methods` in params.yaml.
@@ -24,13 +32,33 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     dense = Checkpoint(project.dense)
     variant = Variant(project, method, sparsity, dense)
     masks, activations, facts = variant.masks, variant.activations, variant.facts
-    work = project.work("apply", method, sparsity, **variant.key)
+    keep = project.params.keeps_checkpoint(method, sparsity)
+    work = project.work("apply", method, sparsity, **variant.key, checkpoint=keep)
     card = model_card(dense.folder, _facts(project, method, masks, dense))
     shards = activations.inventory.n_blocks + 1
-    with work, counter(f"apply {method} {sparsity}", shards, "shard") as step:
-        write_pruned(dense, activations.layers, variant.prune, work, facts, step, card)
+    steps, unit = (shards, "shard") if keep else (len(activations.layers), "layer")
+    with work, counter(f"apply {method} {sparsity}", steps, unit) as step:
+        if keep:
+            write_pruned(dense, activations.layers, variant.prune, work, facts, step, card)
+        else:
+            digest = _digest(work, dense, variant, step)
+            write_manifest(work.files, dense.model, **facts, pruned_weights=digest)
         work.publish(project.pruned(method, sparsity))
         project.write_cost("apply", method, sparsity, seconds=work.seconds, layers=len(activations.layers))
+
+
+def _digest(work: Work, dense: Checkpoint, variant: Variant, step: Callable[[], None]) -> str:
+    """Return a digest of all pruned weights: where it stays the same, nothing has to be evaluated again."""
+    found: dict[str, str] = {}
+    for layer in variant.activations.layers:
+        entry = work.done(layer.name)
+        if entry is None:
+            pruned = variant.prune(layer, dense.read_weight(layer)).contiguous()
+            entry = {"checksum": xxhash.xxh3_128_hexdigest(pruned.view(torch.uint8).numpy().data)}
+            work.record(layer.name, entry)
+        found[layer.name] = entry["checksum"]
+        step()
+    return digest_of(found)
 
 
 def _facts(project: Project, method: str, masks: ArtifactReader, dense: Checkpoint) -> PruningFacts:

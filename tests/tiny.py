@@ -140,6 +140,7 @@ PARAMS = {
             "divergence": 2,
         },
         "zero_shot": None,
+        "checkpoints": "all",
     },
 }
 

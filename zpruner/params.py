@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
@@ -115,10 +116,15 @@ class ZeroShotSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """What is measured on every variant."""
+    """What is measured on every variant.
+
+    `checkpoints` says which variants are written to disk: `all`, or shell-style patterns of METHOD/SPARSITY. The others
+    are made in memory from mask and weight update when they are evaluated.
+    """
 
     perplexity: PerplexitySettings
     zero_shot: ZeroShotSettings | None = None
+    checkpoints: Literal["all"] | tuple[str, ...] = "all"
 
 
 class Choice(Settings):
@@ -160,6 +166,11 @@ class Params(Settings):
     def pattern(self, sparsity: str) -> SparsityPattern:
         """Return the pattern labelled `sparsity`."""
         return SparsityPattern.parse(_entry("sparsities", self.sparsities, sparsity))
+
+    def keeps_checkpoint(self, method: str, sparsity: str) -> bool:
+        """Return whether the checkpoint of a variant is written."""
+        chosen = self.evaluation.checkpoints
+        return chosen == "all" or any(fnmatchcase(f"{method}/{sparsity}", pattern) for pattern in chosen)
 
     def method(self, label: str) -> MethodSettings:
         """Return the composition labelled `label`."""
@@ -211,6 +222,15 @@ def check(data: object, where: str) -> Params:
                 )
     for label in params.sparsities:
         params.pattern(label)
+    variants = [f"{method}/{sparsity}" for method in params.methods for sparsity in params.sparsities]
+    for pattern in () if params.evaluation.checkpoints == "all" else params.evaluation.checkpoints:
+        if not any(fnmatchcase(variant, pattern) for variant in variants):
+            raise InvalidSettingError(
+                f"{where}: evaluation.checkpoints",
+                f"'{pattern}', which matches no variant",
+                "patterns of METHOD/SPARSITY, or all",
+                did_you_mean(pattern, variants),
+            )
     return params
 
 

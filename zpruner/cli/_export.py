@@ -28,6 +28,13 @@ def export(
     data = root / "data"
     found = measured(data / "evaluation", method, sparsity)
     checkpoint = Checkpoint(data / "pruned" / method / sparsity)
+    if not checkpoint.tensor_bytes:
+        raise ArtifactError(
+            str(checkpoint.folder),
+            "no weights: the variant was made in memory",
+            "a checkpoint on disk",
+            f"Add '{method}/{sparsity}' to evaluation.checkpoints in params.yaml and run `dvc repro`.",
+        )
     checkpoint.verify_all()
     facts = {key: value for key, value in checkpoint.manifest.items() if key not in ("model", "hash", "files")}
     with place(output, force) as staging:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from zpruner.report import _format as fmt
 from zpruner.report._data import ReportData
 
+IN_MEMORY = "made in memory"
+"""What the provenance of a variant without a checkpoint says under `weights`."""
+
 
 @dataclass(frozen=True)
 class VariantFacts:
@@ -64,7 +67,7 @@ def collect(data: ReportData) -> Facts:
     variants = tuple(
         VariantFacts(
             name,
-            f"{data.folder}/{path}",
+            "none: made in memory" if own.get("weights") == IN_MEMORY else f"{data.folder}/{path}",
             f"dvc repro {stage}",
             tuple((k, value) for k, value in own.items() if k not in shared),
         )

@@ -1,0 +1,105 @@
+"""Variants without a checkpoint of their own: made in memory when they are evaluated, with the same numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import staged
+import tiny
+from typer.testing import CliRunner
+
+from stages import apply, evaluate, report
+from zpruner.cli import app
+from zpruner.errors import InvalidSettingError
+from zpruner.model import Checkpoint
+
+NAME = f"{staged.METHOD}/{staged.SPARSITY}"
+
+
+@pytest.fixture(scope="module", params=["dense", "pruned"])
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny project whose variant, with a weight update, has a checkpoint."""
+    root = staged.make(tmp_path_factory.mktemp("written") / "project", propagation=request.param)
+    return staged.run_all(root)
+
+
+def results(root: Path) -> tuple[dict, dict]:
+    path = root / "data" / "evaluation" / staged.METHOD / f"{staged.SPARSITY}.json"
+    details = json.loads(path.with_name(f"{staged.SPARSITY}.layers.json").read_text())
+    return json.loads(path.read_text()), details
+
+
+@pytest.mark.parametrize("streaming", ["never", "always"])
+def test_the_numbers_are_those_of_the_checkpoint(written: Path, streaming: str, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(written, root)
+    before, details = results(root)
+    staged.change_params(root, "evaluation.checkpoints", [])
+    staged.change_params(root, "model.streaming", streaming)
+    apply.run(staged.METHOD, staged.SPARSITY, root)
+    folder = root / "data" / "pruned" / staged.METHOD / staged.SPARSITY
+    assert [path.name for path in folder.iterdir()] == ["zpruner.json"]
+    evaluate.run(staged.METHOD, staged.SPARSITY, root=root)
+    after, again = results(root)
+    assert after == before
+    assert (details["provenance"].pop("weights"), again["provenance"].pop("weights")) == (
+        "checkpoint",
+        "made in memory",
+    )
+    assert again["provenance"].pop("pruned_weights")
+    assert details["provenance"].pop("hash") != again["provenance"].pop("hash")
+    assert again == details
+    report.run(root=root)
+    assert "none: made in memory" in (root / "data" / "report" / "report.md").read_text()
+
+    found = CliRunner().invoke(app, ["export", staged.METHOD, staged.SPARSITY, "-o", "out", "--root", str(root)])
+    assert "made in memory" in str(found.exception) + found.output
+    assert NAME in str(found.exception) + found.output
+
+    # Named later, it is written, the same as ever.
+    staged.change_params(root, "evaluation.checkpoints", ["*/s24"])
+    apply.run(staged.METHOD, staged.SPARSITY, root)
+    assert Checkpoint(folder).model_hash == Checkpoint(written / folder.relative_to(root)).model_hash
+
+
+def test_the_manifest_follows_the_weights(written: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(written, root)
+    staged.change_params(root, "evaluation.checkpoints", [])
+    folder = root / "data" / "pruned" / staged.METHOD / staged.SPARSITY
+    found = []
+    for update in ("obs", "obs", "least_squares"):
+        params = tiny.read_params(root)
+        params["methods"][staged.METHOD]["update"] = update
+        tiny.write_params(root, params)
+        if update != "obs":
+            for name in ("score", "mask"):
+                staged.INSTANCES[name](root)
+        apply.run(staged.METHOD, staged.SPARSITY, root)
+        found.append(Checkpoint(folder).manifest["pruned_weights"])
+        shutil.rmtree(root / "data" / ".work")
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_pattern_that_matches_nothing(written: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    shutil.copy(written / "params.yaml", root)
+    staged.change_params(root, "evaluation.checkpoints", ["swaped/s24"])
+    with pytest.raises(InvalidSettingError, match=r"evaluation\.checkpoints: got 'swaped.*mean 'swapped/s24'"):
+        apply.run(staged.METHOD, staged.SPARSITY, root)
+
+
+@pytest.mark.slow
+def test_a_changed_list_runs_apply_and_evaluate_only(finished_project: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(finished_project, root, symlinks=True)
+    staged.change_params(root, "evaluation.checkpoints", ["wanda/s50"])
+    executed = tiny.repro(root)
+    variants = ["wanda-s50", "wanda-s24", "zpruner-s50", "zpruner-s24"]
+    assert sorted(executed) == sorted(
+        [f"apply@{name}" for name in variants] + [f"evaluate@{name}" for name in variants[1:]] + ["report"]
+    )

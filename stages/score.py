@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 from stages._project import Method, Project, Root, main
 from zpruner.calibrate import Activations
@@ -56,8 +58,26 @@ def run(method: Method, root: Root = Path()) -> None:
 
 
 def _source_digest(composition: Composition) -> str:
-    """Return a digest of a method's source file: it makes the mask stage run again when the method changes."""
-    return digest_of(inspect.getsource(inspect.getmodule(type(composition.method)) or type(composition.method)))
+    """Return a digest of a method's source and of what it imports from its room.
+
+    It makes the mask stage run again when the method changes.
+    """
+    module = inspect.getmodule(type(composition.method))
+    assert module is not None
+    return digest_of([inspect.getsource(found) for found in _with_helpers(module)])
+
+
+def _with_helpers(module: ModuleType) -> list[ModuleType]:
+    """Return a method's module and those of `zpruner.methods` that its functions and classes come from, by name."""
+    found: dict[str, ModuleType] = {}
+    waiting = [module]
+    while waiting:
+        here = waiting.pop()
+        if here.__name__ not in found:
+            found[here.__name__] = here
+            owners = {getattr(value, "__module__", None) or "" for value in vars(here).values()}
+            waiting += [sys.modules[name] for name in owners if name.startswith("zpruner.methods.")]
+    return [found[name] for name in sorted(found)]
 
 
 if __name__ == "__main__":

@@ -149,3 +149,17 @@ def test_metrics_plots_and_experiments(project):
     metrics = json.loads(tiny.run(["dvc", "metrics", "show", "--json"], project).stdout)
     found = metrics[""]["data"]["data/evaluation/wanda/s50.json"]["data"]
     assert found["sparsity"] == pytest.approx(0.25)
+
+
+@pytest.mark.slow
+def test_change_what_some_methods_share(project):
+    """All scores run again; of the masks only those of methods that use the helper, as the others' scores are equal."""
+    params = tiny.read_params(project)
+    params["methods"] = {"wanda": params["methods"]["wanda"], "solver": {"score": "sparsegpt"}}
+    params["sparsities"] = {"s50": 0.5}
+    tiny.write_params(project, params)
+    tiny.repro(project)
+    path = project / "zpruner" / "methods" / "_block.py"
+    path.write_text(path.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
+    reached = ["score@wanda", "score@solver", "mask@solver-s50", "evaluate@solver-s50", "report"]
+    assert sorted(tiny.repro(project)) == sorted(reached)

@@ -1,0 +1,105 @@
+"""dvc.yaml names every file of ours that can change a stage's result."""
+
+import closure
+import pytest
+import tiny
+from ruamel.yaml import YAML
+
+from zpruner.methods import METHODS
+
+HOW = [
+    "stages/_project.py",
+    "stages/_ran.py",
+    "zpruner/allocator.py",
+    "zpruner/errors.py",
+    "zpruner/params.py",
+    "zpruner/presets.py",
+    "zpruner/progress.py",
+    "zpruner/registry.py",
+    "zpruner/store.py",
+    "zpruner/work.py",
+    "zpruner/model/checkpoint.py",
+    "zpruner/sources/_disk.py",
+    "zpruner/sources/_quiet.py",
+    "zpruner/model/choose.py",
+    "zpruner/model/lockstep.py",
+    "zpruner/model/runner.py",
+    "zpruner/model/skeleton.py",
+    "zpruner/model/spill.py",
+    "zpruner/model/tensors.py",
+]
+"""Say how and not what: where files lie, messages, bars, formats; and reading a model block by block, which tests hold
+to the numbers of a model in memory."""
+
+COMPOSING = ["zpruner/composition.py", "zpruner/masks", "zpruner/methods/_base.py", "zpruner/updates", "zpruner/linalg"]
+"""Imported to check the settings."""
+STATISTICS = [f"zpruner/calibrate/{name}.py" for name in ("accumulate", "artifact", "capture", "dense", "tokens")]
+"""Imported to read statistics and windows that another stage took."""
+MODELS = [f"zpruner/model/{name}.py" for name in ("bfloat16", "layers", "load", "weights")]
+"""Imported with what reads a checkpoint's tensors."""
+TEXTS = ["zpruner/sources", "zpruner/calibrate/windows.py"]
+"""Imported with the five-line use in Python, and with what reads windows."""
+
+NOT_RUN = {
+    "fetch": [*COMPOSING, *MODELS, "zpruner/model/copy.py", "zpruner/types.py"],
+    "calibrate": [*COMPOSING, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
+    "score": [*COMPOSING, *STATISTICS, *MODELS],
+    "mask": [
+        *STATISTICS,
+        *TEXTS,
+        "zpruner/evaluate/layer_error.py",
+        "zpruner/methods/_base.py",
+        "zpruner/model/layers.py",
+    ],
+    "apply": [*COMPOSING, *STATISTICS, *MODELS, "zpruner/types.py"],
+    "evaluate_dense": [*COMPOSING, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
+    "evaluate": [*COMPOSING, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
+    "report": [*COMPOSING, "zpruner/model/layers.py", "zpruner/types.py"],
+}
+"""What a stage imports for something that does not change its result."""
+
+
+def stages():
+    graph = YAML(typ="safe", pure=True).load((tiny.REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return {name: entry.get("do", entry) for name, entry in graph.items()}
+
+
+def covered(file, entries):
+    return any(file == entry or file.startswith(f"{entry}/") for entry in entries)
+
+
+def imports(path):
+    return {found.relative_to(tiny.REPOSITORY).as_posix() for found in closure.imported(path)}
+
+
+@pytest.mark.parametrize("name", stages())
+def test_every_file_that_decides_a_stages_result_is_a_dependency(name):
+    stage = stages()[name]
+    module = stage["cmd"].split()[2].replace(".", "/")
+    deps = [dep for dep in stage["deps"] if not dep.startswith("data/")]
+    unnamed = {
+        file
+        for file in imports(tiny.REPOSITORY / f"{module}.py")
+        if not covered(file, [*deps, *HOW, *NOT_RUN.get(name, [])])
+    }
+    assert not unnamed
+    for dep in deps:
+        assert "${" in dep or (tiny.REPOSITORY / dep).exists(), f"{dep} does not exist"
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_methods_helpers_are_dependencies_of_the_scores_or_masks(name):
+    deps = [*stages()["score"]["deps"], *stages()["mask"]["deps"]]
+    own = [f"zpruner/methods/{name}.py"]
+    missing = {
+        file
+        for file in imports(tiny.REPOSITORY / "zpruner" / "methods" / f"{name}.py")
+        if not covered(file, [*deps, *HOW, *own])
+    }
+    assert not missing
+
+
+def test_closures_are_not_empty():
+    found = imports(tiny.REPOSITORY / "stages" / "mask.py")
+    assert {"zpruner/masks/_select.py", "zpruner/pipeline.py", "zpruner/calibrate/accumulate.py"} <= found
+    assert "zpruner/methods/_formula/parse.py" in imports(tiny.REPOSITORY / "zpruner" / "methods" / "expression.py")

@@ -117,15 +117,17 @@ def find_tasks(settings: ZeroShotSettings, root: Path) -> TaskManager:
 
 @contextmanager
 def _quiet_harness() -> Iterator[None]:
-    """Silence the harness's warnings (about being given a model in memory, which is what we want) and its bars."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence the harness's warnings (about a model in memory, which is what we want), the hub's retries and bars."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with quiet():
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _manager(folder: Path | None, tasks: tuple[str, ...]) -> TaskManager:

@@ -48,10 +48,10 @@ def choose(settings: ModelSettings, needed: int) -> Choice:
         return Choice(settings.streaming == "always", f"model.streaming is {settings.streaming}")
     available = memory_limit(settings)
     streamed = needed > _SHARE * available
-    relation = "more" if streamed else "at most"
+    relation = "more than" if streamed else "at most"
     return Choice(
         streamed,
-        f"whole it takes {needed / 1e9:.2f} GB, {relation} than {_SHARE:.0%} of the {available / 1e9:.2f} GB available",
+        f"whole it takes {needed / 1e9:.2f} GB, {relation} {_SHARE:.0%} of the {available / 1e9:.2f} GB available",
     )
 
 

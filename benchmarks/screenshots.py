@@ -21,7 +21,7 @@ def take(page: str, out: Path, *options: str) -> None:
         sys.exit("error: no chromium. Install it, e.g. with apt-get install chromium.")
     with tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        command += [f"--user-data-dir={profile}", f"--screenshot={out}", "--window-size=1200,1340", *options, page]
+        command += [f"--user-data-dir={profile}", f"--screenshot={out}", "--window-size=1200,1260", *options, page]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
     print(f"{out} ({out.stat().st_size / 1000:.0f} kB)")
 

@@ -22,7 +22,7 @@ import staged
 import tiny
 import torch
 
-import stages.evaluate
+import stages._layers
 from zpruner import work
 from zpruner.calibrate.accumulate import InputAccumulator
 from zpruner.composition import Composition
@@ -35,7 +35,7 @@ COUNTED: dict[str, tuple[Any, str]] = {
     "mask": (Composition, "mask"),
     "mask-propagated": (Composition, "mask"),
     "apply": (Composition, "apply"),
-    "evaluate": (stages.evaluate, "layer_error"),
+    "evaluate": (stages._layers, "layer_error"),
 }
 
 

@@ -28,8 +28,8 @@ from zpruner.calibrate import write_windows
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def build(folder: Path, hidden: int, layers: int) -> int:
-    """Write a Llama-shaped checkpoint with random weights, one file per block; return the bytes of its tensors."""
+def build(folder: Path, hidden: int, layers: int) -> None:
+    """Write a Llama-shaped checkpoint with random weights, one file per block."""
     folder.mkdir(parents=True)
     inner, vocabulary, heads = hidden * 8 // 3, 32000, hidden // 128
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"}
@@ -43,7 +43,7 @@ def build(folder: Path, hidden: int, layers: int) -> int:
     units = [{f"model.layers.{i}.{name}": shape for name, shape in shapes.items()} for i in range(layers)]
     units += [{"model.embed_tokens.weight": (vocabulary, hidden)}, {"lm_head.weight": (vocabulary, hidden)}]
     units += [{"model.norm.weight": (hidden,)}]
-    total, generator = 0, torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for number, unit in enumerate(units, start=1):
         tensors = {
             name: torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
@@ -52,8 +52,17 @@ def build(folder: Path, hidden: int, layers: int) -> int:
             for name, shape in unit.items()
         }
         save_file(tensors, folder / f"model-{number:05d}-of-{len(units):05d}.safetensors", {"format": "pt"})
-        total += sum(tensor.nbytes for tensor in tensors.values())
-    return total
+
+
+def build_apart(folder: Path, hidden: int, layers: int) -> int:
+    """Build in a process of its own: a stage's peak is counted from that of the process that starts it."""
+    child = os.fork()
+    if child == 0:
+        build(folder, hidden, layers)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit("the checkpoint could not be written")
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def settings(gram: bool, batch_size: int) -> dict[str, object]:
@@ -98,7 +107,7 @@ def main(
     }
     with tempfile.TemporaryDirectory(dir=work) as folder:
         root = Path(folder)
-        size = build(root / "model", hidden, layers)
+        size = build_apart(root / "model", hidden, layers)
         (root / "params.yaml").write_text(json.dumps(settings(gram, batch_size=2)))
         ids = torch.randint(0, 32000, (4, 64), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
         for name in ("calibration", "evaluation"):

@@ -13,8 +13,10 @@ from zpruner.calibrate import (
     check_complete,
     collect,
     collect_by_block,
+    fill_experts,
     finish_activations,
     read_windows,
+    warning,
     write_inputs,
 )
 from zpruner.model import Checkpoint, Inventory, Runner, choose, open_runner, take_inventory
@@ -48,6 +50,7 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
         provenance=repr(provenance),
         batch_size=settings.batch_size,
         gram=settings.gram,
+        min_expert_tokens=settings.min_expert_tokens,
         blocks=model_settings.blocks,
         ignore=model_settings.ignore,
     )
@@ -86,7 +89,7 @@ def _by_batch(
     done = collection.windows // settings.batch_size
     for _ in progress(batches, "calibrate", total, "batch", done):
         snapshots.save(collection)
-    check_complete(inventory, collection)
+    _complete(inventory, collection, settings)
     write_inputs(writer, collection)
 
 
@@ -102,7 +105,7 @@ def _by_block(
 
         def done(block: int, collection: Collection) -> None:
             if not known(block):
-                check_complete(inventory, collection, block)
+                _complete(inventory, collection, settings, block)
                 write_inputs(writer, collection)
                 writer.drain()
                 work.record(f"block-{block}", {})
@@ -111,6 +114,16 @@ def _by_block(
         collect_by_block(
             runner, inventory, windows, done, gram=settings.gram, batch_size=settings.batch_size, skip=known
         )
+
+
+def _complete(
+    inventory: Inventory, collection: Collection, settings: CalibrationSettings, block: int | None = None
+) -> None:
+    """Fill up the statistics of experts that met few tokens (of a block, where it is given), and check the rest."""
+    fill_experts(inventory, collection, settings.min_expert_tokens)
+    if text := warning(collection.few, inventory, settings.min_expert_tokens):
+        say(f"warning: {text}")
+    check_complete(inventory, collection, block)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from stages._project import Project, Root, main
 from zpruner.calibrate import calibration_windows, evaluation_windows, write_windows
 from zpruner.errors import ArtifactError
 from zpruner.evaluate import evaluation_text
-from zpruner.model import Checkpoint, copy_checkpoint, write_manifest
+from zpruner.model import Checkpoint, copy_checkpoint, find_converted, write_manifest
 from zpruner.params import TextSettings
 from zpruner.progress import counter
 from zpruner.sources import (
@@ -69,7 +69,8 @@ def _fetch_model(project: Project) -> None:
                 )
             config = json.loads((work.files / "config.json").read_text(encoding="utf-8"))
             dtype = config.get("dtype") or config.get("torch_dtype") or settings.dtype
-            write_manifest(work.files, settings.source, dtype=dtype)
+            converted = find_converted(work.files, trust_remote_code=settings.trust_remote_code)
+            write_manifest(work.files, settings.source, dtype=dtype, **({"converted": converted} if converted else {}))
             work.record("model", {})
         work.publish(project.dense)
         project.write_cost("fetch", "model", seconds=work.seconds, layers=0)

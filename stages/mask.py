@@ -51,7 +51,8 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
         made_from, dtype="bool", method=method, settings=canonical_json(settings), pattern=str(pattern)
     )
     measured = replace(provenance, dtype=activations.provenance.dtype)
-    key = {"scores": scores.digest, "batch_size": project.params.calibration.batch_size}
+    calibration = project.params.calibration
+    key = {"scores": scores.digest, "batch_size": calibration.batch_size, "tokens": calibration.min_expert_tokens}
     mask_work = project.work("mask", method, sparsity, provenance=repr(provenance), **key)
     stats_work = project.work("propagate", method, sparsity, provenance=repr(measured), **key)
     with (
@@ -129,6 +130,7 @@ def _prune_blocks(
         composition,
         patterns,
         batch_size=params.calibration.batch_size,
+        min_expert_tokens=params.calibration.min_expert_tokens,
         finished=finished,
         runner=runner,
     )

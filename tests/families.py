@@ -21,6 +21,22 @@ _GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 _FALCON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _MAMBA = {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2}
 
+_EXPERTS: dict[str, Any] = {**_LLAMA, "head_dim": 8, "num_experts_per_tok": 2}
+_DEEPSEEK: dict[str, Any] = {
+    **_LLAMA,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+}
+
 # name -> (model_type, settings)
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, _LLAMA) for name in ("llama", "mistral", "qwen2", "stablelm", "olmo2", "granite", "cohere")},
@@ -59,6 +75,29 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "mamba_n_groups": 1,
             "mamba_d_state": 8,
             "mamba_chunk_size": 16,
+        },
+    ),
+    # mixtures of experts: stacked or not on disk, stored as (out, in) or (in, out), multiplied one by one or batched
+    "mixtral": ("mixtral", {**_EXPERTS, "num_local_experts": 4}),
+    "qwen3_moe": ("qwen3_moe", {**_EXPERTS, "num_experts": 4, "moe_intermediate_size": 16}),
+    "olmoe": ("olmoe", {**_EXPERTS, "num_experts": 4}),
+    "granitemoe": ("granitemoe", {**_EXPERTS, "num_local_experts": 4}),
+    "gpt_oss": ("gpt_oss", {**_EXPERTS, "num_local_experts": 4, "sliding_window": 16, "rope_scaling": None}),
+    "llama4_text": ("llama4_text", {**_EXPERTS, "num_local_experts": 4, "intermediate_size_mlp": 64}),
+    "jetmoe": ("jetmoe", {**_EXPERTS, "num_local_experts": 4, "kv_channels": 8}),
+    "deepseek_v2": ("deepseek_v2", {**_DEEPSEEK, "topk_method": "greedy"}),
+    "deepseek_v3": ("deepseek_v3", {**_DEEPSEEK, "n_group": 2, "topk_group": 1}),
+    "jamba": (
+        "jamba",
+        {
+            **_EXPERTS,
+            "num_experts": 4,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 8,
         },
     ),
 }

@@ -78,6 +78,7 @@ class CalibrationSettings(TextSettings):
     seed: int = Field(default=0, ge=0)
     sampling: Literal["stream", "documents"] = "stream"
     gram: bool = False
+    min_expert_tokens: int = Field(default=128, ge=0)
     propagation: Literal["dense", "pruned"] = "dense"
 
 

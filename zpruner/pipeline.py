@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from zpruner.calibrate import BlockReplay, Calibration, Collection, calibration_windows, collect
+from zpruner.calibrate import (
+    MIN_EXPERT_TOKENS,
+    BlockReplay,
+    Calibration,
+    Collection,
+    calibration_windows,
+    collect,
+    fill_experts,
+)
 from zpruner.composition import Composition, compose
 from zpruner.errors import ShapeMismatchError
 from zpruner.evaluate import layer_error
@@ -145,6 +153,7 @@ def prune_sequentially(
     batch_size: int = 8,
     blocks: str | None = None,
     ignore: Iterable[str] = (),
+    min_expert_tokens: int = MIN_EXPERT_TOKENS,
 ) -> tuple[PrunedLayer, ...]:
     """Prune a model in memory block after block, each calibrated with the earlier blocks already pruned.
 
@@ -156,6 +165,7 @@ def prune_sequentially(
     if composition.allocation is not None:  # it looks at the unpruned model
         for _ in collect(model, inventory, windows, collection, gram=False, batch_size=batch_size):
             pass
+        fill_experts(inventory, collection, min_expert_tokens)
     patterns = layer_patterns(
         composition,
         SparsityPattern.parse(sparsity),
@@ -163,7 +173,16 @@ def prune_sequentially(
         lambda layer: (get_weight(model, layer), collection.stats(layer.name)),
     )
     results = []
-    for pruned in prune_blocks(model, inventory, windows, composition, patterns, batch_size=batch_size):
+    blocks_done = prune_blocks(
+        model,
+        inventory,
+        windows,
+        composition,
+        patterns,
+        batch_size=batch_size,
+        min_expert_tokens=min_expert_tokens,
+    )
+    for pruned in blocks_done:
         for layer, (mask, weight) in pruned.layers.items():
             stats = pruned.collection.stats(layer)
             results.append(PrunedLayer(layer, mask, mask.sparsity, layer_error(pruned.dense[layer], weight, stats)))
@@ -188,6 +207,7 @@ def prune_blocks(
     patterns: Mapping[str, SparsityPattern],
     *,
     batch_size: int,
+    min_expert_tokens: int = MIN_EXPERT_TOKENS,
     finished: Callable[[int], Mapping[str, Tensor] | None] = lambda _: None,
     runner: Runner | None = None,
 ) -> Iterator[PrunedBlock]:
@@ -203,6 +223,7 @@ def prune_blocks(
         composition: what is done to every layer.
         patterns: layer name -> pattern.
         batch_size: windows per call.
+        min_expert_tokens: see `zpruner.calibrate.fill_experts`.
         finished: given a block's index, the weights (out, in) by layer name that an interrupted run gave it, or
             None; such a block is only run, and not yielded.
         runner: of `model`, where its weights are read block by block; what is pruned is then only yielded.
@@ -214,7 +235,7 @@ def prune_blocks(
         known, fresh = finished(block), None
         with replay.holding(block):
             if known is None:
-                collection = replay.measure(block, Stat.GRAM in composition.needs)
+                collection = replay.measure(block, Stat.GRAM in composition.needs, min_expert_tokens)
                 results, dense = {}, {}
                 for layer in layers:
                     dense[layer.name] = get_weight(model, layer).clone()

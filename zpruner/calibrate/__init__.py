@@ -2,11 +2,13 @@
 
 from zpruner.calibrate.artifact import Activations, Snapshots, finish_activations, layer_from_json, write_inputs
 from zpruner.calibrate.dense import Calibration, Collection, calibrate, check_complete, collect, collect_by_block
+from zpruner.calibrate.experts import MIN_EXPERT_TOKENS, fill_experts, warning
 from zpruner.calibrate.replay import BlockReplay
 from zpruner.calibrate.tokens import read_windows, write_windows
 from zpruner.calibrate.windows import calibration_windows, evaluation_windows, windows_hash
 
 __all__ = [
+    "MIN_EXPERT_TOKENS",
     "Activations",
     "BlockReplay",
     "Calibration",
@@ -18,9 +20,11 @@ __all__ = [
     "collect",
     "collect_by_block",
     "evaluation_windows",
+    "fill_experts",
     "finish_activations",
     "layer_from_json",
     "read_windows",
+    "warning",
     "windows_hash",
     "write_inputs",
     "write_windows",

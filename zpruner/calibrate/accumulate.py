@@ -55,6 +55,19 @@ class InputAccumulator:
                     _add_gram(self.gram, chunk.float())
         self.tokens += rows.shape[0]
 
+    def empty_like(self) -> Self:
+        """Return an accumulator of the same width and kinds of sums that has seen no token."""
+        return type(self)(self.sq_sum.shape[0], self.gram is not None, self.sq_sum.device, self.cross is not None)
+
+    def blend(self, other: Self, weight: float) -> None:
+        """Add what `other` has seen, each of its tokens counted `weight` times; maxima are joined."""
+        for name, value in self.state().items():
+            if name == "max_abs":
+                torch.maximum(value, other.max_abs, out=value)
+            else:
+                value.add_(other.state()[name], alpha=weight)
+        self.tokens += round(weight * other.tokens)
+
     def state(self) -> dict[str, Tensor]:
         """Return the sums as tensors, for a snapshot or an artifact; the number of tokens is not among them."""
         sums = {"sq_sum": self.sq_sum, "abs_sum": self.abs_sum, "max_abs": self.max_abs}

@@ -77,7 +77,8 @@ def write_inputs(writer: ArtifactWriter, collection: Collection) -> None:
         if writer.work.done(owner) is not None:
             continue
         readers = [layer for layer, found in collection.owner.items() if found == owner]
-        writer.write(owner, sums.state(), tokens=sums.tokens, readers=readers)
+        few = {layer: collection.few[layer] for layer in readers if layer in collection.few}
+        writer.write(owner, sums.state(), tokens=sums.tokens, readers=readers, **({"few": few} if few else {}))
 
 
 def finish_activations(writer: ArtifactWriter, out: Path, inventory: Inventory) -> None:
@@ -133,6 +134,11 @@ class Activations:
     def provenance(self) -> Provenance:
         """What the statistics were taken from."""
         return self.reader.provenance
+
+    @property
+    def few(self) -> dict[str, int]:
+        """Experts that met fewer tokens than calibration.min_expert_tokens, with their number."""
+        return {layer: met for facts in self.reader.files.values() for layer, met in facts.get("few", {}).items()}
 
     def stats(self, layer: str) -> LayerStats:
         """Return the statistics of a layer's input, on the CPU."""

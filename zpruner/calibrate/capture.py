@@ -1,21 +1,20 @@
 """Capture what prunable weights multiply, whichever way a model's code multiplies them.
 
-Most weights are used through `nn.Linear`, some as `weight @ x` or through `addmm`. All of these end in a few torch
-functions; intercepting those finds every input without knowing the module that holds the weight.
+An expert of a mixture is a layer of its own: only the tokens routed to it count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from zpruner.calibrate.accumulate import InputAccumulator
 from zpruner.errors import ModelStructureError
-from zpruner.model import Inventory, PrunableLayer
+from zpruner.model import Inventory, PrunableLayer, get_weight
+from zpruner.model.products import Products, memory_of
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -38,11 +37,14 @@ def capturing(
     """Add to `collection` what `layers` multiply, until the block ends.
 
     Layers that read the same memory unchanged share one accumulator. With `dense`, which has every layer's input in
-    the unpruned model for the same tokens, X_dense X^T is summed too.
+    the unpruned model for the same tokens, X_dense X^T is summed too; for experts it is X X^T, since in the unpruned
+    model other tokens may be routed to them.
     """
     seen: dict[tuple[object, ...], tuple[str, Tensor]] = {}  # holds the tensors, so that no address is reused
 
     def observe(layer: PrunableLayer, inputs: Tensor) -> None:
+        if not inputs.numel():  # an expert without a token in this batch
+            return
         memory = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs._version)
         owner, _ = seen.setdefault(memory, (layer.name, inputs))
         known = collection.owner.setdefault(layer.name, owner)
@@ -58,76 +60,107 @@ def capturing(
             if sums is None:
                 sums = InputAccumulator(layer.in_features, gram, inputs.device, dense is not None)
                 collection.accumulators[owner] = sums
-            sums.add(inputs, None if dense is None else dense[owner])
+            if layer.pool is None:
+                sums.add(inputs, None if dense is None else dense[owner])
+            else:
+                rows = inputs.reshape(-1, layer.in_features)
+                rows = rows[rows.any(dim=-1)]  # batched experts get zeros in place of tokens routed elsewhere
+                sums.add(rows, None if dense is None else rows)
 
-    def forget(*_: object) -> None:
+    def forget(_: int) -> None:
         seen.clear()
 
-    handles: list[RemovableHandle] = []
-    try:
-        for block in range(inventory.n_blocks):
-            module = model.get_submodule(f"{inventory.blocks}.{block}")
-            handles.append(module.register_forward_hook(forget))
-        with _Products({model.get_parameter(layer.tensor).data_ptr(): layer for layer in layers}, observe):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _Watch(model, inventory, layers, observe, forget):
+        yield
 
 
 @contextmanager
-def keeping(model: PreTrainedModel, layers: Iterable[PrunableLayer]) -> Iterator[dict[str, Tensor]]:
+def keeping(
+    model: PreTrainedModel, inventory: Inventory, layers: Iterable[PrunableLayer]
+) -> Iterator[dict[str, Tensor]]:
     """Yield a mapping that fills with what `layers` multiply, by name, until the block ends."""
     kept: dict[str, Tensor] = {}
 
     def observe(layer: PrunableLayer, inputs: Tensor) -> None:
         kept[layer.name] = inputs
 
-    with _Products({model.get_parameter(layer.tensor).data_ptr(): layer for layer in layers}, observe):
+    with _Watch(model, inventory, layers, observe):
         yield kept
 
 
-class _Products(TorchFunctionMode):
-    """Reports the other operand of every matrix product with one of the given weights.
+class _Watch:
+    """While entered, calls `observe` with a layer and its input whenever one of `layers` is multiplied.
+
+    Weights are recognised by their address. Those of a block may come when it is called and go when it has returned.
 
     Args:
-        weights: address of a weight's memory -> its layer.
-        observe: called with the layer and its input, (..., in).
+        model: the model.
+        inventory: of it.
+        layers: which to watch.
+        observe: see above.
+        leave: called with a block's index when it has returned.
     """
 
-    def __init__(self, weights: Mapping[int, PrunableLayer], observe: Observer) -> None:
-        super().__init__()
-        self.weights, self.observe = weights, observe
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        inventory: Inventory,
+        layers: Iterable[PrunableLayer],
+        observe: Observer,
+        leave: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.model, self.inventory, self.observe, self.leave = model, inventory, observe, leave
+        self.layers: dict[int, list[PrunableLayer]] = {}
+        for layer in layers:
+            self.layers.setdefault(layer.block, []).append(layer)
+        self._lasting: dict[int, dict[int, tuple[PrunableLayer, Tensor]]] = {}
+        """Memory of a weight -> address of a matrix in it -> its layer, and the matrix (out, in)."""
+        self._passing: dict[int, dict[int, tuple[PrunableLayer, Tensor]]] = {}
+        self._handles: list[RemovableHandle] = []
+        self._products = Products(self, self._report)
 
-    def __torch_function__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        operands = _operands(getattr(func, "__name__", ""), args, kwargs or {})
-        if operands is not None:
-            left, right = operands
-            if (layer := self._layer(right)) is not None:
-                self.observe(layer, left)
-            elif (layer := self._layer(left)) is not None:
-                self.observe(layer, right.transpose(-1, -2))
-        return func(*args, **(kwargs or {}))
+    def __contains__(self, memory: object) -> bool:
+        return memory in self._lasting or memory in self._passing
 
-    def _layer(self, operand: Tensor) -> PrunableLayer | None:
-        layer = self.weights.get(operand.data_ptr())
-        whole = layer is not None and operand.numel() == layer.out_features * layer.in_features
-        return layer if whole else None
+    def __enter__(self) -> None:
+        for block in self.layers:
+            self._add(block, self._lasting)
+        for block in range(self.inventory.n_blocks):
+            module = self.model.get_submodule(f"{self.inventory.blocks}.{block}")
 
+            def before(*_: object, block: int = block) -> None:
+                self._add(block, self._passing)
 
-def _operands(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
-    """Return the two factors of a matrix product, or None where `name` is no such function."""
-    match name:
-        case "linear":
-            first, second = args[0] if args else kwargs["input"], args[1] if len(args) > 1 else kwargs["weight"]
-        case "matmul" | "mm" | "__matmul__" if len(args) > 1:
-            first, second = args[0], args[1]
-        case "__rmatmul__":
-            first, second = args[1], args[0]
-        case "addmm" if len(args) > 2:
-            first, second = args[1], args[2]
-        case _:
-            return None
-    return first, second
+            def after(*_: object, block: int = block) -> None:
+                self._passing.clear()
+                self.leave(block)
+
+            self._handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+        self._products.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._products.__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
+
+    def _add(self, block: int, table: dict[int, dict[int, tuple[PrunableLayer, Tensor]]]) -> None:
+        for layer in self.layers.get(block, ()):
+            weight = get_weight(self.model, layer)
+            memory = memory_of(weight)
+            if not weight.is_meta and (table is self._lasting or memory not in self._lasting):
+                table.setdefault(memory, {})[weight.data_ptr()] = (layer, weight)
+
+    def _report(self, weight: Tensor, inputs: Tensor) -> None:
+        memory = memory_of(weight)
+        found = (self._lasting.get(memory) or self._passing[memory]).get(weight.data_ptr())
+        if found is None or weight.numel() != found[1].numel():
+            return
+        layer, expected = found
+        if weight.shape != expected.shape or (weight.stride() != expected.stride() and min(weight.shape) > 1):
+            raise ModelStructureError(
+                f"layer {layer.name}",
+                f"a product with it as {tuple(weight.shape)} of strides {weight.stride()}",
+                f"(out, in) = {tuple(expected.shape)} of strides {expected.stride()}",
+                "The model's code uses this weight in more ways than one: list it under model.ignore in params.yaml.",
+            )
+        self.observe(layer, inputs)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zpruner.calibrate.accumulate import InputAccumulator
 from zpruner.calibrate.capture import capturing
+from zpruner.calibrate.experts import MIN_EXPERT_TOKENS, fill_experts
 from zpruner.composition import check_weight
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.model import Inventory, Runner, get_weight, take_inventory
@@ -27,12 +28,14 @@ class Collection:
     """Sums so far: one accumulator per captured input, named after the first layer that reads it.
 
     `owner` maps every layer to the layer whose accumulator holds its input (itself, or one that reads the same
-    tensor); `windows` counts the calibration windows seen.
+    tensor); `windows` counts the calibration windows seen. `few` has the experts that met too few tokens, with their
+    number (see `fill_experts`).
     """
 
     accumulators: dict[str, InputAccumulator] = field(default_factory=dict)
     owner: dict[str, str] = field(default_factory=dict)
     windows: int = 0
+    few: dict[str, int] = field(default_factory=dict)
 
     def stats(self, layer: str) -> LayerStats:
         """Return the statistics of a layer's input."""
@@ -60,6 +63,7 @@ def calibrate(
     batch_size: int = 8,
     blocks: str | None = None,
     ignore: Iterable[str] = (),
+    min_expert_tokens: int = MIN_EXPERT_TOKENS,
 ) -> Calibration:
     """Run calibration windows through the unpruned model and return the statistics of every prunable layer's input.
 
@@ -70,6 +74,7 @@ def calibrate(
         batch_size: windows per forward pass.
         blocks: path of the decoder blocks where structure does not tell.
         ignore: patterns of layer names to leave dense.
+        min_expert_tokens: see `fill_experts`.
 
     Raises:
         ModelStructureError: decoder blocks not found, or a prunable layer that was never called.
@@ -79,6 +84,7 @@ def calibrate(
     collection = Collection()
     for _ in collect(model, inventory, windows, collection, gram=gram, batch_size=batch_size):
         pass
+    fill_experts(inventory, collection, min_expert_tokens)
     check_complete(inventory, collection)
     return Calibration(inventory, collection)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zpruner.calibrate.capture import capturing, keeping
 from zpruner.calibrate.dense import Collection, check_finite
+from zpruner.calibrate.experts import MIN_EXPERT_TOKENS, fill_experts
 from zpruner.errors import ModelStructureError
 from zpruner.model import Inventory, PrunableLayer, Runner, WholeRunner
 
@@ -79,7 +80,7 @@ class BlockReplay:
         """Return a context manager during which the weights of `block` stay in memory, changes included."""
         return self.runner.holding(block)
 
-    def measure(self, block: int, gram: bool) -> Collection:
+    def measure(self, block: int, gram: bool, min_expert_tokens: int = MIN_EXPERT_TOKENS) -> Collection:
         """Return the statistics of what the layers of `block` read, given the current hidden states.
 
         The block's weights must still be dense. With `follow_dense`, X_dense X^T is among the statistics, and the
@@ -95,6 +96,7 @@ class BlockReplay:
                     call.repeat(self.blocks[block], hidden)
                 self._keep_small(index)
         check_finite(collection)
+        fill_experts(Inventory(self.inventory.blocks, 1, tuple(layers), ()), collection, min_expert_tokens)
         return collection
 
     def advance_dense(self, block: int) -> None:
@@ -107,7 +109,7 @@ class BlockReplay:
     def _advance_dense(self, block: int, index: int, layers: list[PrunableLayer]) -> dict[str, Tensor]:
         """Run one batch of the dense hidden states through a dense block; return what `layers` read."""
         assert self.dense is not None
-        with keeping(self.model, layers) as inputs:
+        with keeping(self.model, self.inventory, layers) as inputs:
             self.dense[index] = self._calls[block][index].repeat(self.blocks[block], self.dense[index])
         return inputs
 

@@ -287,7 +287,7 @@ def _prune(
     propagation: Propagation,
     batch_size: int,
 ) -> tuple[PrunedLayer, ...]:
-    from zpruner.calibrate import Calibration, Collection, check_complete, collect
+    from zpruner.calibrate import Calibration, Collection, check_complete, collect, fill_experts
     from zpruner.model import take_inventory
     from zpruner.pipeline import prune as prune_in_memory
     from zpruner.pipeline import prune_sequentially
@@ -301,5 +301,6 @@ def _prune(
     batches = collect(model, inventory, windows, collection, gram=gram, batch_size=batch_size)
     for _ in progress(batches, "calibrate", -(-len(windows) // batch_size), "batch"):
         pass
+    fill_experts(inventory, collection)
     check_complete(inventory, collection)
     return prune_in_memory(model, Calibration(inventory, collection), method=settings, sparsity=sparsity)

@@ -2,8 +2,10 @@
 
 from zpruner.model.checkpoint import Checkpoint, write_manifest, write_pruned
 from zpruner.model.choose import Choice, choose, open_runner
+from zpruner.model.conversion import find_converted
 from zpruner.model.copy import copy_checkpoint
-from zpruner.model.layers import Inventory, PrunableLayer, find_blocks, take_inventory
+from zpruner.model.inventory import take_inventory
+from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
 from zpruner.model.load import load_model, quiet_transformers, resolve_device
 from zpruner.model.runner import Runner, StreamedRunner, WholeRunner
 from zpruner.model.skeleton import Skeleton
@@ -23,6 +25,7 @@ __all__ = [
     "choose",
     "copy_checkpoint",
     "find_blocks",
+    "find_converted",
     "get_weight",
     "load_model",
     "open_runner",

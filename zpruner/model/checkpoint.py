@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from zpruner.errors import ArtifactError, ModelStructureError
+from zpruner.model.conversion import Conversion, Converted, empty_model
 from zpruner.model.layers import PrunableLayer
 from zpruner.model.tensors import Stored, read_tensor, stored_tensor, tensor_names, write_tensors
 from zpruner.work import Work, atomic_file, checksum, digest_of, read_sealed_json, write_json, write_sealed_json
@@ -42,6 +43,10 @@ class Checkpoint:
             raise ArtifactError(str(path), "an altered or truncated manifest", "the bytes once written", _REPAIR)
         self.manifest: dict[str, Any] = manifest
         files: dict[str, dict[str, Any]] = manifest["files"]
+        self.converted = tuple(Converted(tuple(p), tuple(t)) for p, t in manifest.get("converted", ()))
+        """What the model has in another form than it is stored in."""
+        self._converted = {name: entry for entry in self.converted for name in entry.parameters}
+        self._last: tuple[Converted, dict[str, Tensor]] | None = None
         self._verified: set[str] = set()
         self._tensors: dict[str, str] = {}
         for name, facts in files.items():
@@ -97,15 +102,45 @@ class Checkpoint:
 
     def read_weight(self, layer: PrunableLayer) -> Tensor:
         """Return a layer's weight as (out, in), in the checkpoint's dtype."""
-        weight = layer.view(self.read(layer.tensor))
-        if tuple(weight.shape) != (layer.out_features, layer.in_features):
+        entry = self._converted.get(layer.tensor)
+        if entry is None:
+            parameter = self.read(layer.tensor)
+        else:
+            if self._last is None or self._last[0] != entry:  # the experts in it follow each other
+                self._last = (entry, self.read_parameters(entry))
+            parameter = self._last[1][layer.tensor]
+        shape, expected = tuple(parameter.shape), (layer.out_features, layer.in_features)
+        if layer.parts == 1 and parameter.ndim == 2:
+            shape = tuple(layer.view(parameter).shape)
+        elif parameter.numel() == layer.parts * layer.out_features * layer.in_features:
+            shape = expected
+        if shape != expected:
             raise ModelStructureError(
                 f"layer {layer.name}",
-                f"a stored weight of shape {tuple(weight.shape)}",
+                f"a stored weight of shape {shape}",
                 f"({layer.out_features}, {layer.in_features})",
                 "List the layer under model.ignore in params.yaml.",
             )
-        return weight
+        return layer.view(parameter)
+
+    def entry(self, parameter: str) -> Converted:
+        """Return the stored tensors that a parameter of the model is made of, with what else they make."""
+        return self._converted.get(parameter) or Converted((parameter,), (parameter,))
+
+    def read_parameters(self, entry: Converted) -> dict[str, Tensor]:
+        """Return parameters as the model has them, by name, contiguous."""
+        stored = {name: self.read(name) for name in entry.stored}
+        if entry not in self.converted:
+            return stored
+        return {name: tensor.contiguous() for name, tensor in self.conversion.to_parameters(stored).items()}
+
+    @cached_property
+    def conversion(self) -> Conversion:
+        """The conversions between stored tensors and the model's parameters."""
+        conversion = Conversion(empty_model(self.folder))
+        for name in self._tensors:
+            conversion.targets(name)  # only conversions that matched are undone
+        return conversion
 
     def verify(self, file: str) -> None:
         """Raise ArtifactError unless the file's bytes are the manifest's."""
@@ -158,21 +193,28 @@ def write_pruned(
         on_shard: called after each shard, for progress.
         card: text of README.md, the model card.
     """
-    by_tensor = {layer.tensor: layer for layer in layers}
+    changed: dict[Converted, list[PrunableLayer]] = {}
+    for layer in layers:
+        changed.setdefault(dense.entry(layer.tensor), []).append(layer)
     blocks = sorted({layer.block for layer in layers})
-    groups = [[n for n in dense.names() if n not in by_tensor]]
-    groups += [[layer.tensor for layer in layers if layer.block == block] for block in blocks]
-    total, size = len(groups), 0
+    pruned_names = {name for entry in changed for name in entry.stored}
+    kept = [Converted((name,), (name,)) for name in dense.names() if name not in pruned_names]
+    shards = [kept, *([e for e, found in changed.items() if found[0].block == block] for block in blocks)]
+    total, size = len(shards), 0
     weight_map: dict[str, str] = {}
-    for number, names in enumerate(groups, start=1):
+    for number, entries in enumerate(shards, start=1):
         shard = f"model-{number:05d}-of-{total:05d}.safetensors"
-        weight_map |= dict.fromkeys(names, shard)
+        weight_map |= {name: shard for entry in entries for name in entry.stored}
         facts_of_shard = work.done(shard)
         if facts_of_shard is None:
-            tensors = {name: dense.later(name) for name in names}
-            for name in names:
-                if name in by_tensor:
-                    tensors[name] = replace(tensors[name], read=partial(_pruned, dense, by_tensor[name], prune))
+            made: dict[str, Tensor] = {}
+            tensors = {}
+            for entry in entries:
+                for name in entry.stored:
+                    tensors[name] = dense.later(name)
+                    if entry in changed:
+                        read = partial(_pruned, dense, entry, changed[entry], prune, name, made)
+                        tensors[name] = replace(tensors[name], read=read)
             with atomic_file(work.files / shard) as file:
                 facts_of_shard = {"tensor_bytes": write_tensors(file, tensors)}
             work.record(shard, facts_of_shard, work.files / shard, file.checksum)
@@ -185,10 +227,24 @@ def write_pruned(
     with atomic_file(work.files / "README.md") as file:
         file.write(card.encode())
     write_json(work.files / SHARD_INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
-    write_manifest(work.files, dense.model, **facts)
+    write_manifest(
+        work.files, dense.model, **facts, **({"converted": dense.manifest["converted"]} if dense.converted else {})
+    )
 
 
-def _pruned(dense: Checkpoint, layer: PrunableLayer, prune: Callable[[PrunableLayer, Tensor], Tensor]) -> Tensor:
-    """Return a layer's pruned weight as it is stored."""
-    tensor = dense.read(layer.tensor)
-    return layer.view(prune(layer, layer.view(tensor)).to(tensor.dtype))
+def _pruned(
+    dense: Checkpoint,
+    entry: Converted,
+    layers: list[PrunableLayer],
+    prune: Callable[[PrunableLayer, Tensor], Tensor],
+    name: str,
+    made: dict[str, Tensor],
+) -> Tensor:
+    """Return a stored tensor of `entry` with its layers pruned; what else is made on the way is kept in `made`."""
+    if name not in made:
+        parameters = dense.read_parameters(entry)
+        for layer in layers:
+            weight = layer.view(parameters[layer.tensor])
+            weight.copy_(prune(layer, weight))
+        made |= dense.conversion.to_stored(parameters) if entry in dense.converted else parameters
+    return made.pop(name)

@@ -1,15 +1,13 @@
-"""Which weights of a model can be pruned, found by structure."""
+"""What a prunable layer is, and where a model keeps its decoder blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from zpruner.errors import InvalidSettingError, ModelStructureError, did_you_mean
+from zpruner.errors import ModelStructureError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,8 +17,10 @@ if TYPE_CHECKING:
 class PrunableLayer:
     """One weight matrix that multiplies activations.
 
-    `name` is the module's path, `tensor` the parameter's name in the checkpoint, `block` the index of its decoder
-    block; `transposed` says that it is stored as (in, out).
+    `name` is the module's path, `tensor` the parameter's name in the model, `block` the index of its decoder block;
+    `transposed` says that it is stored as (in, out). A parameter may be a stack of matrices, such as the experts of a
+    mixture: then each of its `parts` is a layer, `part` is its index, and the name ends with it. Layers with the same
+    `pool` are counterparts in the experts of one mixture.
     """
 
     name: str
@@ -29,10 +29,18 @@ class PrunableLayer:
     out_features: int
     in_features: int
     transposed: bool
+    part: int = 0
+    parts: int = 1
+    pool: str | None = None
 
     def view(self, tensor: Tensor) -> Tensor:
-        """Return a stored weight as (out, in), sharing its memory."""
-        return tensor.T if self.transposed else tensor
+        """Return this layer's matrix in a stored tensor as (out, in), sharing its memory."""
+        rows, columns = self.out_features, self.in_features
+        if self.transposed:
+            rows, columns = columns, rows
+        whole = self.parts == 1 and tensor.ndim == 2
+        matrix = tensor if whole else tensor.view(self.parts, rows, columns)[self.part]
+        return matrix.T if self.transposed else matrix
 
     @property
     def kind(self) -> str:
@@ -95,71 +103,3 @@ def find_blocks(model: PreTrainedModel, blocks: str | None = None) -> str:
             "Name it in params.yaml under model.blocks.",
         )
     return best[0]
-
-
-def take_inventory(model: PreTrainedModel, blocks: str | None = None, ignore: Iterable[str] = ()) -> Inventory:
-    """List every weight of two or more dimensions inside the decoder blocks as prunable or as skipped.
-
-    Args:
-        model: any causal language model; meta tensors will do.
-        blocks: path of the decoder blocks where it cannot be found by structure.
-        ignore: shell-style patterns of layer names to leave dense.
-
-    Raises:
-        ModelStructureError: blocks not found, or nothing prunable in them.
-        InvalidSettingError: a pattern of `ignore` that matches nothing.
-    """
-    patterns = tuple(ignore)
-    path = find_blocks(model, blocks)
-    prefix = f"{path}."
-    modules = dict(model.named_modules())
-    outside = {id(p) for name, p in model.named_parameters(remove_duplicate=False) if not name.startswith(prefix)}
-    seen: set[int] = set()
-    layers: list[PrunableLayer] = []
-    skipped: list[tuple[str, str]] = []
-    unmatched = set(patterns)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if not name.startswith(prefix) or parameter.ndim < 2:
-            continue
-        owner, _, leaf = name.rpartition(".")
-        matches = {pattern for pattern in patterns if fnmatchcase(owner, pattern)}
-        unmatched -= matches
-        layer = _as_layer(owner, leaf, modules[owner], parameter, int(name.removeprefix(prefix).split(".")[0]))
-        if matches:
-            skipped.append((name, f"listed under model.ignore ({min(matches)})"))
-        elif id(parameter) in outside:
-            skipped.append((name, "tied to a weight outside the decoder blocks"))
-        elif id(parameter) in seen:
-            skipped.append((name, "tied to a weight listed before"))
-        elif layer is None:
-            shape = tuple(parameter.shape)
-            skipped.append((name, f"{type(modules[owner]).__name__} of shape {shape} is not a linear layer"))
-        else:
-            seen.add(id(parameter))
-            layers.append(layer)
-    if unmatched:
-        pattern = min(unmatched)
-        raise InvalidSettingError(
-            "model.ignore",
-            f"'{pattern}', which matches no layer",
-            "patterns of layer names",
-            did_you_mean(pattern, [layer.name for layer in layers]),
-        )
-    if not layers:
-        raise ModelStructureError(
-            f"model {type(model).__name__}",
-            f"no prunable weight in {path}",
-            "linear layers in its decoder blocks",
-            "Name other blocks in params.yaml under model.blocks, or ignore less.",
-        )
-    return Inventory(path, len(modules[path]), tuple(layers), tuple(skipped))
-
-
-def _as_layer(owner: str, leaf: str, module: nn.Module, weight: Tensor, block: int) -> PrunableLayer | None:
-    from transformers.pytorch_utils import Conv1D
-
-    if leaf != "weight" or not isinstance(module, nn.Linear | Conv1D):
-        return None
-    transposed = isinstance(module, Conv1D)
-    out_features, in_features = (weight.shape[1], weight.shape[0]) if transposed else tuple(weight.shape)
-    return PrunableLayer(owner, f"{owner}.{leaf}", block, out_features, in_features, transposed)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from zpruner.errors import ModelStructureError, SourceError
+from zpruner.errors import ModelStructureError
 from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
-from zpruner.model.load import check_causal, quiet_transformers
+from zpruner.model.conversion import Conversion, empty_model
+from zpruner.model.load import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,21 +53,8 @@ class Skeleton:
     def __init__(
         self, folder: Path, tensors: Tensors, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False
     ) -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        check_causal(folder)
         self.folder, self.tensors, self.dtype, self.device = folder, tensors, dtype, device
-        with quiet_transformers():
-            try:
-                config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-                with torch.device("meta"):
-                    self.model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                        config, dtype=dtype, trust_remote_code=trust_remote_code
-                    )
-            except (OSError, ValueError) as error:
-                first = str(error).splitlines()[0]
-                raise SourceError(str(folder), first, "a causal language model", "Check the folder.") from None
-        self.model.eval()
+        self.model = empty_model(folder, dtype, trust_remote_code=trust_remote_code)
         if self.model.dtype == torch.bfloat16 and not multiplies_bfloat16(device):
             widen_products(self.model)
         self._mapping = _Mapping(self.model, dtype)
@@ -104,7 +92,7 @@ class Skeleton:
         Of tied tensors there is one. Tensors on the meta device give meta tensors.
         """
         chosen = {self._kept_of_tied(name): None for name in names}
-        return self._mapping.reverse({name: _find(self.model, name).detach() for name in chosen})
+        return self._mapping.conversion.to_stored({name: _find(self.model, name).detach() for name in chosen})
 
     def take_out(self, names: Iterable[str]) -> None:
         """Put the tensors `names`, and those tied to them, back on the meta device, which frees their memory."""
@@ -155,7 +143,7 @@ class Skeleton:
         """Return for every name the checkpoint's tensors that it is made of."""
         found: dict[str, list[str]] = {}
         for source in self.tensors.names():
-            for target in self._mapping.targets(source, stored):
+            for target in self._mapping.conversion.targets(source):
                 found.setdefault(target, []).append(source)
         missing = sorted(name for name in stored if not any(tied in found for tied in self.tied[name]))
         if missing:
@@ -179,34 +167,12 @@ class _Later:
 
 
 class _Mapping:
-    """How stored tensors become a model's: the only place that calls the inside of transformers' loader."""
+    """Puts stored tensors into a model through transformers' loader."""
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, WeightRenaming
-
         self.model, self.dtype = model, dtype
         self._wide = model._get_dtype_plan(dtype)
-        self.transforms = get_model_conversion_mapping(model)
-        self._renamings = [entry for entry in self.transforms if isinstance(entry, WeightRenaming)]
-        self._converters = [entry for entry in self.transforms if isinstance(entry, WeightConverter)]
-
-    def targets(self, source: str, stored: dict[str, Tensor]) -> list[str]:
-        """Return the model's names that the stored tensor `source` is part of; none if the model has no such."""
-        from transformers.core_model_loading import rename_source_key
-
-        prefix = self.model.base_model_prefix
-        name, pattern = rename_source_key(source, self._renamings, self._converters, prefix, stored)
-        if name not in stored and source in stored:
-            name, pattern = rename_source_key(source, [], [], prefix, stored)
-        if name not in stored:
-            return []
-        if pattern is None:
-            return [name]
-        converter = next(entry for entry in self._converters if pattern in entry.source_patterns)
-        first = converter.target_patterns[0]
-        others = [name.replace(first, other) for other in converter.target_patterns]
-        return [other for other in others if other in stored] or [name]
+        self.conversion = Conversion(model)
 
     def keep_wide(self) -> None:
         """Give the tensors that the family keeps in a wider type that type, still on the meta device."""
@@ -226,7 +192,7 @@ class _Mapping:
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
 
-        plan = LoadStateDictConfig(dtype=self.dtype, dtype_plan=self._wide, weight_mapping=self.transforms)
+        plan = LoadStateDictConfig(dtype=self.dtype, dtype_plan=self._wide, weight_mapping=self.conversion.transforms)
         with quiet_transformers():
             found, _ = convert_and_load_state_dict_in_model(self.model, tensors, plan)
         if found.mismatched_keys:
@@ -238,14 +204,6 @@ class _Mapping:
         else:
             return
         raise ModelStructureError(str(folder), problem, expected, "Check that the folder is whole.")
-
-    def reverse(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return a model's tensors as a checkpoint stores them, undoing the conversions that matched a stored one."""
-        from transformers.core_model_loading import revert_weight_conversion
-
-        self.model._weight_conversions = [entry for entry in self.transforms if entry.was_used()]
-        found: dict[str, Tensor] = revert_weight_conversion(self.model, tensors)
-        return found
 
 
 def _find(model: nn.Module, name: str) -> Tensor:

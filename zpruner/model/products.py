@@ -1,0 +1,102 @@
+"""Matrix products as a model's code computes them, whichever torch function it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Observer = Callable[[Tensor, Tensor], None]
+
+_GROUPED = ("grouped_mm", "_grouped_mm", "grouped_mm_fallback")
+
+
+class Products(TorchFunctionMode):
+    """While entered, reports every matrix product with a weight.
+
+    Most weights are used through `nn.Linear`, some as `weight @ x` or through `addmm`, stacked ones in a batched or a
+    grouped product. All of these end in a few torch functions; intercepting those finds every product without knowing
+    the module that holds the weight. Of a stack of matrices every matrix is reported by itself, and in a grouped
+    product only those that multiply at least one row.
+
+    Args:
+        memory: `memory_of` the weights whose products are of interest; may change while entered.
+        observe: called with the matrix as a view (out, in) of the weight's memory, and with what it multiplies,
+            (..., in).
+    """
+
+    def __init__(self, memory: Container[int], observe: Observer) -> None:
+        super().__init__()
+        self._memory, self._observe = memory, observe
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        operands = _operands(getattr(func, "__name__", ""), args, kwargs or {})
+        if operands is not None:
+            left, right, ends = operands
+            if right.ndim in (2, 3) and self._is_weight(right):
+                self._report(right.mT, left, ends)
+            elif left.ndim in (2, 3) and self._is_weight(left):
+                self._report(left, right.mT if right.ndim > 1 else right, None)
+        return func(*args, **(kwargs or {}))
+
+    def _is_weight(self, operand: Tensor) -> bool:
+        return memory_of(operand) in self._memory
+
+    def _report(self, weight: Tensor, inputs: Tensor, ends: Tensor | None) -> None:
+        if weight.ndim == 2:
+            self._observe(weight, inputs)
+        elif ends is not None:
+            for matrix, rows in zip(weight, _groups(inputs, ends), strict=False):
+                if len(rows):
+                    self._observe(matrix, rows)
+        else:
+            stack = inputs if inputs.ndim > 2 else inputs.unsqueeze(0)
+            for matrix, rows in zip(weight, stack.expand(*stack.shape[:-3], len(weight), -1, -1).movedim(-3, 0)):  # noqa: B905
+                self._observe(matrix, rows)
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Return the address of the memory that a tensor is a view of."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def _groups(inputs: Tensor, ends: Tensor) -> Iterator[Tensor]:
+    """Yield the rows of each group of a grouped product; `ends` has where each group stops."""
+    start = 0
+    for end in ends.tolist():
+        yield inputs[start:end]
+        start = end
+
+
+def _operands(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """Return the factors (..., n, in) and (..., in, out) of a matrix product and where the groups of a grouped one end.
+
+    None where `name` is no such function.
+    """
+
+    def take(position: int, keyword: str) -> Any:
+        return args[position] if len(args) > position else kwargs[keyword]
+
+    match name:
+        case "linear":
+            return take(0, "input"), take(1, "weight").mT, None
+        case "matmul" | "mm" | "__matmul__":
+            return take(0, "input"), take(1, "other" if name == "matmul" else "mat2"), None
+        case "bmm":
+            return take(0, "input"), take(1, "mat2"), None
+        case "__rmatmul__":
+            return args[1], args[0], None
+        case "addmm":
+            return take(1, "mat1"), take(2, "mat2"), None
+        case "baddbmm":
+            return take(1, "batch1"), take(2, "batch2"), None
+        case _ if name in _GROUPED:
+            return take(0, "input"), take(1, "weight"), kwargs.get("offs", args[2] if len(args) > 2 else None)
+        case _:
+            return None

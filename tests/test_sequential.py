@@ -213,11 +213,11 @@ def test_an_interrupted_run_goes_on_at_its_first_unfinished_block(
     measure = BlockReplay.measure
     measured: list[int] = []
 
-    def die_at_block_2(self: BlockReplay, block: int, gram: bool) -> object:
+    def die_at_block_2(self: BlockReplay, block: int, gram: bool, min_expert_tokens: int) -> object:
         measured.append(block)
         if len(measured) == 3:
             raise KeyboardInterrupt
-        return measure(self, block, gram)
+        return measure(self, block, gram, min_expert_tokens)
 
     monkeypatch.setattr(BlockReplay, "measure", die_at_block_2)
     with pytest.raises(KeyboardInterrupt):

@@ -122,6 +122,7 @@ PARAMS = {
         "seed": 0,
         "batch_size": 2,
         "gram": True,
+        "min_expert_tokens": 128,
         "propagation": "dense",
     },
     "methods": {"wanda": {"score": "wanda", "group": "row"}, "zpruner": {"score": "zpruner", "group": "layer"}},

@@ -22,6 +22,7 @@ HOW = [
     "zpruner/sources/_disk.py",
     "zpruner/sources/_quiet.py",
     "zpruner/model/choose.py",
+    "zpruner/model/conversion.py",
     "zpruner/model/lockstep.py",
     "zpruner/model/runner.py",
     "zpruner/model/skeleton.py",
@@ -33,9 +34,11 @@ to the numbers of a model in memory."""
 
 COMPOSING = ["zpruner/composition.py", "zpruner/masks", "zpruner/methods/_base.py", "zpruner/updates", "zpruner/linalg"]
 """Imported to check the settings."""
-STATISTICS = [f"zpruner/calibrate/{name}.py" for name in ("accumulate", "artifact", "capture", "dense", "tokens")]
+STATISTICS = [f"zpruner/calibrate/{name}.py" for name in ("accumulate", "artifact", "capture", "dense", "experts", "tokens")]
 """Imported to read statistics and windows that another stage took."""
-MODELS = [f"zpruner/model/{name}.py" for name in ("bfloat16", "layers", "load", "weights")]
+INVENTORY = [f"zpruner/model/{name}.py" for name in ("experts", "inventory", "products", "usage")]
+"""Imported with what reads an inventory that another stage took."""
+MODELS = [*INVENTORY, *(f"zpruner/model/{name}.py" for name in ("bfloat16", "layers", "load", "weights"))]
 """Imported with what reads a checkpoint's tensors."""
 TEXTS = ["zpruner/sources", "zpruner/calibrate/windows.py"]
 """Imported with the five-line use in Python, and with what reads windows."""
@@ -50,11 +53,12 @@ NOT_RUN = {
         "zpruner/evaluate/layer_error.py",
         "zpruner/methods/_base.py",
         "zpruner/model/layers.py",
+        *INVENTORY,
     ],
     "apply": [*COMPOSING, *STATISTICS, *MODELS, "zpruner/types.py"],
     "evaluate_dense": [*COMPOSING, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
-    "evaluate": [*COMPOSING, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
-    "report": [*COMPOSING, "zpruner/model/layers.py", "zpruner/types.py"],
+    "evaluate": [*COMPOSING, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/weights.py", "zpruner/types.py"],
+    "report": [*COMPOSING, *INVENTORY, "zpruner/model/layers.py", "zpruner/types.py"],
 }
 """What a stage imports for something that does not change its result."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zpruner.calibrate.accumulate import InputAccumulator
 from zpruner.model import Inventory
 
 if TYPE_CHECKING:
@@ -30,15 +29,18 @@ def fill_experts(inventory: Inventory, collection: Collection, min_tokens: int =
         min_tokens: T.
     """
     pools: dict[str, list[str]] = {}
+    most: dict[int, int] = {}  # block -> tokens that passed it
+    block_of: dict[str, int] = {}
     for layer in inventory.layers:
+        sums = collection.accumulators.get(layer.name)
+        most[layer.block] = max(most.get(layer.block, 0), 0 if sums is None else sums.tokens)
         if layer.pool is not None:
             pools.setdefault(layer.pool, []).append(layer.name)
-    most = max((sums.tokens for sums in collection.accumulators.values()), default=0)
-    needed = min(min_tokens, most)
-    for names in pools.values():
+            block_of[layer.pool] = layer.block
+    for pool, names in pools.items():
         leaders = _leaders(names, pools, collection)
         if leaders is None:
-            _fill(names, collection, needed)
+            _fill(names, collection, min(min_tokens, most[block_of[pool]]))
             continue
         for name, leader in zip(names, leaders, strict=True):  # their input is another layer's, which has been seen to
             collection.owner.setdefault(name, collection.owner[leader])
@@ -55,7 +57,9 @@ def _leaders(names: list[str], pools: dict[str, list[str]], collection: Collecti
 
 def _fill(names: list[str], collection: Collection, needed: int) -> None:
     own = {name: collection.accumulators[name] for name in names if name in collection.accumulators}
-    if not own or all(name in collection.owner and collection.accumulators[collection.owner[name]].tokens >= needed for name in names):
+    if not own or all(
+        name in collection.owner and collection.accumulators[collection.owner[name]].tokens >= needed for name in names
+    ):
         return
     like = next(iter(own.values()))
     everyone = like.empty_like()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from zpruner.errors import ModelStructureError
 from zpruner.model.layers import PrunableLayer, find_blocks
 from zpruner.model.lockstep import Lockstep
 from zpruner.model.skeleton import Skeleton
@@ -206,7 +207,15 @@ class StreamedRunner(Runner):
 
     def _watch(self, unit: str, module: nn.Module) -> None:
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            hidden = next(iter(given), None)
+            if any(value.is_meta for value in given):
+                raise ModelStructureError(
+                    unit,
+                    "an input without values: the model's code follows the device of a weight that is not there yet",
+                    "a model that can be read block by block",
+                    "Set model.streaming to never in params.yaml.",
+                )
 
             def store(index: int) -> None:
                 if hidden is not None and hidden.is_floating_point():

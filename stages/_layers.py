@@ -80,6 +80,8 @@ def measure_layers(
                     "sparsity": float((pruned == 0).double().mean()),
                     "layer_error": layer_error(dense.read_weight(layer).to(pruned.device), pruned, stats),
                 }
+                if layer.name in activations.few:
+                    entry["expert_tokens"] = activations.few[layer.name]
                 work.record(layer.name, entry)
             entries.append(entry)
             bits.append(sample_bits(layer, pruned, total))

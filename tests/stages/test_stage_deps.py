@@ -34,7 +34,9 @@ to the numbers of a model in memory."""
 
 COMPOSING = ["zpruner/composition.py", "zpruner/masks", "zpruner/methods/_base.py", "zpruner/updates", "zpruner/linalg"]
 """Imported to check the settings."""
-STATISTICS = [f"zpruner/calibrate/{name}.py" for name in ("accumulate", "artifact", "capture", "dense", "experts", "tokens")]
+STATISTICS = [
+    f"zpruner/calibrate/{name}.py" for name in ("accumulate", "artifact", "capture", "dense", "experts", "tokens")
+]
 """Imported to read statistics and windows that another stage took."""
 INVENTORY = [f"zpruner/model/{name}.py" for name in ("experts", "inventory", "products", "usage")]
 """Imported with what reads an inventory that another stage took."""

@@ -25,11 +25,14 @@ class Products(TorchFunctionMode):
         memory: `memory_of` the weights whose products are of interest; may change while entered.
         observe: called with the matrix as a view (out, in) of the weight's memory, and with what it multiplies,
             (..., in).
+        copied: called with a stack of matrices that some are copied out of: products with the copies are not seen.
     """
 
-    def __init__(self, memory: Container[int], observe: Observer) -> None:
+    def __init__(
+        self, memory: Container[int], observe: Observer, copied: Callable[[Tensor], None] = lambda _: None
+    ) -> None:
         super().__init__()
-        self._memory, self._observe = memory, observe
+        self._memory, self._observe, self._copied = memory, observe, copied
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -41,7 +44,12 @@ class Products(TorchFunctionMode):
                 self._report(right.mT, left, ends)
             elif left.ndim in (2, 3) and self._is_weight(left):
                 self._report(left, right.mT if right.ndim > 1 else right, None)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in ("__getitem__", "index_select") and isinstance(result, Tensor):
+            stack = args[0]
+            if stack.ndim == result.ndim == 3 and self._is_weight(stack) and memory_of(result) != memory_of(stack):
+                self._copied(stack)
+        return result
 
     def _is_weight(self, operand: Tensor) -> bool:
         return memory_of(operand) in self._memory

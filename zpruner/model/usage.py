@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zpruner.errors import ModelStructureError
 from zpruner.model.products import Products, memory_of
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def observe_use(model: PreTrainedModel, blocks: str, parameters: Iterable[str]) 
         model: any causal language model; is not changed.
         blocks: path of its decoder blocks.
         parameters: names of parameters inside the blocks.
+
+    Raises:
+        ModelStructureError: matrices are copied out of a stack and the copies multiplied.
     """
     modules = dict(model.named_modules())
     first: dict[Kind, int] = {}  # kind -> index of the first block that holds one
@@ -68,6 +72,12 @@ def observe_use(model: PreTrainedModel, blocks: str, parameters: Iterable[str]) 
         if found[kind] is None:
             found[kind] = _use(weight, hollow[name])
 
+    copied: dict[Kind, str] = {}
+
+    def note_copy(stack: Tensor) -> None:
+        name = addresses[memory_of(stack)]
+        copied.setdefault(kind_of(modules, name), name)
+
     def stop(*_: object) -> None:
         raise _Seen
 
@@ -75,12 +85,20 @@ def observe_use(model: PreTrainedModel, blocks: str, parameters: Iterable[str]) 
     with _without_hooks(modules.values()):
         handle = modules[f"{blocks}.{max(first.values())}"].register_forward_hook(stop)
         try:
-            with torch.no_grad(), Products(addresses, observe):
+            with torch.no_grad(), Products(addresses, observe, note_copy):
                 torch.func.functional_call(model, {**hollow, **buffers}, (), tokens, tie_weights=True)
         except _Seen:
             pass
         finally:
             handle.remove()
+    for kind, name in copied.items():
+        if found[kind] is None:
+            raise ModelStructureError(
+                name,
+                "code that copies matrices out of this stack and multiplies by the copies",
+                "products with the weight itself",
+                "Choose another implementation: model.set_experts_implementation('grouped_mm').",
+            )
     return found
 
 

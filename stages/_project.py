@@ -68,6 +68,16 @@ class Project:
         """Activation statistics of the unpruned model."""
         return self.data / "activations" / "dense"
 
+    @property
+    def needs(self) -> Path:
+        """What the listed methods need, and their compositions with every file read."""
+        return self.data / "needs"
+
+    @property
+    def gradients(self) -> Path:
+        """Gradient statistics of the unpruned model; without files where no listed method needs them."""
+        return self.data / "gradients"
+
     def propagated(self, method: str, sparsity: str) -> Path:
         """Activation statistics of a variant, taken with the earlier blocks already pruned."""
         return self.data / "activations" / "pruned" / method / sparsity

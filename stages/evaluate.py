@@ -40,6 +40,7 @@ from zpruner.params import ZeroShotSettings, canonical_json
 from zpruner.progress import counter
 from zpruner.sources import file_sha256, load_tokenizer
 from zpruner.store import Provenance
+from zpruner.types import Stat
 from zpruner.work import Work, digest_of, write_json
 
 
@@ -193,10 +194,11 @@ def _histograms(
     """Return the scores of the first and last layer of the middle block, kept and pruned ones counted apart.
 
     Scores of these two layers are computed again, so that a report needs no score artifacts. Empty where a method
-    chooses its mask itself, or saw other activations than the dense model's.
+    chooses its mask itself, needs gradients, or saw other activations than the dense model's.
     """
     composition = compose(project.params.method(method))
-    if composition.method.depends_on_pattern or project.params.calibration.propagation != "dense":
+    chooses, gradients = composition.method.depends_on_pattern, Stat.GRAD_SQ in composition.needs
+    if chooses or gradients or project.params.calibration.propagation != "dense":
         return []
     found = []
     for layer in shown_layers(activations):

@@ -7,7 +7,7 @@ that it measured on the way, so that `apply` gives the same weights again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
             lambda layer: (dense.read_weight(layer), activations.stats(layer.name)),
         )
         if propagation == "pruned":
-            _prune_blocks(project, composition, patterns, activations, dense, masks, stats)
+            _prune_blocks(project, composition, patterns, activations, dense, scores, masks, stats)
         else:
             _select(project, composition, patterns, activations, dense, scores, masks)
         finish_activations(stats, project.propagated(method, sparsity), activations.inventory)
@@ -96,7 +96,7 @@ def _select(
             mask = derive_mask(composition, values, pattern)
         else:
             weight = dense.read_weight(layer).to(device)
-            stats = activations.stats(layer.name).to(device)
+            stats = replace(activations.stats(layer.name), grad_sq=_gradient(scores)(layer.name)).to(device)
             mask = composition.mask(values or composition.score(weight, stats, pattern), weight, stats, pattern)
         _write_mask(masks, mask)
 
@@ -107,6 +107,7 @@ def _prune_blocks(
     patterns: Mapping[str, SparsityPattern],
     activations: Activations,
     dense: Checkpoint,
+    scores: ArtifactReader,
     masks: ArtifactWriter,
     stats: ArtifactWriter,
 ) -> None:
@@ -133,6 +134,7 @@ def _prune_blocks(
         min_expert_tokens=params.calibration.min_expert_tokens,
         finished=finished,
         runner=runner,
+        gradient=_gradient(scores),
     )
     done = sum(work.done(f"block-{block}") is not None for block in range(inventory.n_blocks))
     for pruned in progress(blocks, "prune block after block", inventory.n_blocks, "block", done):
@@ -145,6 +147,11 @@ def _prune_blocks(
         with atomic_file(path) as file:
             file.write(save({name: weight.cpu().contiguous() for name, (_, weight) in pruned.layers.items()}))
         work.record(f"block-{pruned.block}", {}, path, file.checksum)
+
+
+def _gradient(scores: ArtifactReader) -> Callable[[str], Tensor | None]:
+    """Return what gives a layer's grad_sq: the score stage passes it on where scoring was left to this stage."""
+    return lambda layer: scores.read(layer).get("grad_sq") if layer in scores.files else None
 
 
 def _write_mask(masks: ArtifactWriter, mask: Mask) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from types import ModuleType
 
 from stages._project import Method, Project, Root, main
-from zpruner.calibrate import Activations
+from zpruner.calibrate import Activations, Gradients
 from zpruner.composition import Composition, compose
 from zpruner.model import Checkpoint, resolve_device
 from zpruner.params import canonical_json
 from zpruner.progress import progress
 from zpruner.store import Provenance, artifact_writer
+from zpruner.types import Stat
 from zpruner.work import digest_of
 
 
@@ -39,15 +40,31 @@ def run(method: Method, root: Root = Path()) -> None:
         propagation=propagation,
     )
     layers = activations.layers
+    measured = Provenance(
+        model_hash=activations.provenance.model_hash, calibration_hash=activations.provenance.calibration_hash
+    )
+    gradients = Gradients(project.gradients, measured) if Stat.GRAD_SQ in composition.method.required() else None
     # Scores that depend on the pattern are taken by the mask stage; this one leaves word which code they come from.
     deferred = composition.method.depends_on_pattern or propagation == "pruned"
-    work = project.work("score", method, provenance=repr(provenance), activations=activations.reader.digest)
+    work = project.work(
+        "score",
+        method,
+        provenance=repr(provenance),
+        activations=activations.reader.digest,
+        gradients=gradients and gradients.reader.digest,
+    )
     device = resolve_device(project.params.model.device)
     with artifact_writer(work, "scores", provenance) as writer:
-        todo = [] if deferred else [layer for layer in layers if work.done(layer.name) is None]
+        todo = [layer for layer in layers if work.done(layer.name) is None]
+        if deferred and gradients is None:
+            todo = []
         for layer in progress(todo, f"score {method}", len(layers), "layer", len(layers) - len(todo)):
-            weight = dense.read_weight(layer).to(device)
-            scores = composition.score(weight, activations.stats(layer.name).to(device))
+            grad_sq = None if gradients is None else gradients.grad_sq(layer.name)
+            if deferred and grad_sq is not None:  # the mask stage needs them, and reads nothing but this artifact
+                writer.write(layer.name, {"grad_sq": grad_sq})
+                continue
+            stats = replace(activations.stats(layer.name), grad_sq=grad_sq)
+            scores = composition.score(dense.read_weight(layer).to(device), stats.to(device))
             writer.write(layer.name, {"score": scores.values})
         writer.finish(
             project.scores(method),

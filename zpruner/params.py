@@ -24,6 +24,8 @@ from ruamel.yaml.error import YAMLError
 from zpruner.errors import InvalidSettingError, did_you_mean
 from zpruner.types import ComparisonGroup, SparsityPattern
 
+FORMULAS = "formulas"
+"""The folder of a project whose files settings may name: a DVC dependency of every method."""
 LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
 
 
@@ -199,7 +201,47 @@ def load(path: Path) -> Params:
         ) from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise InvalidSettingError(str(path), "text that is not YAML", "YAML", str(error).replace("\n", " ")) from None
+    if isinstance(data, dict) and isinstance(methods := data.get("methods"), dict):
+        for label, method in methods.items():
+            if isinstance(method, dict) and isinstance(settings := method.get("settings"), dict):
+                method["settings"] = read_files(settings, path.parent / FORMULAS, f"{path}: methods.{label}.settings")
     return check(data, str(path))
+
+
+def read_files(settings: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
+    """Return hyper-parameters with every `{file: NAME}` replaced by the JSON that the file holds.
+
+    Args:
+        settings: hyper-parameters of a score.
+        folder: that NAME is relative to.
+        where: what to call the settings in an error.
+
+    Raises:
+        InvalidSettingError: a name outside the folder, no such file, or one that is not JSON.
+    """
+    return {
+        key: _read_json(folder, value["file"], f"{where}.{key}.file")
+        if isinstance(value, dict) and value.keys() == {"file"}
+        else value
+        for key, value in settings.items()
+    }
+
+
+def _read_json(folder: Path, name: object, where: str) -> Any:
+    path = folder / str(name)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InvalidSettingError(where, f"'{name}'", f"a file below {folder}", "Copy it there.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        known = [str(p.relative_to(folder)) for p in folder.rglob("*.json")] if folder.is_dir() else []
+        raise InvalidSettingError(
+            where, f"'{name}'", f"a file below {folder}", did_you_mean(str(name), known)
+        ) from None
+    except ValueError as error:
+        raise InvalidSettingError(
+            where, f"'{name}', which is not JSON ({error})", "JSON", "Correct the file."
+        ) from None
 
 
 def check(data: object, where: str) -> Params:

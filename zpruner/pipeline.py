@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from zpruner.calibrate import (
     calibration_windows,
     collect,
     fill_experts,
+    gradients_of,
 )
 from zpruner.composition import Composition, compose
 from zpruner.errors import ShapeMismatchError
@@ -98,7 +99,8 @@ def prune(
 
     Args:
         model: the model that was calibrated.
-        calibration: from `calibrate`; with `gram=True` where the method needs Gram matrices.
+        calibration: from `calibrate`; with `gram=True` where the method needs Gram matrices, `gradients=True` where
+            it needs gradients.
         method: a preset's or a score's name, or a composition as in params.yaml, e.g.
             `{"score": "wanda", "group": "row", "update": "least_squares"}`.
         sparsity: a ratio in [0, 1), or "N:M" with N of every M consecutive inputs kept.
@@ -158,7 +160,8 @@ def prune_sequentially(
     """Prune a model in memory block after block, each calibrated with the earlier blocks already pruned.
 
     This is the protocol of the published tables. Arguments and errors as in `calibrate` and `prune`; the layer
-    errors are over the inputs that each layer sees in the pruned model.
+    errors are over the inputs that each layer sees in the pruned model. Gradients, where the method needs them, are
+    those of the unpruned model.
     """
     composition = _composition(method)
     inventory, collection = take_inventory(model, blocks, ignore), Collection()
@@ -172,6 +175,7 @@ def prune_sequentially(
         inventory,
         lambda layer: (get_weight(model, layer), collection.stats(layer.name)),
     )
+    grad_sq = gradients_of(model, inventory, windows) if Stat.GRAD_SQ in composition.needs else {}
     results = []
     blocks_done = prune_blocks(
         model,
@@ -181,6 +185,7 @@ def prune_sequentially(
         patterns,
         batch_size=batch_size,
         min_expert_tokens=min_expert_tokens,
+        gradient=grad_sq.get,
     )
     for pruned in blocks_done:
         for layer, (mask, weight) in pruned.layers.items():
@@ -210,6 +215,7 @@ def prune_blocks(
     min_expert_tokens: int = MIN_EXPERT_TOKENS,
     finished: Callable[[int], Mapping[str, Tensor] | None] = lambda _: None,
     runner: Runner | None = None,
+    gradient: Callable[[str], Tensor | None] = lambda _: None,
 ) -> Iterator[PrunedBlock]:
     """Prune a model in memory block after block; yields each block when its weights are in place.
 
@@ -227,6 +233,8 @@ def prune_blocks(
         finished: given a block's index, the weights (out, in) by layer name that an interrupted run gave it, or
             None; such a block is only run, and not yielded.
         runner: of `model`, where its weights are read block by block; what is pruned is then only yielded.
+        gradient: given a layer's name, its grad_sq, float32 (out, in), in the unpruned model; None where the
+            composition needs none.
     """
     correcting = composition.correction is not None
     replay = BlockReplay(model, inventory, windows, batch_size, correcting, runner)
@@ -239,7 +247,7 @@ def prune_blocks(
                 results, dense = {}, {}
                 for layer in layers:
                     dense[layer.name] = get_weight(model, layer).clone()
-                    stats = collection.stats(layer.name)
+                    stats = replace(collection.stats(layer.name), grad_sq=gradient(layer.name))
                     weight = composition.correct(dense[layer.name], stats)
                     pattern = patterns[layer.name]
                     mask = composition.mask(composition.score(weight, stats, pattern), weight, stats, pattern)

@@ -147,12 +147,15 @@ class LayerStats:
         """Return the statistic, or raise MissingStatisticError that says how to collect it."""
         value: Tensor | None = getattr(self, stat.value)
         if value is None:
-            setting = "calibration.gram: true" if stat is Stat.GRAM else f"the statistic {stat.value}"
+            action = {
+                Stat.GRAM: "Set calibration.gram: true in params.yaml (or pass gram=True to calibrate)",
+                Stat.GRAD_SQ: "List the method in params.yaml (or pass gradients=True to calibrate)",
+            }.get(stat, "Collect it")
             raise MissingStatisticError(
                 f"layer {self.layer}",
                 f"statistics without {stat.value}",
                 f"{stat.value}, which the method needs",
-                f"Set {setting} in params.yaml (or pass gram=True to calibrate) and calibrate again.",
+                f"{action} and calibrate again.",
             )
         return value
 

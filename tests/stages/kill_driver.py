@@ -24,6 +24,7 @@ import torch
 
 import stages._layers
 from zpruner import work
+from zpruner.calibrate import gradients
 from zpruner.calibrate.accumulate import InputAccumulator
 from zpruner.composition import Composition
 from zpruner.work import JOURNAL, HashingFile, Work
@@ -31,6 +32,7 @@ from zpruner.work import JOURNAL, HashingFile, Work
 # What a stage computes once per finished item, and how many of those an item of the journal stands for.
 COUNTED: dict[str, tuple[Any, str]] = {
     "calibrate": (InputAccumulator, "add"),
+    "gradients-wanted": (gradients, "_accumulating"),
     "score": (Composition, "score"),
     "mask": (Composition, "mask"),
     "mask-propagated": (Composition, "mask"),
@@ -195,7 +197,7 @@ def saved_calls(stage: str, finished: list[str], calls: int) -> int:
             return 7 * sum(item.startswith("block-") for item in finished)
         case "apply":
             return 7 * sum("00001" not in item for item in finished)
-        case "calibrate":
+        case "calibrate" | "gradients-wanted":
             windows = max((int(i.removeprefix("snapshot-")) for i in finished if i.startswith("snapshot-")), default=0)
             return calls * windows // tiny.PARAMS["calibration"]["nsamples"]
         case _:
@@ -204,7 +206,11 @@ def saved_calls(stage: str, finished: list[str], calls: int) -> int:
 
 def main(folder: Path, points: int, wanted: list[str]) -> None:
     torch.set_num_threads(1)
-    roots = {"": staged.make(folder / "dense"), "-propagated": staged.make(folder / "pruned", propagation="pruned")}
+    roots = {
+        "": staged.make(folder / "dense"),
+        "-wanted": staged.make(folder / "wanted", methods={staged.METHOD: {"score": "pruner_zero"}}),
+        "-propagated": staged.make(folder / "pruned", propagation="pruned"),
+    }
     for suffix, root in roots.items():
         for name, instance in staged.INSTANCES.items():
             stage = f"{name}{suffix}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import tiny
 
-from stages import apply, calibrate, evaluate, fetch, mask, report, score
+from stages import apply, calibrate, evaluate, fetch, gradients, mask, needs, report, score
 
 METHOD, SPARSITY = "swapped", "s24"
 
@@ -18,6 +18,8 @@ INSTANCES: dict[str, Callable[[Path], None]] = {
     "fetch-calibration": lambda root: fetch.run(fetch.What.calibration, root),
     "fetch-evaluation": lambda root: fetch.run(fetch.What.evaluation, root),
     "calibrate": lambda root: calibrate.run(root, snapshot_seconds=0.0),
+    "needs": lambda root: needs.run(root),
+    "gradients": lambda root: gradients.run(root, snapshot_seconds=0.0),
     "score": lambda root: score.run(METHOD, root),
     "mask": lambda root: mask.run(METHOD, SPARSITY, root),
     "apply": lambda root: apply.run(METHOD, SPARSITY, root),

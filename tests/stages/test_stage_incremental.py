@@ -69,7 +69,7 @@ def test_change_one_methods_file(project):
     mask = project / "data" / "masks" / "wanda" / "s50"
     before = tiny.files_of(mask)
     path.write_text(path.read_text(encoding="utf-8").replace(".abs_()", ".abs_().flip(0)"), encoding="utf-8")
-    executes(project, *chain("wanda", "s50"))
+    executes(project, "needs", *chain("wanda", "s50"))
     after = tiny.files_of(mask)
     assert after.keys() == before.keys()
     assert all(after[name] != data for name, data in before.items())
@@ -80,13 +80,13 @@ def test_change_of_a_comment_in_one_methods_file(project):
     """The same scores again: what reads them is left alone."""
     path = project / "zpruner" / "methods" / "wanda.py"
     path.write_text(path.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
-    executes(project, "score@wanda")
+    executes(project, "needs", "score@wanda")
 
 
 def test_change_the_calibration_seed(project):
     keep_only(project, ["wanda"], ["s50"])
     staged.change_params(project, "calibration.seed", 1)
-    executes(project, "fetch@calibration", "calibrate", *chain("wanda", "s50"))
+    executes(project, "fetch@calibration", "calibrate", "needs", "gradients", *chain("wanda", "s50"))
 
 
 def test_remove_a_variant_and_add_it_again(project):
@@ -95,7 +95,7 @@ def test_remove_a_variant_and_add_it_again(project):
     before = tiny.files_of(project / "data", leave_out=("report", ".work"))
     assert "zpruner" in table(project)
     keep_only(project, ["wanda"], ["s50", "s24"])
-    assert tiny.repro(project) == ["report"]
+    assert tiny.repro(project) == ["needs", "report"]
     assert "zpruner" not in table(project).split("##")[0]
     for folder in ("scores", "masks", "pruned", "evaluation"):
         shutil.rmtree(project / "data" / folder / "zpruner")
@@ -109,13 +109,27 @@ def test_remove_a_variant_and_add_it_again(project):
 @pytest.mark.slow
 def test_change_one_methods_hyperparameter(project):
     staged.change_params(project, "methods.zpruner.settings", {"power": 2.0})
-    executes(project, *chain("zpruner", "s50", "s24"))
+    executes(project, "needs", *chain("zpruner", "s50", "s24"))
 
 
 @pytest.mark.slow
 def test_add_a_method(project):
     staged.change_params(project, "methods.ria", {"score": "ria", "group": "layer"})
-    executes(project, *chain("ria", "s50", "s24"))
+    executes(project, "needs", *chain("ria", "s50", "s24"))
+
+
+def test_gradients_are_collected_when_the_first_method_needs_them_and_not_again(project):
+    keep_only(project, ["wanda"], ["s50"])
+    formulas = project / "formulas"
+    shutil.copy(formulas / "pruner_zero.json", formulas / "mine.json")
+    settings = {"formula": {"file": "mine.json"}}
+    staged.change_params(project, "methods.mine", {"score": "expression", "settings": settings})
+    # Every score looks at the gradients; Wanda's come out as they were, and nothing below it runs.
+    executes(project, "needs", "gradients", "score@wanda", *chain("mine", "s50"))
+    staged.change_params(project, "methods.wanda", {"score": "wanda", "group": "layer"})
+    executes(project, "needs", *chain("wanda", "s50"))
+    (formulas / "mine.json").write_text('{"data": "mul", "left": {"data": "W"}, "right": {"data": "G"}}')
+    executes(project, "needs", *chain("mine", "s50"))
 
 
 @pytest.mark.slow
@@ -129,7 +143,7 @@ def test_change_the_evaluation(project):
 def test_change_the_update_of_a_method(project):
     """The scores stay what they were; mask and weights are made anew."""
     staged.change_params(project, "methods.wanda.update", "least_squares")
-    data = executes(project, *chain("wanda", "s50", "s24"))
+    data = executes(project, "needs", *chain("wanda", "s50", "s24"))
     assert json.loads((data / "evaluation" / "wanda" / "s50.json").read_text())["sparsity"] == pytest.approx(0.5)
 
 

@@ -10,7 +10,7 @@ import tiny
 
 HERE = Path(__file__).parent
 QUICK = ["fetch-model", "fetch-calibration", "fetch-evaluation", "calibrate", "score", "mask", "apply"]
-QUICK += ["evaluate_dense", "evaluate", "mask-propagated", "apply-propagated"]
+QUICK += ["evaluate_dense", "evaluate", "gradients-wanted", "mask-propagated", "apply-propagated"]
 
 
 def killed(folder, points, stages):

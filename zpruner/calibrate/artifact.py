@@ -4,71 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 
-from zpruner.calibrate.accumulate import InputAccumulator
 from zpruner.calibrate.dense import Collection
 from zpruner.errors import ArtifactError
 from zpruner.model import Inventory, PrunableLayer
 from zpruner.store import ArtifactReader, ArtifactWriter, Provenance
 from zpruner.types import LayerStats
-from zpruner.work import Work, atomic_file
-
-
-class Snapshots:
-    """Saves an unfinished collection now and then, so that a killed calibration goes on where it was.
-
-    Args:
-        work: the open work folder.
-        every: seconds between snapshots; more where writing one takes over a tenth of it. 0: after every batch.
-    """
-
-    def __init__(self, work: Work, every: float) -> None:
-        self.work, self.every = work, every
-        self._due = monotonic() + every
-
-    def restore(self, device: torch.device) -> Collection:
-        """Return the newest whole snapshot, or an empty collection."""
-        for name, facts in reversed(list(self.work.items().items())):
-            if name.startswith("snapshot-"):
-                tensors = load_file(self.work.scratch / f"{name}.safetensors")
-                states: dict[str, dict[str, torch.Tensor]] = {}
-                for key, tensor in tensors.items():
-                    owner, _, stat = key.rpartition("/")
-                    states.setdefault(owner, {})[stat] = tensor
-                sums = {o: InputAccumulator.restore(states[o], n, device) for o, n in facts["tokens"].items()}
-                return Collection(sums, dict(facts["owner"]), facts["windows"])
-        return Collection()
-
-    def save(self, collection: Collection) -> None:
-        """Write a snapshot if one is due; older ones are deleted."""
-        started = monotonic()
-        if started < self._due:
-            return
-        name = f"snapshot-{collection.windows:06d}"
-        path = self.work.scratch / f"{name}.safetensors"
-        tensors = {
-            f"{owner}/{stat}": tensor.cpu().contiguous()
-            for owner, sums in collection.accumulators.items()
-            for stat, tensor in sums.state().items()
-        }
-        with atomic_file(path) as file:
-            file.write(save(tensors))
-        facts = {
-            "windows": collection.windows,
-            "owner": collection.owner,
-            "tokens": {owner: sums.tokens for owner, sums in collection.accumulators.items()},
-        }
-        self.work.record(name, facts, path, file.checksum)
-        for old in self.work.scratch.glob("snapshot-*.safetensors"):
-            if old != path:
-                old.unlink()
-        ended = monotonic()
-        self._due = ended + (max(self.every, 10 * (ended - started)) if self.every else 0.0)
 
 
 def write_inputs(writer: ArtifactWriter, collection: Collection) -> None:
@@ -100,6 +44,30 @@ def finish_activations(writer: ArtifactWriter, out: Path, inventory: Inventory) 
         blocks=inventory.blocks,
         n_blocks=inventory.n_blocks,
     )
+
+
+class Gradients:
+    """Gradient statistics of a model, read layer by layer.
+
+    Args:
+        folder: written by the gradients stage.
+        expected: provenance that it must have; empty fields are not compared.
+
+    Raises:
+        ArtifactError: missing, damaged, of another model or calibration, or not collected.
+    """
+
+    def __init__(self, folder: Path, expected: Provenance) -> None:
+        self.reader = ArtifactReader(folder, "gradients")
+        if not self.reader.files:
+            raise ArtifactError(
+                str(folder), "no gradients: no method needed them", "those of every layer", "Run `dvc repro`."
+            )
+        expected.require(asdict(self.reader.provenance), folder)
+
+    def grad_sq(self, layer: str) -> torch.Tensor:
+        """Return a layer's sum over windows of the squared gradient, float32 (out, in), on the CPU."""
+        return self.reader.read(layer)["grad_sq"]
 
 
 class Activations:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from zpruner.calibrate.accumulate import InputAccumulator
 from zpruner.calibrate.capture import capturing
 from zpruner.calibrate.experts import MIN_EXPERT_TOKENS, fill_experts
+from zpruner.calibrate.gradients import GradientSums, collect_gradients
 from zpruner.composition import check_weight
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.model import Inventory, Runner, get_weight, take_inventory
@@ -45,14 +46,18 @@ class Collection:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The result of calibrating a model: what can be pruned in it, and the statistics of what each layer reads."""
+    """The result of calibrating a model: what can be pruned in it, and the statistics of what each layer reads.
+
+    `grad_sq`, where gradients were collected: layer -> sum over windows of the squared gradient, float32 (out, in).
+    """
 
     inventory: Inventory
     collection: Collection
+    grad_sq: Mapping[str, Tensor] = field(default_factory=dict)
 
     def stats(self, layer: str) -> LayerStats:
-        """Return the statistics of a layer's input."""
-        return self.collection.stats(layer)
+        """Return the statistics of a layer: of its input, and of its gradient where that was collected."""
+        return replace(self.collection.stats(layer), grad_sq=self.grad_sq.get(layer))
 
 
 def calibrate(
@@ -60,6 +65,7 @@ def calibrate(
     windows: Tensor,
     *,
     gram: bool = False,
+    gradients: bool = False,
     batch_size: int = 8,
     blocks: str | None = None,
     ignore: Iterable[str] = (),
@@ -71,14 +77,15 @@ def calibrate(
         model: any causal language model.
         windows: int (windows, seqlen) token ids.
         gram: collect X X^T too (needed by weight updates and by exact layer errors).
+        gradients: collect squared gradients too (needed by Pruner-Zero), by one backward pass per window.
         batch_size: windows per forward pass.
         blocks: path of the decoder blocks where structure does not tell.
         ignore: patterns of layer names to leave dense.
         min_expert_tokens: see `fill_experts`.
 
     Raises:
-        ModelStructureError: decoder blocks not found, or a prunable layer that was never called.
-        NonFiniteError: NaN or infinity in a layer's input.
+        ModelStructureError: decoder blocks not found, a prunable layer that was never called, or an all-zero gradient.
+        NonFiniteError: NaN or infinity in a layer's input or gradient.
     """
     inventory = take_inventory(model, blocks, ignore)
     collection = Collection()
@@ -86,7 +93,15 @@ def calibrate(
         pass
     fill_experts(inventory, collection, min_expert_tokens)
     check_complete(inventory, collection)
-    return Calibration(inventory, collection)
+    return Calibration(inventory, collection, gradients_of(model, inventory, windows) if gradients else {})
+
+
+def gradients_of(model: PreTrainedModel, inventory: Inventory, windows: Tensor) -> dict[str, Tensor]:
+    """Return grad_sq of every layer, float32 (out, in); errors as `collect_gradients`."""
+    sums = GradientSums()
+    for _ in collect_gradients(model, inventory, windows, sums):
+        pass
+    return sums.by_layer(inventory)
 
 
 def collect(

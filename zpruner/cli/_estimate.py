@@ -114,6 +114,17 @@ def estimate(
         _START + seconds + (disk + checkpoint) / _BYTES_PER_SECOND,
     )
 
+    if any(Stat.GRAD_SQ in composition.needs for composition in compositions.values()):
+        tokens = calibration.nsamples * calibration.seqlen  # forward, recomputed forward, both halves of backward
+        logits = 3 * calibration.seqlen * shapes.vocab * 4
+        yield Estimate(
+            "gradients",
+            1,
+            4 * shapes.prunable,
+            _PROCESS + 2 * checkpoint + 4 * shapes.prunable + logits,
+            _START + 8 * shapes.parameters * tokens / rate["model"] + 4 * shapes.prunable / _BYTES_PER_SECOND,
+        )
+
     weights, largest = shapes.prunable, max(la.in_features * la.out_features for la in shapes.layers)
     deferred = [c for c in compositions.values() if c.method.depends_on_pattern]
     scored = methods - len(deferred)

@@ -35,7 +35,10 @@ def methods() -> None:
     typer.echo("Compositions with a name of their own (--method NAME, or written out in params.yaml):")
     for name, preset in PRESETS.items():
         typer.echo(f"  {name}: {json.dumps(dict(preset))}")
-    typer.echo("Statistics: gram is collected with calibration.gram: true in params.yaml; the command line sees to it.")
+    typer.echo(
+        "Statistics: gram is collected with calibration.gram: true in params.yaml, grad_sq where a listed method"
+    )
+    typer.echo("needs it (of an expression: where its formula mentions G); the command line sees to both.")
 
 
 def _table(title: str, entries: Iterable[tuple[str, type[Any]]], group: bool = False) -> Table:

@@ -206,6 +206,7 @@ def composition_settings(
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
+    from zpruner.params import read_files
     from zpruner.presets import PRESETS
 
     chosen: dict[str, Any] = {}
@@ -217,6 +218,7 @@ def composition_settings(
             equals = ""
         if not equals or not name:
             raise InvalidSettingError("--set", f"'{text}'", "NAME=VALUE", "Write e.g. --set power=2.0.")
+    chosen = read_files(chosen, Path(), "--set")
     base = dict(PRESETS.get(method, {"score": method}))
     parts = {"settings": {**base.pop("settings", {}), **chosen}, "group": group, "refine": refine, "update": update}
     return {**base, **{key: value for key, value in parts.items() if value}}
@@ -287,7 +289,15 @@ def _prune(
     propagation: Propagation,
     batch_size: int,
 ) -> tuple[PrunedLayer, ...]:
-    from zpruner.calibrate import Calibration, Collection, check_complete, collect, fill_experts
+    from zpruner.calibrate import (
+        Calibration,
+        Collection,
+        GradientSums,
+        check_complete,
+        collect,
+        collect_gradients,
+        fill_experts,
+    )
     from zpruner.model import take_inventory
     from zpruner.pipeline import prune as prune_in_memory
     from zpruner.pipeline import prune_sequentially
@@ -303,4 +313,9 @@ def _prune(
         pass
     fill_experts(inventory, collection)
     check_complete(inventory, collection)
-    return prune_in_memory(model, Calibration(inventory, collection), method=settings, sparsity=sparsity)
+    sums = GradientSums()
+    if Stat.GRAD_SQ in composition.needs:
+        for _ in progress(collect_gradients(model, inventory, windows, sums), "gradients", len(windows), "window"):
+            pass
+    calibration = Calibration(inventory, collection, sums.by_layer(inventory) if sums.windows else {})
+    return prune_in_memory(model, calibration, method=settings, sparsity=sparsity)

@@ -62,7 +62,9 @@ def check_compositions(params: Params) -> dict[str, Composition]:
     from zpruner.errors import ZprunerError
     from zpruner.types import Stat
 
-    collected = {Stat.SQ_SUM, Stat.ABS_SUM, Stat.MAX_ABS} | ({Stat.GRAM} if params.calibration.gram else set())
+    collected = {Stat.SQ_SUM, Stat.ABS_SUM, Stat.MAX_ABS, Stat.GRAD_SQ} | (
+        {Stat.GRAM} if params.calibration.gram else set()
+    )
     compositions = {}
     for label, settings in params.methods.items():
         try:

@@ -208,7 +208,7 @@ class ReportData:
         folder: name of the data folder, for the paths that a reader is told.
         dense: the unpruned model.
         variants: in the order of the grid, extra ones last.
-        shared_costs: of stages that run once for all variants (fetch, calibrate).
+        shared_costs: of stages that run once for all variants (fetch, calibrate, gradients).
         model: settings and facts of the model, `source` first among them.
         calibration: settings of the calibration.
         evaluation: settings of the evaluation.

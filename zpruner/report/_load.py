@@ -11,7 +11,7 @@ from zpruner.report._data import Cost, Evaluation, Layer, Metrics, ReportData, S
 from zpruner.report._read import Record
 
 _VARIANT_STAGES = ("score", "mask", "apply")
-_SHARED_STAGES = ("fetch", "calibrate")
+_SHARED_STAGES = ("fetch", "calibrate", "gradients")
 _ESTIMATORS = ("gram", "diagonal")
 _SAME_METRICS = ("windows", "tokens", "seqlen")
 _SAME_PROVENANCE = ("evaluation_hash", "evaluation_stride")
@@ -162,7 +162,8 @@ class _Costs:
         """Return the costs of the stages that run once for all variants."""
         root = self._root
         paths = [p for s in _SHARED_STAGES for p in (root / f"{s}.json", *sorted((root / s).glob("*.json")))]
-        return tuple(self._read(path, "dvc repro") for path in paths if path.is_file())
+        costs = [self._read(path, "dvc repro") for path in paths if path.is_file()]
+        return tuple(cost for cost in costs if cost.seconds)  # gradients that nothing needed took none
 
     def _read(self, path: Path, command: str) -> Cost:
         record = Record.read(path, command)

@@ -1,0 +1,64 @@
+"""Gradients: the squared gradient of every prunable weight, summed over windows, where a listed method needs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from stages._project import Project, Root, main
+from zpruner.calibrate import GradientSnapshots, collect_gradients, read_windows
+from zpruner.model import Checkpoint, load_model, take_inventory
+from zpruner.progress import progress
+from zpruner.store import Provenance, artifact_writer
+
+
+def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
+    """Write data/gradients; an index without files where no listed method needs gradients.
+
+    Args:
+        root: the project folder.
+        snapshot_seconds: how often an unfinished collection is saved.
+    """
+    project = Project.open(root)
+    wanted = json.loads((project.needs / "gradients.json").read_bytes())["gradients"]
+    if wanted:
+        collect(project, project.gradients, ("gradients",), snapshot_seconds)
+        return
+    work = project.work("gradients", wanted=False)
+    with artifact_writer(work, "gradients", Provenance()) as writer:
+        writer.finish(project.gradients, layers=[])
+        project.write_cost("gradients", seconds=0.0, layers=0)
+
+
+def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_seconds: float) -> None:
+    """Write gradients of the dense model over the calibration windows to `out`, and what that cost under `labels`."""
+    settings = project.params.model
+    dense = Checkpoint(project.dense)
+    dense.verify_all()
+    windows, calibration_hash = read_windows(project.tokens("calibration"))
+    provenance = Provenance(
+        model=dense.model,
+        model_hash=dense.model_hash,
+        calibration_hash=calibration_hash,
+        dtype=str(dense.manifest["dtype"]),
+        windows=windows.shape[0],
+        tokens=windows.numel(),
+    )
+    work = project.work(*labels, provenance=repr(provenance), blocks=settings.blocks, ignore=settings.ignore)
+    with artifact_writer(work, "gradients", provenance) as writer:
+        model = load_model(project.dense, device=settings.device, trust_remote_code=settings.trust_remote_code)
+        inventory = take_inventory(model, settings.blocks, settings.ignore)
+        snapshots = GradientSnapshots(work, snapshot_seconds)
+        sums = snapshots.restore(model.device)
+        steps = collect_gradients(model, inventory, windows, sums)
+        for _ in progress(steps, "gradients", windows.shape[0], "window", sums.windows):
+            snapshots.save(sums)
+        for name, grad_sq in sums.by_layer(inventory).items():
+            if work.done(name) is None:
+                writer.write(name, {"grad_sq": grad_sq})
+        writer.finish(out, layers=[layer.to_json() for layer in inventory.layers])
+        project.write_cost(*labels, seconds=work.seconds, layers=len(inventory.layers), windows=windows.shape[0])
+
+
+if __name__ == "__main__":
+    main(run)

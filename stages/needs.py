@@ -1,0 +1,36 @@
+"""Needs: every composition with its files read, and whether any of them needs gradients.
+
+A stage of its own, and a cheap one, so that DVC can tell: a change among the methods that leaves these bytes as they
+were re-runs neither the gradients nor the scores of other methods.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stages._project import Project, Root, main
+from zpruner.composition import compose
+from zpruner.types import Stat
+from zpruner.work import digest_of, write_json
+
+
+def run(root: Root = Path()) -> None:
+    """Write data/needs: gradients.json, and methods/METHOD.json for every method.
+
+    Args:
+        root: the project folder.
+    """
+    project = Project.open(root)
+    methods = {label: settings.model_dump(mode="json") for label, settings in project.params.methods.items()}
+    needs = {label: compose(settings).needs for label, settings in project.params.methods.items()}
+    with project.work("needs", methods=digest_of(methods)) as work:
+        for label, settings in methods.items():
+            statistics = sorted(stat.value for stat in needs[label])
+            write_json(work.files / "methods" / f"{label}.json", {"composition": settings, "statistics": statistics})
+        wanted = any(Stat.GRAD_SQ in found for found in needs.values())
+        write_json(work.files / "gradients.json", {"gradients": wanted})
+        work.publish(project.needs)
+
+
+if __name__ == "__main__":
+    main(run)

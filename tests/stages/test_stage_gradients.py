@@ -1,0 +1,89 @@
+"""Gradients from stage to stage: collected where a listed method needs them, used by score and mask."""
+
+import json
+
+import pytest
+import staged
+import tiny
+import torch
+from staged import METHOD, SPARSITY
+
+import zpruner
+from stages import evaluate, gradients, score
+from zpruner.calibrate import read_windows
+from zpruner.errors import ArtifactError, InvalidSettingError
+from zpruner.model import load_model
+from zpruner.params import load
+from zpruner.store import ArtifactReader
+
+FORMULA = "mul(abs(mul(W, W)), mms(G))"
+
+
+def project(root, **changes):
+    (root / "formulas").mkdir(parents=True)
+    (root / "formulas" / "zero.json").write_text((tiny.REPOSITORY / "formulas" / "pruner_zero.json").read_text())
+    formula = {"score": "expression", "settings": {"formula": {"file": "zero.json"}}}
+    return staged.make(root, methods={METHOD: formula}, **changes)
+
+
+def test_no_method_needs_them_so_nothing_is_collected(tmp_path):
+    root = staged.run_all(staged.make(tmp_path), "needs")
+    gradients.run(root)
+    assert [p.name for p in (root / "data" / "gradients").iterdir()] == ["index.json"]
+    assert json.loads((root / "data" / "needs" / "gradients.json").read_text()) == {"gradients": False}
+
+
+@pytest.mark.parametrize("propagation", ["dense", "pruned"])
+def test_the_stages_prune_as_the_library_does(tmp_path, propagation):
+    root = staged.run_all(project(tmp_path, propagation=propagation), "apply")
+    stored = ArtifactReader(root / "data" / "gradients", "gradients")
+    assert stored.provenance.windows == 6
+    model = load_model(root / "data" / "models" / "dense", device="cpu")
+    windows, _ = read_windows(root / "data" / "calibration" / "tokens.arrow")
+    if propagation == "pruned":
+        calibration = None
+        layers = zpruner.prune_sequentially(model, windows, method="pruner_zero", sparsity="2:4", batch_size=2)
+    else:
+        calibration = zpruner.calibrate(model, windows, gradients=True, batch_size=2)
+        layers = zpruner.prune(model, calibration, method="pruner_zero", sparsity="2:4")
+    masks = ArtifactReader(root / "data" / "masks" / METHOD / SPARSITY, "masks")
+    for layer in layers:
+        assert torch.equal(masks.read(layer.name)["keep"], layer.mask.keep)
+        grad_sq = stored.read(layer.name)["grad_sq"]
+        if calibration is not None:
+            assert torch.equal(grad_sq, calibration.stats(layer.name).grad_sq)
+    pruned = load_model(root / "data" / "pruned" / METHOD / SPARSITY, device="cpu")
+    assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_evaluate_leaves_out_the_histograms(tmp_path):
+    root = staged.run_all(project(tmp_path), "apply")
+    evaluate.run(METHOD, SPARSITY, root=root)
+    assert json.loads((root / f"data/evaluation/{METHOD}/{SPARSITY}.layers.json").read_text())["score_histograms"] == []
+
+
+def test_score_refuses_gradients_that_are_missing_or_of_another_calibration(tmp_path):
+    root = staged.run_all(project(tmp_path), "gradients")
+    staged.change_params(root, "calibration.seed", 1)
+    for stage in ("fetch-calibration", "calibrate"):
+        staged.INSTANCES[stage](root)
+    with pytest.raises(ArtifactError, match=r"gradients.*calibration_hash"):
+        score.run(METHOD, root)
+    (root / "data" / "needs" / "gradients.json").write_text('{"gradients": false}')
+    gradients.run(root)
+    with pytest.raises(ArtifactError, match="no gradients: no method needed them"):
+        score.run(METHOD, root)
+
+
+def test_a_setting_may_be_a_file_of_formulas(tmp_path):
+    root = project(tmp_path)
+    assert load(root / "params.yaml").method(METHOD).settings["formula"]["data"] == "mul"
+    for name, message in (
+        ("zeroo.json", r"methods\.swapped\.settings\.formula\.file: got 'zeroo\.json'.*Did you mean 'zero\.json'"),
+        ("../params.yaml", r"got '\.\./params\.yaml', expected a file below .*formulas"),
+        ("bad.json", "which is not JSON"),
+    ):
+        (root / "formulas" / "bad.json").write_text("{")
+        staged.change_params(root, f"methods.{METHOD}.settings.formula", {"file": name})
+        with pytest.raises(InvalidSettingError, match=message):
+            load(root / "params.yaml")

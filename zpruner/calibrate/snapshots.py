@@ -1,0 +1,99 @@
+"""Unfinished sums on disk, so that a killed collection goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from zpruner.calibrate.accumulate import InputAccumulator
+from zpruner.calibrate.dense import Collection
+from zpruner.calibrate.gradients import GradientSums
+from zpruner.work import Work, atomic_file
+
+
+class _Snapshots:
+    """Tensors with JSON facts, written now and then into the scratch folder of a work folder.
+
+    Args:
+        work: the open work folder.
+        every: seconds between snapshots; more where writing one takes over a tenth of it. 0: after every batch.
+    """
+
+    def __init__(self, work: Work, every: float) -> None:
+        self.work, self.every = work, every
+        self._next = monotonic() + every
+
+    def _newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return tensors and facts of the newest whole snapshot."""
+        for name, facts in reversed(list(self.work.items().items())):
+            if name.startswith("snapshot-"):
+                return load_file(self.work.scratch / f"{name}.safetensors"), facts
+        return None
+
+    def _due(self) -> bool:
+        return monotonic() >= self._next
+
+    def _write(self, windows: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Write a snapshot; older ones are deleted."""
+        started = monotonic()
+        name = f"snapshot-{windows:06d}"
+        path = self.work.scratch / f"{name}.safetensors"
+        with atomic_file(path) as file:
+            file.write(save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}))
+        self.work.record(name, {"windows": windows, **facts}, path, file.checksum)
+        for old in self.work.scratch.glob("snapshot-*.safetensors"):
+            if old != path:
+                old.unlink()
+        ended = monotonic()
+        self._next = ended + (max(self.every, 10 * (ended - started)) if self.every else 0.0)
+
+
+class Snapshots(_Snapshots):
+    """Snapshots of activation statistics."""
+
+    def restore(self, device: torch.device) -> Collection:
+        """Return the newest whole snapshot, or an empty collection."""
+        found = self._newest()
+        if found is None:
+            return Collection()
+        tensors, facts = found
+        states: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            owner, _, stat = key.rpartition("/")
+            states.setdefault(owner, {})[stat] = tensor
+        sums = {o: InputAccumulator.restore(states[o], n, device) for o, n in facts["tokens"].items()}
+        return Collection(sums, dict(facts["owner"]), facts["windows"])
+
+    def save(self, collection: Collection) -> None:
+        """Write a snapshot if one is due."""
+        if not self._due():
+            return
+        tensors = {
+            f"{owner}/{stat}": tensor
+            for owner, sums in collection.accumulators.items()
+            for stat, tensor in sums.state().items()
+        }
+        tokens = {owner: sums.tokens for owner, sums in collection.accumulators.items()}
+        self._write(collection.windows, tensors, {"owner": collection.owner, "tokens": tokens})
+
+
+class GradientSnapshots(_Snapshots):
+    """Snapshots of gradient statistics."""
+
+    def restore(self, device: torch.device) -> GradientSums:
+        """Return the newest whole snapshot, or no sums."""
+        found = self._newest()
+        if found is None:
+            return GradientSums()
+        tensors, facts = found
+        return GradientSums({name: tensor.to(device) for name, tensor in tensors.items()}, facts["windows"])
+
+    def save(self, collection: GradientSums) -> None:
+        """Write a snapshot if one is due."""
+        if self._due():
+            self._write(collection.windows, collection.sums, {})

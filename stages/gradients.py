@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stages._project import Project, Root, main
 from zpruner.calibrate import GradientSnapshots, collect_gradients, read_windows
+from zpruner.errors import InvalidSettingError
 from zpruner.model import Checkpoint, load_model, take_inventory
 from zpruner.progress import progress
 from zpruner.store import Provenance, artifact_writer
@@ -33,6 +34,13 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
 def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_seconds: float) -> None:
     """Write gradients of the dense model over the calibration windows to `out`, and what that cost under `labels`."""
     settings = project.params.model
+    if settings.streaming == "always":
+        raise InvalidSettingError(
+            "model.streaming",
+            "'always' with a method that needs gradients",
+            "'auto' or 'never': a backward pass needs the whole model in memory",
+            "Change it in params.yaml, or leave out the methods that need gradients.",
+        )
     dense = Checkpoint(project.dense)
     dense.verify_all()
     windows, calibration_hash = read_windows(project.tokens("calibration"))

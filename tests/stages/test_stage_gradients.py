@@ -56,6 +56,13 @@ def test_the_stages_prune_as_the_library_does(tmp_path, propagation):
     assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in model.state_dict().items())
 
 
+def test_a_backward_pass_needs_the_whole_model(tmp_path):
+    root = staged.run_all(project(tmp_path), "needs")
+    staged.change_params(root, "model.streaming", "always")
+    with pytest.raises(InvalidSettingError, match=r"model\.streaming: got 'always'"):
+        gradients.run(root)
+
+
 def test_evaluate_leaves_out_the_histograms(tmp_path):
     root = staged.run_all(project(tmp_path), "apply")
     evaluate.run(METHOD, SPARSITY, root=root)

@@ -81,10 +81,13 @@ def collect_gradients(
 
 
 def check_gradients(collection: GradientSums, inventory: Inventory) -> None:
-    """Raise NonFiniteError or ModelStructureError naming the first layer whose gradient is NaN, or zero everywhere."""
+    """Raise NonFiniteError or ModelStructureError naming the first layer whose gradient is NaN, or zero everywhere.
+
+    An expert that no token was routed to has no gradient, which is no error.
+    """
     _check_finite(collection, inventory)
     for layer in inventory.layers:
-        if not bool(layer.view(collection.sums[layer.tensor]).any()):
+        if layer.pool is None and not bool(layer.view(collection.sums[layer.tensor]).any()):
             raise ModelStructureError(
                 f"gradient of layer {layer.name}",
                 f"zero for every weight over {collection.windows} windows",

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 # Variables that may differ from the worker's: no imported library looks at them, or `_become` applies them.
 FREE = {"PWD", "OLDPWD", "SHLVL", "_", "PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"}
 FREE |= {"OPENBLAS_NUM_THREADS"}  # always 1 here (see worker.py)
+FREE |= {"ZPRUNER_BATCH_DIVISOR"}  # read by the stages themselves
 FREE_PREFIXES = ("DVC_", "PREFECT_")
 # Arrow's allocator starts a thread of its own, and sees to it around a fork.
 HARMLESS_THREADS = {"jemalloc_bg_thd"}

@@ -12,13 +12,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from flows._client import Job, Refused
-from flows.worker import Worker
 
-DEVICE_FILES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "accel*")
-"""What Linux shows below /dev where there may be an accelerator."""
+SMALLER = {"ZPRUNER_BATCH_DIVISOR": "4"}
+"""What has a stage work in smaller batches (see stages/_project.py): for the second try, once memory has run out."""
 PROGRESS_SECONDS = 5.0
 """How often a progress bar becomes a line of the log."""
 
@@ -137,16 +135,6 @@ def run(place: Place, arguments: list[str], environment: Mapping[str, str], log:
     finally:
         os.close(out)
         os.close(err)
-
-
-def find_accelerators(worker: Worker, root: Path) -> tuple[str, int]:
-    """Return the kind and the number of this machine's accelerators, e.g. `("cuda", 2)` or `("cpu", 0)`."""
-    if not any(found for pattern in DEVICE_FILES for found in Path("/dev").glob(pattern)):
-        return "cpu", 0  # no need to load a library to see that
-    lines: list[str] = []
-    run(Place(worker.socket, worker.environment, str(root)), ["-m", "flows._devices"], {}, lines.append)
-    kind, _, count = lines[-1].partition(" ")
-    return kind, int(count)
 
 
 def _terminal() -> tuple[int, int]:

@@ -10,11 +10,8 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from contextvars import ContextVar
-from hashlib import sha256
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -23,18 +20,18 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.runtime import flow_run
 from prefect.states import Completed
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner
 
 from flows import share as sharing
 from flows._api import api
 from flows.graph import Graph, read_graph, read_stale
-from flows.instance import Outcome, OutOfMemoryStageError, PassingStageError, Place, find_accelerators, reproduce
+from flows.instance import Outcome, PassingStageError, Place
+from flows.machine import machine_slots
 from flows.publish import model_name, publish, run_name, run_tags
-from flows.slots import Slots, accelerator_slots, processor_slots
+from flows.runners import Here, InClone, gather, has_clones, settings_digest, task_runner
 from flows.worker import Worker, Workers
 from zpruner.errors import InvalidSettingError, ZprunerError
 
-Runner = Literal["threads", "dask", "ray"]
 RETRY_SECONDS = [2.0, 10.0, 60.0]
 early_worker: ContextVar[Worker | Workers | None] = ContextVar("early_worker", default=None)
 """Workers that the caller of the flow has started already."""
@@ -52,17 +49,10 @@ def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
     retry_delay_seconds=RETRY_SECONDS,
     retry_condition_fn=_may_pass,
 )
-def instance(name: str, labels: list[str], place: Place, slots: Slots, pull: bool, force: bool) -> State[Any]:
-    """Let DVC bring one stage instance up to date, on a device slot of its own."""
-    logger = get_run_logger()
+def instance(name: str, labels: list[str], where: Here | InClone, force: bool) -> State[Any]:
+    """Let DVC bring one stage instance up to date."""
     _tag_task(labels)
-    try:
-        with slots.one() as slot:
-            outcome = reproduce(place, name, slot.environment, logger.info, pull=pull, force=force)
-    except OutOfMemoryStageError as error:
-        logger.warning("%s. Once more, with nothing beside it.", error)
-        with slots.all() as slot:
-            outcome = reproduce(place, name, slot.environment, logger.info, pull=pull, force=force)
+    outcome = where.reproduce(name, get_run_logger().info, force=force)
     return Completed(name="Completed" if outcome is Outcome.ran else "Cached", message=outcome, data=outcome.value)
 
 
@@ -86,33 +76,52 @@ def pipeline(
     parallel: int = 1,
     share: bool = False,
     force: list[str] | None = None,
-    runner: Runner = "threads",
+    runner: str = "threads",
 ) -> dict[str, int]:
     """Bring the pipeline up to date, like `dvc repro`.
 
     Args:
         root: the project folder.
         targets: stages or stage instances, with all that they need; everything if none is named.
-        parallel: how many instances run at a time where there is no accelerator; with accelerators, one on each.
+        parallel: how many instances run at a time where there is no accelerator (0: as many as cores and memory
+            take); with accelerators, one on each.
         share: pull from the default remote before, and push to it after, whatever happens in between.
         force: stages or instances to run even if nothing changed.
-        runner: Prefect's task runner.
+        runner: Prefect's task runner: threads, dask or ray; or, with `share`, dask=ADDRESS or ray=ADDRESS of a
+            cluster whose workers have clones of their own (see flows/runners.py).
 
     Returns:
         How many instances ran, were restored and were unchanged.
     """
     folder = Path(root).resolve()
     logger = get_run_logger()
+    _check_options(parallel, runner, share)
     with sharing.shared(folder, logger.info) if share else nullcontext():
         graph = _part(read_graph(folder), targets)
         _tag(run_tags(folder, graph))
         forced = set(graph.resolve(force or []))
         stale = (read_stale(folder, graph) & set(graph)) | graph.below(forced)
         logger.info("%d of %d stage instances to look at", len(stale), len(graph))
-        with _worker(folder) if stale else nullcontext() as worker, _task_runner(runner, len(graph)) as running:
-            states = _run_all(running, graph, stale, forced, worker, folder, parallel=parallel, pull=share)
+        local = stale and not has_clones(runner)
+        with _worker(folder) if local else nullcontext() as worker, task_runner(runner, len(graph)) as running:
+            where = _where(graph, worker, folder, parallel=parallel, pull=share)
+            states = _run_all(running, graph, stale, forced, where, worker, model_name(folder))
+        if has_clones(runner) and (done := [name for name in graph if name in stale and states[name].is_completed()]):
+            gather(folder, done, logger.info)
         publish(folder, graph)
     return _summary(states)
+
+
+def _where(
+    graph: Graph, worker: Worker | Workers | None, root: Path, *, parallel: int, pull: bool
+) -> dict[str, Here | InClone]:
+    """Return where each instance is to run: here if a worker is, else in the clones of a cluster."""
+    if worker is None:
+        settings = settings_digest(root)
+        return {name: InClone(tuple(sorted(one.needs)), settings, parallel) for name, one in graph.items()}
+    place = Place(worker.socket, worker.environment, str(root))
+    slots = machine_slots(worker, root, parallel)
+    return {name: Here(place, slots[one.accelerator is not False], pull) for name, one in graph.items()}
 
 
 def _run_all(
@@ -120,25 +129,20 @@ def _run_all(
     graph: Graph,
     stale: set[str],
     forced: set[str],
+    where: Mapping[str, Here | InClone],
     worker: Worker | Workers | None,
-    root: Path,
-    *,
-    parallel: int,
-    pull: bool,
+    model: str,
 ) -> dict[str, State[Any]]:
     """Submit every instance, each to start once what it needs is done; return how each ended."""
     futures: dict[str, Any] = {}
-    model = f"model:{model_name(root)}"
-    place = None if worker is None else Place(worker.socket, worker.environment, str(root))
-    slots = {} if worker is None else _slots(worker, root, parallel)
     for name, one in graph.items():
         needs = [futures[above] for above in one.needs]
+        parameters: dict[str, Any] = {"name": name, "labels": [f"model:{model}", *one.tags]}
         if name in stale:
-            parameters: dict[str, Any] = {"name": name, "labels": [model, *one.tags], "place": place, "pull": pull}
-            parameters |= {"slots": slots[one.accelerator is not False], "force": name in forced}
+            parameters |= {"where": where[name], "force": name in forced}
             futures[name] = running.submit(instance, parameters, wait_for=needs)
         else:
-            futures[name] = running.submit(up_to_date, {"name": name, "labels": [model, *one.tags]}, wait_for=needs)
+            futures[name] = running.submit(up_to_date, parameters, wait_for=needs)
     try:
         for future in futures.values():
             future.wait()
@@ -157,6 +161,15 @@ def _summary(states: Mapping[str, State[Any]]) -> dict[str, int]:
         raise RuntimeError(f"{len(failed)} of {len(states)} stage instances not done. {' '.join(reasons)}")
     outcomes = [state.result() for state in states.values()]
     return {str(outcome): outcomes.count(outcome.value) for outcome in Outcome}
+
+
+def _check_options(parallel: int, runner: str, share: bool) -> None:
+    if parallel < 0:
+        raise InvalidSettingError("parallel", str(parallel), "0 or more", "Give the number of instances at a time.")
+    if has_clones(runner) and not share:
+        raise InvalidSettingError(
+            "share", "off", f"on with runner {runner}", "Clones meet in the DVC remote: add --share."
+        )
 
 
 def _part(graph: Graph, targets: list[str] | None) -> Graph:
@@ -183,38 +196,23 @@ def _worker(root: Path) -> AbstractContextManager[Worker | Workers]:
     return Workers(root) if early is None else nullcontext(early)
 
 
-def _slots(worker: Worker | Workers, root: Path, parallel: int) -> dict[bool, Slots]:
-    """Return the slots of instances that may use an accelerator (True), and of those that need none (False)."""
-    processor = processor_slots(parallel, sha256(str(root).encode()).hexdigest()[:12])
-    kind, count = find_accelerators(worker.stages if isinstance(worker, Workers) else worker, root)
-    return {True: accelerator_slots(kind, count) if count else processor, False: processor}
-
-
-def _task_runner(runner: Runner, instances: int) -> TaskRunner[Any]:
-    """Return Prefect's task runner of that name; slots, not threads, limit what runs at a time."""
-    if runner == "threads":
-        return ThreadPoolTaskRunner(max_workers=instances + 1)
-    module, package = f"prefect_{runner}", f"prefect-{runner}"
-    if find_spec(module) is None:
-        raise InvalidSettingError("runner", runner, f"{package} to be installed", f"Run `pip install {package}`.")
-    found = import_module(module)
-    return found.DaskTaskRunner() if runner == "dask" else found.RayTaskRunner()
-
-
 def main(arguments: list[str]) -> int:
     """Run the flow once; returns 0 if everything is up to date afterwards."""
     parser = argparse.ArgumentParser("python -m flows.pipeline", description="Bring the pipeline up to date.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="stage or instance; default: everything")
-    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="instances at a time on the processor")
+    parser.add_argument(
+        "--parallel", type=int, default=1, metavar="N", help="instances at a time on the processor; 0: all that fit"
+    )
     parser.add_argument("--share", action="store_true", help="pull from the default remote before, push after")
     parser.add_argument("--force", action="append", metavar="TARGET", help="run it even if nothing changed")
-    parser.add_argument("--runner", choices=["threads", "dask", "ray"], default="threads", help="Prefect task runner")
+    parser.add_argument("--runner", default="threads", help="threads, dask, ray; dask=ADDRESS, ray=ADDRESS: a cluster")
     options = parser.parse_args(arguments)
     root = Path.cwd()
     with ExitStack() as stack:
         try:
             server = stack.enter_context(api())  # comes up while the next lines work
-            if options.share or read_stale(root, _part(read_graph(root), options.targets)):
+            graph = _part(read_graph(root), options.targets)
+            if not has_clones(options.runner) and (options.share or options.force or read_stale(root, graph)):
                 early_worker.set(stack.enter_context(Workers(root)))
             if server is not None:
                 server.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import zpruner
 from stages._ran import note_run
 from zpruner.allocator import keep_freed_memory
 from zpruner.composition import compose
-from zpruner.errors import ZprunerError
+from zpruner.errors import InvalidSettingError, ZprunerError
 from zpruner.params import Params, load
 from zpruner.work import Work, checksum, digest_of, write_json
 
@@ -26,6 +27,11 @@ INTERRUPTED = 130
 Method = Annotated[str, typer.Option(help="A label under `methods` in params.yaml.")]
 Sparsity = Annotated[str, typer.Option(help="A label under `sparsities` in params.yaml.")]
 Root = Annotated[Path, typer.Option(help="The project folder.")]
+BATCH_DIVISOR = "ZPRUNER_BATCH_DIVISOR"
+"""The environment variable by which a flow has a stage that ran out of memory repeated in smaller batches.
+
+How, not what, as `model.device` is: sums and losses agree up to rounding, and no setting that DVC knows changes.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Project:
         params = load(root / "params.yaml")
         for method in params.methods.values():
             compose(method)  # an unknown name or hyper-parameter is told before a long run, not after
-        return cls(root, params)
+        return cls(root, in_smaller_batches(params, batch_divisor()))
 
     @property
     def data(self) -> Path:
@@ -117,6 +123,8 @@ class Project:
         usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak = usage if sys.platform == "darwin" else usage * 1024
         cost = {"stage": stage, "seconds": round(seconds, 3), "peak_memory_bytes": peak, **facts}
+        if (divisor := batch_divisor()) != 1:
+            cost["batch_divisor"] = divisor
         file = path.with_name(f"{path.name}.json")
         write_json(file, cost)
         note_run(self.work_root, file)
@@ -125,6 +133,33 @@ class Project:
 def say(text: str) -> None:
     """Tell the user which way a stage takes."""
     typer.echo(text, err=True)
+
+
+def batch_divisor() -> int:
+    """Return by what batch sizes are to be divided in this process: ZPRUNER_BATCH_DIVISOR, or 1.
+
+    Raises:
+        InvalidSettingError: it is no whole number above 0.
+    """
+    text = os.environ.get(BATCH_DIVISOR, "1")
+    if not (text.isdecimal() and int(text)):
+        raise InvalidSettingError(BATCH_DIVISOR, repr(text), "a whole number above 0", f"Unset {BATCH_DIVISOR}.")
+    return int(text)
+
+
+def in_smaller_batches(params: Params, divisor: int) -> Params:
+    """Return `params` with every batch size divided by `divisor`, rounded down, at least 1."""
+    if divisor == 1:
+        return params
+
+    def smaller(settings: Any) -> Any:
+        return settings.model_copy(update={"batch_size": max(1, settings.batch_size // divisor)})
+
+    evaluation = params.evaluation
+    tasks = None if evaluation.zero_shot is None else smaller(evaluation.zero_shot)
+    texts = {"perplexity": smaller(evaluation.perplexity), "zero_shot": tasks}
+    changed = {"calibration": smaller(params.calibration), "evaluation": evaluation.model_copy(update=texts)}
+    return params.model_copy(update=changed)
 
 
 @cache

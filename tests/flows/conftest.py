@@ -60,7 +60,7 @@ def quick(api: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     def slots(_worker: object, _root: object, parallel: int) -> dict[bool, Any]:
         return dict.fromkeys((True, False), processor_slots(parallel, "toy"))
 
-    monkeypatch.setattr(module, "_slots", slots)
+    monkeypatch.setattr(module, "machine_slots", slots)
     if "published" not in request.fixturenames:
         monkeypatch.setattr(module, "publish", lambda *_: None)
 

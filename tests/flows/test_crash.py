@@ -23,7 +23,7 @@ from pathlib import Path
 from flows import pipeline as module
 from flows.slots import processor_slots
 from flows.worker import DVC, Worker
-module._slots = lambda worker, root, parallel: dict.fromkeys((True, False), processor_slots(parallel, "toy"))
+module.machine_slots = lambda worker, root, parallel: dict.fromkeys((True, False), processor_slots(parallel, "toy"))
 with Worker(Path.cwd(), DVC) as worker:
     module.early_worker.set(worker)
     module.pipeline(".", parallel=2)

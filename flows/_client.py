@@ -39,6 +39,7 @@ class Job:
         umask = os.umask(0)
         os.umask(umask)
         request = {"arguments": arguments, "environment": dict(environment), "cwd": cwd, "umask": umask}
+        request["ignored"] = ignored_signals()
         message = json.dumps(request).encode()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -71,6 +72,11 @@ class Job:
         self._socket.close()
 
 
+def ignored_signals() -> list[int]:
+    """Return which signals this process ignores (under `nohup`, say): so would a process that it starts."""
+    return [number for number in FORWARDED if signal.getsignal(number) is signal.SIG_IGN]
+
+
 def main(path: str, arguments: list[str]) -> None:
     """Run `python ARGUMENTS` in the worker at `path`, or in a new interpreter where that is not possible."""
     try:
@@ -79,7 +85,7 @@ def main(path: str, arguments: list[str]) -> None:
     except Refused as reason:
         print(f"plain start-up of Python: {reason}", file=sys.stderr, flush=True)
         os.execv(sys.executable, [sys.executable, *arguments])
-    for number in FORWARDED:
+    for number in set(FORWARDED) - set(ignored_signals()):
         signal.signal(number, lambda received, _frame: job.signal(received))
     status = job.wait()
     if status < 0:  # end as the child did, so that the shell and DVC see the same

@@ -26,8 +26,8 @@ from typing import Any, NoReturn
 
 # Variables that may differ from the worker's: no imported library looks at them, or `_become` applies them.
 FREE = {"PWD", "OLDPWD", "SHLVL", "_", "PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"}
-FREE |= {"OPENBLAS_NUM_THREADS"}  # always 1 here (see worker.py)
-FREE |= {"ZPRUNER_BATCH_DIVISOR"}  # read by the stages themselves
+# The first is always 1 here (see worker.py), the second is read by the stages themselves.
+FREE |= {"OPENBLAS_NUM_THREADS", "ZPRUNER_BATCH_DIVISOR"}
 FREE_PREFIXES = ("DVC_", "PREFECT_")
 # Arrow's allocator starts a thread of its own, and sees to it around a fork.
 HARMLESS_THREADS = {"jemalloc_bg_thd"}
@@ -50,6 +50,7 @@ class _Request:
     environment: dict[str, str]
     cwd: str
     umask: int
+    ignored: list[int]
     fds: list[int] = field(default_factory=list)
 
 
@@ -131,6 +132,8 @@ class Server:
             connection.close()
             return None
         parent = os.getpid()
+        # Told before there is a child: whoever hears nothing starts the module anew.
+        self._tell(connection, {"started": True} if reason is None else {"refused": reason})
         pid = os.fork() if reason is None else None
         if pid == 0:
             self._leave(connection)
@@ -140,13 +143,11 @@ class Server:
         for fd in request.fds:
             os.close(fd)
         if pid is None:
-            self._tell(connection, {"refused": reason})
             connection.close()
             return None
         child = _Child(pid, connection)
         self._children[pid] = child
         self._selector.register(connection, selectors.EVENT_READ, child)
-        self._tell(connection, {"started": pid})
         return None
 
     def _objection(self, request: _Request) -> str | None:
@@ -242,6 +243,8 @@ def _become(request: _Request, added: dict[str, str]) -> str:
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     os.umask(request.umask)
+    for number in request.ignored:
+        signal.signal(number, signal.SIG_IGN)
     os.chdir(request.cwd)
     os.environ.clear()
     os.environ.update(request.environment | added)

@@ -15,6 +15,7 @@ from dvc.dvcfile import PROJECT_FILE
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
+from dvc.stage import PipelineStage
 
 from zpruner.errors import UnknownNameError, did_you_mean
 
@@ -136,7 +137,7 @@ def read_stale(root: Path, graph: Graph) -> set[str]:
     An instance below a changed one may turn out unchanged once that has run; DVC decides that when it gets there.
     """
     with Repo(str(root)) as repo:
-        names = {stage.addressing: _name(stage) for stage in repo.index.graph.nodes}
+        names = {stage.addressing: _name(stage) for stage in _runnable(repo.index.graph.nodes)}
         changed = _status(repo)
     return graph.below(names[address] for address in changed if address in names)
 
@@ -155,24 +156,28 @@ def _status(repo: Any) -> dict[str, Any]:
 
 def _graph(repo: Any) -> Graph:
     edges = repo.index.graph
-    for stage in edges.nodes:
+    stages = _runnable(edges.nodes)
+    for stage in stages:
         if isinstance(stage.cmd, list):
             raise DvcException(f"{stage.addressing}: a list of commands; write one command per stage.")
     return Graph(
         Instance(
             name=_name(stage),
             command=stage.cmd or "",
-            needs=frozenset(_name(other) for other in edges.successors(stage)),
+            needs=frozenset(_name(other) for other in _runnable(edges.successors(stage))),
             accelerator=(stage.meta or {}).get("gpu"),
             outputs=tuple(out.def_path for out in stage.outs),
             metrics=tuple(out.def_path for out in stage.outs if out.metric),
         )
-        for stage in edges.nodes
+        for stage in stages
     )
+
+
+def _runnable(stages: Iterable[Any]) -> list[Any]:
+    """Leave out data that was added by hand (`dvc add`): there is nothing to run."""
+    return [stage for stage in stages if isinstance(stage, PipelineStage)]
 
 
 def _name(stage: Any) -> str:
     """Return a stage's address as seen from the project folder (`addressing` is as seen from the current one)."""
-    if stage.path_in_repo == PROJECT_FILE:
-        return str(stage.name)
-    return f"{stage.path_in_repo}:{stage.name}" if stage.name else str(stage.path_in_repo)
+    return str(stage.name) if stage.path_in_repo == PROJECT_FILE else f"{stage.path_in_repo}:{stage.name}"

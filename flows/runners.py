@@ -111,14 +111,14 @@ class InClone:
         """Fetch what the instance needs, let DVC bring it up to date, push what came out."""
         root = _clone(self.settings)
         share.check_remote(root)
-        share.dvc(root, log, "pull", "--run-cache", "--allow-missing", name)
+        share.fetch(root, log, name)
         if self.needs:
             share.dvc(root, log, "repro", "--pull", "--allow-missing", *self.needs)
         with Workers(root) as workers:
             place = Place(workers.socket, workers.environment, str(root))
             slots = machine_slots(workers, root, self.parallel)[True]
             outcome = Here(place, slots, pull=True).reproduce(name, log, force=force)
-        share.dvc(root, log, "push", "--run-cache", name)
+        share.push(root, log, name)
         return outcome
 
 
@@ -133,5 +133,5 @@ def _clone(settings: str) -> Path:
 
 def gather(root: Path, finished: list[str], log: Log) -> None:
     """Bring what the clones made into this one."""
-    share.dvc(root, log, "pull", "--run-cache", "--allow-missing", *finished)
+    share.fetch(root, log, *finished)
     share.dvc(root, log, "repro", "--pull", "--allow-missing", *finished)

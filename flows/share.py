@@ -2,25 +2,35 @@
 
 python -m flows.share add URL     # a folder, ssh://host/path, s3://bucket/path
 python -m flows.share pull | push
+
+See docs/flows.md. SSH: DVC hands the agent on to the remote host and no setting of it says otherwise, so it is run
+without one; keys come from the remote's `keyfile` or from ~/.ssh.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.utils import dict_sha256
+from dvc.utils.serialize import load_yaml
 
 from flows.graph import read_graph
 from flows.instance import NOISE, PASSING
 from zpruner.errors import InvalidSettingError, ZprunerError
 
 RETRY_SECONDS = (2.0, 10.0, 60.0)
+ENTRY = re.compile(r"[0-9a-f]{64}")
+"""The name of an entry of the run cache: the SHA-256 of what it says."""
 
 
 class RemoteError(ZprunerError):
@@ -38,10 +48,19 @@ def shared(root: Path, log: Callable[[str], None]) -> Iterator[None]:
         push(root, log)
 
 
-def add(root: Path, name: str, url: str) -> None:
-    """Make `url` the project's default remote, one that verifies every file that it delivers."""
+def add(root: Path, name: str, url: str, endpoint: str | None = None) -> None:
+    """Make `url` the project's default remote, one that verifies every file that it delivers.
+
+    Args:
+        root: the project folder.
+        name: what to call the remote.
+        url: a folder, ssh://host/path or s3://bucket/path.
+        endpoint: the address of an S3-compatible server; None: that of S3 itself.
+    """
     dvc(root, print, "remote", "add", "--default", "--force", name, url)
     dvc(root, print, "remote", "modify", name, "verify", "true")
+    if endpoint is not None:
+        dvc(root, print, "remote", "modify", name, "endpointurl", endpoint)
 
 
 def check_remote(root: Path) -> str:
@@ -71,12 +90,12 @@ def pull(root: Path, log: Callable[[str], None]) -> list[str]:
     """Fetch the run cache and what the remote has of this dvc.lock, and link it into place.
 
     A file that the remote lacks, or has in a damaged state (DVC then removes it there), is no error: its stage runs
-    again, and the next push puts it back.
+    again, and the next push puts it back. So with a damaged entry of the run cache.
 
     Returns:
         The outputs that did not arrive.
     """
-    dvc(root, log, "pull", "--run-cache", "--allow-missing")
+    fetch(root, log)
     names = [(one.name, out) for one in read_graph(root).values() for out in one.outputs]
     missing = [(name, out) for name, out in names if not (root / out).exists()]
     for name, out in missing:
@@ -84,9 +103,39 @@ def pull(root: Path, log: Callable[[str], None]) -> list[str]:
     return [out for _, out in missing]
 
 
-def push(root: Path, log: Callable[[str], None]) -> None:
-    """Send the run cache and the data of this dvc.lock."""
-    dvc(root, log, "push", "--run-cache")
+def fetch(root: Path, log: Callable[[str], None], *targets: str) -> None:
+    """Fetch the run cache, and what the remote has of the targets (of everything if none is named)."""
+    dvc(root, log, "pull", "--run-cache", "--allow-missing", *targets)
+    drop_damaged_runs(root, log)
+
+
+def drop_damaged_runs(root: Path, log: Callable[[str], None]) -> None:
+    """Remove entries of the run cache that are not what their name says, which DVC would use, here and in the remote.
+
+    The stage of such an entry runs again, and the next push brings a whole one.
+    """
+    with Repo(str(root), _wait_for_lock=True) as repo, repo.lock:
+        folder = Path(repo.stage_cache.cache_dir)
+        remote = repo.cloud.get_remote_odb(None, "fetch --run-cache", hash_name="md5-dos2unix")
+        for path in sorted(path for path in folder.glob("*/*/*") if ENTRY.fullmatch(path.name)):
+            try:
+                whole = dict_sha256(load_yaml(str(path)), exclude=["size", "nfiles"]) == path.name
+            except (DvcException, AttributeError, TypeError):
+                whole = False
+            if whole:
+                continue
+            name = path.relative_to(folder)
+            log(f"run cache: {name} is damaged and not used; its stage will run")
+            path.unlink()
+            with suppress(OSError):  # others beside it; an empty folder would stop DVC
+                path.parent.rmdir()
+            with suppress(FileNotFoundError):
+                remote.fs.remove(remote.fs.join(remote.path, "runs", *name.parts))
+
+
+def push(root: Path, log: Callable[[str], None], *targets: str) -> None:
+    """Send the run cache, and the data that this dvc.lock has of the targets (of everything if none is named)."""
+    dvc(root, log, "push", "--run-cache", *targets)
 
 
 def dvc(root: Path, log: Callable[[str], None], *arguments: str) -> None:
@@ -96,9 +145,10 @@ def dvc(root: Path, log: Callable[[str], None], *arguments: str) -> None:
         RemoteError: it failed.
     """
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "SSH_AUTH_SOCK"}
     for delay in (*RETRY_SECONDS, None):
         done = subprocess.run(
-            command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
         lines = [line for line in done.stdout.splitlines() if line.strip() and not NOISE.match(line)]
         for line in lines:
@@ -124,13 +174,14 @@ def main(arguments: list[str]) -> int:
     adding = steps.add_parser("add", help="choose the remote")
     adding.add_argument("url", help="a folder, ssh://host/path or s3://bucket/path")
     adding.add_argument("--name", default="team", help="what to call it")
+    adding.add_argument("--endpoint-url", metavar="URL", help="of an S3-compatible server")
     steps.add_parser("pull", help="fetch the run cache and the data of this dvc.lock")
     steps.add_parser("push", help="send them")
     options = parser.parse_args(arguments)
     root = Path.cwd()
     try:
         if options.step == "add":
-            add(root, options.name, options.url)
+            add(root, options.name, options.url, options.endpoint_url)
         else:
             check_remote(root)
             step = pull if options.step == "pull" else push

@@ -85,8 +85,8 @@ class Worker:
         self._root = str(root.resolve())
         self._folder = Path(tempfile.mkdtemp(prefix="zpruner-worker-"))
         self.socket = str(self._folder / "socket")
-        self.environment = dict(environment)
-        """The environment for commands whose stages are to run in the worker."""
+        self.environment = {name: value for name, value in environment.items() if name != "SSH_AUTH_SOCK"}
+        """The environment for commands whose stages are to run in the worker: no agent to forward (see share.py)."""
         if launcher:
             self._write_launcher()
             self.environment["PATH"] = f"{self._folder}{os.pathsep}{environment.get('PATH', os.defpath)}"

@@ -1,18 +1,22 @@
-"""Two clones that meet in a remote: a folder, and an SSH server on loopback where one is installed."""
+"""Two clones that meet in a remote: a folder; an SSH and an S3-compatible server where they are installed."""
 
 from __future__ import annotations
 
-import getpass
 import os
-import shutil
+import random
+import signal
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import remotes
 import tiny
+from remotes import KINDS, S3, SSH, Remote
 from toys import Toy, commit, lock
 
 from flows import share
@@ -20,7 +24,6 @@ from flows.pipeline import pipeline
 from zpruner.errors import InvalidSettingError
 
 pytestmark = pytest.mark.usefixtures("quick", "worker")
-SSHD = shutil.which("sshd", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"]))
 
 
 @pytest.fixture
@@ -28,6 +31,13 @@ def remote(toy: Toy, tmp_path: Path) -> Path:
     """A folder that the toy project shares its caches in."""
     share.add(toy.root, "team", str(tmp_path / "remote"))
     return tmp_path / "remote"
+
+
+@pytest.fixture
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Remote]:
+    """A remote of the kind that a test asks for."""
+    with remotes.remote(request.param, tmp_path) as found:
+        yield found
 
 
 def flow(toy: Toy, **options: Any) -> dict[str, int]:
@@ -92,6 +102,24 @@ def test_a_damaged_object_is_named_and_never_used(toy: Toy, remote: Path, caplog
     assert damaged.read_bytes() == whole
 
 
+def test_a_damaged_entry_of_the_run_cache_is_named_and_never_used(toy: Toy, remote: Path) -> None:
+    flow(toy)
+    entries = {path: path.read_text() for path in (remote / "runs").rglob("*") if path.is_file()}
+    for path, text in entries.items():
+        if "--method p1" in text:
+            path.write_text(text[: text.index("outs:")])  # still YAML
+        elif "--method p2" in text:
+            path.write_text("what: [")
+    other = clone(toy)
+    (other.root / "dvc.lock").unlink()  # all that B knows of the results is in the run cache
+    lines: list[str] = []
+    share.pull(other.root, lines.append)
+    assert sum("is damaged and not used" in line for line in lines) == 2
+    flow(other)
+    assert sorted(other.runs()) == ["part@p1", "part@p2"]
+    assert {path: path.read_text() for path in entries} == entries
+
+
 def test_a_push_or_pull_cut_short_is_completed_by_a_repeat(toy: Toy, remote: Path) -> None:
     tiny.run(["dvc", "repro"], toy.root)
     share.push(toy.root, print)
@@ -130,44 +158,64 @@ def test_a_remote_that_cannot_be_reached_is_named(
     assert "error: dvc pull --run-cache --allow-missing: got exit status" in capsys.readouterr().err
 
 
-@pytest.fixture
-def ssh_server(tmp_path: Path) -> Iterator[str]:
-    """The address of an OpenSSH server on loopback with keys of its own."""
-    assert SSHD is not None
-    folder = tmp_path / "sshd"
-    folder.mkdir(mode=0o700)
-    for key in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
-    shutil.copy(folder / "user.pub", folder / "authorized")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {
-        "Port": port,
-        "ListenAddress": "127.0.0.1",
-        "HostKey": folder / "host",
-        "AuthorizedKeysFile": folder / "authorized",
-        "PidFile": "none",
-        "PasswordAuthentication": "no",
-        "StrictModes": "no",
-        "Subsystem": "sftp internal-sftp",
-    }
-    (folder / "config").write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where its service is not running, nobody else has made it
-    server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "config"], stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    assert any("listening" in line for line in iter(server.stderr.readline, ""))
-    yield f"127.0.0.1:{port}"
-    server.terminate()
-    server.communicate()
-
-
-@pytest.mark.skipif(SSHD is None, reason="needs OpenSSH's sshd: apt-get install openssh-server")
-def test_over_ssh(toy: Toy, ssh_server: str, tmp_path: Path) -> None:
-    share.add(toy.root, "team", f"ssh://{getpass.getuser()}@{ssh_server}{tmp_path}/remote")
-    tiny.run(["dvc", "remote", "modify", "team", "keyfile", str(tmp_path / "sshd" / "user")], toy.root)
+@pytest.mark.parametrize("anywhere", [SSH, S3], indirect=True)
+def test_over_a_network(toy: Toy, anywhere: Remote, tmp_path: Path) -> None:
+    anywhere.choose(toy.root)
     flow(toy)
     other = clone(toy)
+    anywhere.log_in(other.root)
     assert flow(other)["ran"] == 0
     assert tiny.files_of(other.root / "out") == tiny.files_of(toy.root / "out")
+    other.change(parts=["p0", "p1", "p2", "p3"])
+    other.change("part", p3={"value": 7})
+    flow(other)
+    assert other.runs() == ["part@p3", "last"]
+
+
+@pytest.mark.parametrize("anywhere", [SSH], indirect=True)
+def test_no_agent_is_handed_on(toy: Toy, anywhere: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(tmp_path / "agent"))
+        agent.listen()
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+        anywhere.choose(toy.root)
+        tiny.run(["dvc", "repro", "base"], toy.root)
+        share.push(toy.root, print)
+    log = (tmp_path / "sshd" / "log").read_text()
+    assert "Accepted publickey" in log
+    assert "auth-agent-req" not in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("anywhere", KINDS, indirect=True)
+def test_pushes_and_pulls_are_killed_and_repeated(toy: Toy, anywhere: Remote) -> None:
+    anywhere.choose(toy.root)
+    rng = random.Random(7)
+    (toy.root / "large").mkdir()
+    for number in range(8):
+        (toy.root / "large" / f"{number}.bin").write_bytes(rng.randbytes(4 << 20))
+    tiny.run(["dvc", "add", "large"], toy.root)
+    tiny.run(["dvc", "repro"], toy.root)
+    for _ in range(4):
+        interrupt(toy.root, "push", rng)
+    share.push(toy.root, print)
+    other = clone(toy)
+    anywhere.log_in(other.root)
+    for _ in range(4):
+        interrupt(other.root, "pull", rng)
+    assert share.pull(other.root, print) == []
+    for name in ("large", "out"):
+        assert tiny.files_of(other.root / name) == tiny.files_of(toy.root / name)
+    assert flow(other)["ran"] == 0
+
+
+def interrupt(root: Path, step: str, rng: random.Random) -> None:
+    """Start a push or pull and kill it, DVC included, at a random moment."""
+    command = [sys.executable, "-m", "flows.share", step]
+    environment = tiny.environment() | {"PYTHONPATH": str(tiny.REPOSITORY)}
+    process = subprocess.Popen(
+        command, cwd=root, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    time.sleep(rng.uniform(1.5, 5))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

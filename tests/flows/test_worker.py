@@ -154,6 +154,14 @@ def test_interrupts_reach_the_child(worker: Worker, root: Path) -> None:
     assert (out, process.returncode) == ("interrupted\n", 130)
 
 
+def test_what_the_caller_ignores_the_child_ignores(worker: Worker, root: Path) -> None:
+    script = "trap '' HUP INT; exec python -m stages.facts"
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], cwd=root, env=worker.environment, input="", capture_output=True, text=True
+    )
+    assert json.loads(done.stdout.splitlines()[0])["sigint"] == str(int(signal.SIG_IGN))
+
+
 def test_termination_is_seen_as_such(worker: Worker, root: Path) -> None:
     process, pid = started(worker, root)
     os.kill(pid, signal.SIGKILL)

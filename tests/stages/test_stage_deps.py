@@ -28,6 +28,7 @@ HOW = [
     "zpruner/model/skeleton.py",
     "zpruner/model/spill.py",
     "zpruner/model/tensors.py",
+    "zpruner/calibrate/snapshots.py",
 ]
 """Say how and not what: where files lie, messages, bars, formats; and reading a model block by block, which tests hold
 to the numbers of a model in memory."""
@@ -35,7 +36,8 @@ to the numbers of a model in memory."""
 COMPOSING = ["zpruner/composition.py", "zpruner/masks", "zpruner/methods/_base.py", "zpruner/updates", "zpruner/linalg"]
 """Imported to check the settings."""
 STATISTICS = [
-    f"zpruner/calibrate/{name}.py" for name in ("accumulate", "artifact", "capture", "dense", "experts", "tokens")
+    f"zpruner/calibrate/{name}.py"
+    for name in ("accumulate", "artifact", "capture", "dense", "experts", "gradients", "tokens")
 ]
 """Imported to read statistics and windows that another stage took."""
 INVENTORY = [f"zpruner/model/{name}.py" for name in ("experts", "inventory", "products", "usage")]
@@ -47,7 +49,15 @@ TEXTS = ["zpruner/sources", "zpruner/calibrate/windows.py"]
 
 NOT_RUN = {
     "fetch": [*COMPOSING, *MODELS, "zpruner/model/copy.py", "zpruner/types.py"],
-    "calibrate": [*COMPOSING, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
+    "calibrate": [
+        *COMPOSING,
+        *TEXTS,
+        "zpruner/calibrate/gradients.py",
+        "zpruner/model/weights.py",
+        "zpruner/types.py",
+    ],
+    "needs": [*COMPOSING, "zpruner/types.py"],
+    "gradients": [*COMPOSING, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
     "score": [*COMPOSING, *STATISTICS, *MODELS],
     "mask": [
         *STATISTICS,

@@ -177,6 +177,7 @@ def test_the_five_lines_of_the_readme(tmp_path):
         zpruner.load_windows(text, model, tokenizer, nsamples=4000, seqlen=32, downloads=tmp_path)
 
 
+@pytest.mark.xdist_group("finished_project")
 @pytest.mark.parametrize("label", ["wanda", "zpruner"])
 @pytest.mark.parametrize("sparsity", ["s50", "s24"])
 def test_in_memory_and_by_stages_the_result_is_the_same(finished_project: Path, label, sparsity):

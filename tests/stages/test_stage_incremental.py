@@ -8,6 +8,7 @@ import pytest
 import staged
 import tiny
 
+pytestmark = pytest.mark.xdist_group("finished_project")  # which is made once, by one worker
 VARIANT = ("mask", "apply", "evaluate")
 
 
@@ -118,6 +119,7 @@ def test_add_a_method(project):
     executes(project, "needs", *chain("ria", "s50", "s24"))
 
 
+@pytest.mark.slow
 def test_gradients_are_collected_when_the_first_method_needs_them_and_not_again(project):
     keep_only(project, ["wanda"], ["s50"])
     formulas = project / "formulas"

@@ -10,6 +10,7 @@ import torch
 
 import zpruner
 from zpruner.calibrate import BlockReplay
+from zpruner.methods import METHODS
 from zpruner.model import get_weight, load_model, take_inventory
 
 WINDOWS = torch.randint(3, families.VOCABULARY, (4, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(2))
@@ -38,3 +39,22 @@ def test_a_family_goes_through_the_whole_chain(family: str, tmp_path: Path) -> N
         weight = get_weight(again, layer)
         kept = (weight.reshape(weight.shape[0], -1, 4) != 0).sum(dim=-1)
         assert int(kept.max()) <= 2, layer.name  # 2:4 along the inputs, also where the weight is stored transposed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", list(families.FAMILIES))
+@pytest.mark.parametrize("sparsity", [0.5, "2:4"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_method_prunes_every_family(family: str, sparsity: float | str, tmp_path: Path) -> None:
+    dense = families.build(family)
+    calibration = zpruner.calibrate(dense, WINDOWS, gram=True, gradients=True, batch_size=2)
+    weights = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
+    for name in METHODS.names():
+        settings = {"formula": "mul(W, sqrt(X))"} if name == "expression" else {}
+        dense.load_state_dict(weights)
+        layers = zpruner.prune(dense, calibration, method={"score": name, "settings": settings}, sparsity=sparsity)
+        removed = sum(layer.sparsity * layer.mask.keep.numel() for layer in layers)
+        assert removed / sum(layer.mask.keep.numel() for layer in layers) == pytest.approx(0.5, abs=0.02), name
+        pruned = zpruner.perplexity(dense, WINDOWS)
+        dense.save_pretrained(tmp_path / name)
+        assert zpruner.perplexity(load_model(tmp_path / name, device="cpu"), WINDOWS) == pytest.approx(pruned, rel=1e-6)

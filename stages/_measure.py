@@ -77,7 +77,7 @@ def _compare(
 ) -> Iterator[dict[str, list[float]]]:
     with Predictor(dense) as reference:
         if not predictor.runner.streamed:  # the first pass of a process is slower
-            next(compare_batches(predictor, reference, [batches[0][:1]], stride))
+            next(compare_batches(predictor, reference, [batches[0][:1, : max(2, batches[0].shape[1] // 4)]], None))
         for batch, found in zip(batches, compare_batches(predictor, reference, batches, stride), strict=True):
             yield {
                 **asdict(found),

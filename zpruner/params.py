@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from zpruner.errors import InvalidSettingError, did_you_mean
+from zpruner.evolution import EvolutionSettings
 from zpruner.types import ComparisonGroup, SparsityPattern
 
 FORMULAS = "formulas"
@@ -130,6 +131,24 @@ class EvaluationSettings(Settings):
     checkpoints: Literal["all"] | tuple[str, ...] = "all"
 
 
+def _check_patterns(sparsities: tuple[float | str, ...]) -> tuple[float | str, ...]:
+    for value in sparsities:
+        SparsityPattern.parse(value)
+    return sparsities
+
+
+class SearchSettings(EvolutionSettings):
+    """The search for pruning formulas: how formulas evolve, and what measures them.
+
+    Fitness is the perplexity on `text` after pruning at each of `sparsities`, averaged in log space; the text should
+    be neither that of the calibration nor that of the evaluation.
+    """
+
+    text: TextSettings
+    sparsities: Annotated[tuple[float | str, ...], AfterValidator(_check_patterns)] = Field(min_length=1)
+    group: ComparisonGroup = ComparisonGroup.ROW
+
+
 class Choice(Settings):
     """A registered name with settings of its own: `swaps`, or `{name: swaps, settings: {max_swaps: 100}}`."""
 
@@ -165,6 +184,7 @@ class Params(Settings):
     methods: dict[str, MethodSettings]
     sparsities: dict[str, float | str]
     evaluation: EvaluationSettings
+    search: SearchSettings | None = None
 
     def pattern(self, sparsity: str) -> SparsityPattern:
         """Return the pattern labelled `sparsity`."""

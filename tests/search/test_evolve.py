@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from zpruner.errors import ArtifactError, LockedError
+from zpruner.evolution import EvolutionSettings
 from zpruner.methods._formula import Tree, evaluate_formula, parse_formula
-from zpruner.search import SearchError, SearchSettings, canonical, evolve, read_log
+from zpruner.search import SearchError, canonical, evolve, read_log
 from zpruner.search.log import LogWriter
 
 HIDDEN = "mul(mul(W, sqrt(X)), log(G))"
@@ -48,9 +49,9 @@ class MaskDistance:
             yield float(torch.stack(wrong).mean())
 
 
-def small(**changes: Any) -> SearchSettings:
+def small(**changes: Any) -> EvolutionSettings:
     values = {"population": 10, "generations": 3, "rungs": (1, 4), "elite": 2, "seed": 3, "size_penalty": 0.001}
-    return SearchSettings(**{**values, **changes})
+    return EvolutionSettings(**{**values, **changes})
 
 
 def without_seconds(path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from zpruner.masks._allocation import ALLOCATIONS, Allocation, outlier_saliency
 from zpruner.masks._base import MaskRefinement
-from zpruner.masks._select import pruned_count, select
+from zpruner.masks._select import pruned_count, select, select_each
 from zpruner.registry import Registry
 
 REFINEMENTS: Registry[MaskRefinement] = Registry("zpruner.masks", MaskRefinement, "mask refinement")  # type: ignore[type-abstract]
@@ -15,4 +15,5 @@ __all__ = [
     "outlier_saliency",
     "pruned_count",
     "select",
+    "select_each",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -37,6 +38,16 @@ def select(score: Tensor, pattern: SparsityPattern, group: ComparisonGroup, laye
         ShapeMismatchError: `score` is not a float32 matrix.
         InvalidPatternError: M does not divide the number of inputs.
     """
+    return select_each(score, (pattern,), group, layer)[0]
+
+
+def select_each(
+    score: Tensor, patterns: Sequence[SparsityPattern], group: ComparisonGroup, layer: str = ""
+) -> list[Tensor]:
+    """Return the mask of every pattern, as `select` gives it; all ratios share one partial sort.
+
+    Arguments and errors as `select`.
+    """
     where = f"scores of layer {layer}" if layer else "scores"
     if score.ndim != 2 or score.dtype != torch.float32 or not score.numel():
         raise ShapeMismatchError(
@@ -50,14 +61,27 @@ def select(score: Tensor, pattern: SparsityPattern, group: ComparisonGroup, laye
         raise NonFiniteError(
             where, "NaN or infinity", "finite scores", "Look for zero rows or overflow in the method's score()."
         )
-    pattern.check_width(score.shape[1], layer)
-    if pattern.kept is not None and pattern.group_size is not None:
-        groups = score.reshape(-1, pattern.group_size)
-        if pattern.group_size <= _PAIRWISE_GROUP_SIZE:
-            return _keep_by_rank(groups, pattern.kept).view(score.shape)
-        return _keep_by_threshold(groups, pattern.group_size - pattern.kept).view(score.shape)
+    for pattern in patterns:
+        pattern.check_width(score.shape[1], layer)
     groups = score if group is ComparisonGroup.ROW else score.reshape(1, -1)
-    return _keep_by_threshold(groups, pruned_count(groups.shape[1], pattern.sparsity)).view(score.shape)
+    counts = [0 if pattern.is_nm else pruned_count(groups.shape[1], pattern.sparsity) for pattern in patterns]
+    thresholds = _kth_smallest(groups, sorted({count for count in counts if count}))
+    return [
+        _keep_n_of_m(score, pattern)
+        if pattern.is_nm
+        else _keep_by_threshold(groups, count, thresholds.get(count)).view(score.shape)
+        for pattern, count in zip(patterns, counts, strict=True)
+    ]
+
+
+def _keep_n_of_m(score: Tensor, pattern: SparsityPattern) -> Tensor:
+    assert pattern.kept is not None
+    assert pattern.group_size is not None
+    groups = score.reshape(-1, pattern.group_size)
+    if pattern.group_size <= _PAIRWISE_GROUP_SIZE:
+        return _keep_by_rank(groups, pattern.kept).view(score.shape)
+    pruned = pattern.group_size - pattern.kept
+    return _keep_by_threshold(groups, pruned, _kth_smallest(groups, [pruned])[pruned]).view(score.shape)
 
 
 def pruned_count(size: int, ratio: float) -> int:
@@ -69,12 +93,14 @@ def pruned_count(size: int, ratio: float) -> int:
     return min(math.floor(size * ratio * (1 + 1e-15)), size - 1)
 
 
-def _keep_by_threshold(groups: Tensor, pruned: int) -> Tensor:
-    """Return bool like `groups` (count, size): False for the `pruned` lowest of each row, lower index first."""
-    if pruned == 0:
+def _keep_by_threshold(groups: Tensor, pruned: int, threshold: Tensor | None) -> Tensor:
+    """Return bool like `groups` (count, size): False for the `pruned` lowest of each row, lower index first.
+
+    `threshold` is the `pruned`-th smallest of each row, (count, 1); None where nothing is pruned.
+    """
+    if threshold is None:
         return torch.ones_like(groups, dtype=torch.bool)
     size = groups.shape[1]
-    threshold = _kth_smallest(groups, pruned)
     keep = groups > threshold
     counts = torch.int32 if size < 2**31 else torch.int64
     short = size - pruned - keep.sum(dim=1, keepdim=True, dtype=counts)
@@ -86,14 +112,17 @@ def _keep_by_threshold(groups: Tensor, pruned: int) -> Tensor:
     return keep
 
 
-def _kth_smallest(groups: Tensor, k: int) -> Tensor:
-    """Return the k-th smallest value (from 1) of every row: (count, size) -> (count, 1).
+def _kth_smallest(groups: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
+    """Return for every k (from 1) the k-th smallest value of each row: (count, size) -> (count, 1).
 
     numpy's partition is vectorised, and about five times as fast as torch's kthvalue on the host.
     """
+    if not ks:
+        return {}
     if groups.is_cpu:
-        return torch.from_numpy(np.partition(groups.numpy(), k - 1, axis=1)[:, k - 1 : k].copy())
-    return groups.kthvalue(k, dim=1, keepdim=True).values
+        parted = np.partition(groups.numpy(), [k - 1 for k in ks], axis=1)
+        return {k: torch.from_numpy(parted[:, k - 1 : k].copy()) for k in ks}
+    return {k: groups.kthvalue(k, dim=1, keepdim=True).values for k in ks}
 
 
 def _keep_by_rank(groups: Tensor, kept: int) -> Tensor:

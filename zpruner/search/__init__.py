@@ -12,7 +12,6 @@ from zpruner.search.canonical import canonical, simplify
 from zpruner.search.draw import draw_svg, draw_text
 from zpruner.search.evolve import Evaluate, SearchError, SearchResult, evolve
 from zpruner.search.log import Evaluation, SearchLog, read_log
-from zpruner.search.settings import SearchSettings
 
 __all__ = [
     "Evaluate",
@@ -21,7 +20,6 @@ __all__ = [
     "SearchError",
     "SearchLog",
     "SearchResult",
-    "SearchSettings",
     "Tree",
     "best_formulas",
     "canonical",

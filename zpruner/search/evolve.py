@@ -12,11 +12,11 @@ from random import Random
 from time import perf_counter
 
 from zpruner.errors import ArtifactError, ZprunerError
+from zpruner.evolution import EvolutionSettings
 from zpruner.methods._formula import Tree, parse_formula
 from zpruner.search.canonical import canonical, simplify
 from zpruner.search.log import Evaluation, LogWriter
 from zpruner.search.probe import Probe
-from zpruner.search.settings import SearchSettings
 from zpruner.search.variation import crossover, mutate, random_tree
 
 Evaluate = Callable[[Sequence[Tree], int], Iterable[float]]
@@ -68,7 +68,7 @@ class _Stop(Exception):  # noqa: N818  a signal, caught in `evolve`
 
 
 def evolve(
-    settings: SearchSettings,
+    settings: EvolutionSettings,
     evaluate: Evaluate,
     log: Path,
     *,
@@ -91,10 +91,12 @@ def evolve(
     Raises:
         ArtifactError: the log is damaged, or of other settings, context or another version of the library.
         LockedError: another process uses the log.
+        FormulaError: one of `settings.initial` cannot be read.
         SearchError: no formula had a finite fitness.
     """
+    initial = [parse_formula(text) for text in settings.initial]
     with LogWriter(log, settings.identity(), context) as writer:
-        search = _Search(settings, evaluate, writer, progress)
+        search = _Search(settings, initial, evaluate, writer, progress)
         try:
             search.run()
             reason = "generations"
@@ -116,11 +118,13 @@ def evolve(
 class _Search:
     def __init__(
         self,
-        settings: SearchSettings,
+        settings: EvolutionSettings,
+        initial: list[Tree],
         evaluate: Evaluate,
         writer: LogWriter,
         progress: Callable[[Evaluation], None] | None,
     ) -> None:
+        self.initial = initial
         self.settings, self.evaluate, self.writer, self.progress = settings, evaluate, writer, progress
         self.rng = Random(settings.seed)
         self.probe = Probe()
@@ -142,7 +146,7 @@ class _Search:
 
     def _generation(self, population: list[_Standing], size: int) -> list[_Candidate]:
         """Return up to `size` formulas that are new in canonical form; fewer where new ones are hard to find."""
-        initial = [] if population else [parse_formula(text) for text in self.settings.initial]
+        initial = [] if population else self.initial
         found = [c for tree in initial[:size] if (c := self._candidate(tree, "initial", ()))]
         while len(found) < size:
             draw = self.rng.random()

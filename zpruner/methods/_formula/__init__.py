@@ -1,13 +1,20 @@
 """Pruning formulas as expression trees: read, written and evaluated; their evolution is zpruner.search."""
 
 from zpruner.methods._formula.errors import FormulaError
-from zpruner.methods._formula.evaluate import STATISTIC, evaluate_formula, formula_operands, formula_score
+from zpruner.methods._formula.evaluate import (
+    GRADIENT_SCALE,
+    STATISTIC,
+    evaluate_formula,
+    formula_operands,
+    formula_score,
+)
 from zpruner.methods._formula.parse import parse_formula
 from zpruner.methods._formula.tree import ARITY, BINARY, MAX_DEPTH, TERMINALS, UNARY, Tree
 
 __all__ = [
     "ARITY",
     "BINARY",
+    "GRADIENT_SCALE",
     "MAX_DEPTH",
     "STATISTIC",
     "TERMINALS",

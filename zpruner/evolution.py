@@ -1,18 +1,16 @@
-"""The settings of a formula search."""
+"""The settings of a formula search's evolution: part of params.yaml's `search`, and usable alone."""
 
 from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from zpruner.methods._formula import parse_formula
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 BUDGETS = frozenset({"generations", "max_evaluations", "max_seconds"})
 """Settings that say only how long to go on: a search may be resumed with others."""
 
 
-class SearchSettings(BaseModel):
+class EvolutionSettings(BaseModel):
     """How formulas are drawn, varied, selected and measured (genetic programming as in arXiv 2406.02924).
 
     The share of a generation that neither crossover nor mutation makes is drawn anew; with both at 0 the search is
@@ -32,16 +30,11 @@ class SearchSettings(BaseModel):
     size_penalty: float = Field(default=0.002, ge=0, description="added to the fitness per node, in selection only")
     terminals: tuple[Literal["W", "X", "G"], ...] = Field(default=("W", "X", "G"), min_length=1)
     initial: tuple[str, ...] = Field(default=(), description="formulas put into the first generation")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     rungs: tuple[int, ...] = Field(default=(4, 16), min_length=1, description="windows per stage of evaluation")
     promote: float = Field(default=0.34, gt=0, le=1, description="best share, of all so far, that gets the next rung")
     max_evaluations: int | None = Field(default=None, ge=1, description="each rung of each formula counts as one")
     max_seconds: float | None = Field(default=None, gt=0, description="time spent evaluating, all runs together")
-
-    @field_validator("initial")
-    @classmethod
-    def _readable(cls, formulas: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(parse_formula(text)) for text in formulas)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -57,4 +50,4 @@ class SearchSettings(BaseModel):
 
     def identity(self) -> dict[str, object]:
         """Return the settings that decide which formulas are tried in which order: all but the budgets."""
-        return self.model_dump(mode="json", exclude=set(BUDGETS))
+        return self.model_dump(mode="json", include=set(EvolutionSettings.model_fields) - BUDGETS)

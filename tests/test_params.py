@@ -59,6 +59,45 @@ def test_unknown_keys_are_answered_with_the_nearest(where, key, known):
     assert message == f"params.yaml: got unknown key '{path}', expected a known key. Did you mean '{known}'?"
 
 
+TEXT = {"source": "source/text.txt", "documents": "lines", "part": [0.5, 1.0], "seqlen": 16}
+
+
+def searching(**values):
+    """Return the tiny settings with a search on the last quarter of the text."""
+    return changed(search={"text": {**TEXT, "source": "source/other.txt"}, "sparsities": [0.5], **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"poulation": 3}, "unknown key 'search.poulation', expected a known key. Did you mean 'population'?"),
+        (
+            {"text": {**TEXT, "seqlem": 3}},
+            "unknown key 'search.text.seqlem', expected a known key. Did you mean 'seqlen'",
+        ),
+        ({"tournament": 0}, "search.tournament: got 0"),
+        ({"crossover": 0.8}, "crossover and mutation together may be at most 1"),
+        ({"max_seconds": 0}, "search.max_seconds: got 0"),
+        ({"rungs": [4, 2]}, "rungs must be positive and strictly increasing"),
+        ({"terminals": ["W", "Q"]}, "search.terminals.1: got 'Q'"),
+        ({"sparsities": []}, "search.sparsities"),
+        ({"group": "rows"}, "search.group"),
+        ({"text": TEXT}, "search.text.part: got [0.5, 1.0], which overlaps with evaluation.perplexity.part"),
+        (
+            {"text": {**TEXT, "part": [0.2, 0.3]}},
+            "which overlaps with calibration.part, [0.0, 0.5], of the same source",
+        ),
+    ],
+)
+def test_settings_of_a_search(values, words):
+    assert check(searching(), "params.yaml").search.population == 40
+    assert words in refused(searching(**values))
+
+
+def test_sparsities_of_a_search():
+    assert "'5:4'" in refused(searching(sparsities=[0.5, "5:4"]), InvalidPatternError)
+
+
 def test_unknown_key_of_a_part():
     for part in ("refine", "update"):
         message = refused(changed("methods.wanda", **{part: {"name": "x", "setings": {}}}))

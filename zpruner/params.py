@@ -140,8 +140,8 @@ def _check_patterns(sparsities: tuple[float | str, ...]) -> tuple[float | str, .
 class SearchSettings(EvolutionSettings):
     """The search for pruning formulas: how formulas evolve, and what measures them.
 
-    Fitness is the perplexity on `text` after pruning at each of `sparsities`, averaged in log space; the text should
-    be neither that of the calibration nor that of the evaluation.
+    Fitness is the perplexity on `text` after pruning at each of `sparsities`, averaged in log space. The text may share
+    nothing with that of the calibration nor with that of the evaluation.
     """
 
     text: TextSettings
@@ -285,6 +285,8 @@ def check(data: object, where: str) -> Params:
                 )
     for label in params.sparsities:
         params.pattern(label)
+    if params.search is not None:
+        _check_apart(params, params.search.text, where)
     variants = [f"{method}/{sparsity}" for method in params.methods for sparsity in params.sparsities]
     for pattern in () if params.evaluation.checkpoints == "all" else params.evaluation.checkpoints:
         if not any(fnmatchcase(variant, pattern) for variant in variants):
@@ -295,6 +297,23 @@ def check(data: object, where: str) -> Params:
                 did_you_mean(pattern, variants),
             )
     return params
+
+
+def _check_apart(params: Params, text: TextSettings, where: str) -> None:
+    """Raise InvalidSettingError if the search's text overlaps with another: fitness would not be held out."""
+    others: dict[str, TextSettings] = {
+        "calibration": params.calibration,
+        "evaluation.perplexity": params.evaluation.perplexity,
+    }
+    for name, other in others.items():
+        same = (text.source, text.config, text.split) == (other.source, other.config, other.split)
+        if same and text.part[0] < other.part[1] and other.part[0] < text.part[1]:
+            raise InvalidSettingError(
+                f"{where}: search.text.part",
+                f"{list(text.part)}, which overlaps with {name}.part, {list(other.part)}, of the same source",
+                "a text that only the search reads",
+                "Choose parts that do not overlap, or another source.",
+            )
 
 
 def explain(error: ValidationError, where: str, root: type[BaseModel]) -> InvalidSettingError:

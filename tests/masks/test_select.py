@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from zpruner.errors import InvalidPatternError, NonFiniteError, ShapeMismatchError
-from zpruner.masks import pruned_count, select
+from zpruner.masks import pruned_count, select, select_each
 from zpruner.types import ComparisonGroup, SparsityPattern
 
 ROW, LAYER = ComparisonGroup.ROW, ComparisonGroup.LAYER
@@ -54,6 +54,14 @@ def test_n_of_m_equals_a_stable_sort_of_each_group(data, m, group):
     keep = keep_of(score, f"{n}:{m}", group).numpy()
     assert (keep.reshape(-1, m).sum(axis=1) == n).all()
     assert np.array_equal(keep, naive(score, m, m - n))
+
+
+@given(scores(st.tuples(st.integers(1, 4), st.sampled_from([4, 8, 20]))), st.sampled_from([ROW, LAYER]))
+def test_many_patterns_at_once_give_what_each_gives_alone(score, group):
+    patterns = [SparsityPattern.parse(p) for p in (0.5, "2:4", 0.0, 0.75, 0.5)]
+    found = select_each(torch.from_numpy(score), patterns, group)
+    for pattern, keep in zip(patterns, found, strict=True):
+        assert torch.equal(keep, select(torch.from_numpy(score), pattern, group))
 
 
 @given(st.integers(1, 10**8), st.integers(0, 9999))

@@ -11,7 +11,7 @@ import torch
 from zpruner.errors import ArtifactError, LockedError
 from zpruner.evolution import EvolutionSettings
 from zpruner.methods._formula import Tree, evaluate_formula, parse_formula
-from zpruner.search import SearchError, canonical, evolve, read_log
+from zpruner.search import FormulaError, Measurement, SearchError, canonical, evolve, read_log
 from zpruner.search.log import LogWriter
 
 HIDDEN = "mul(mul(W, sqrt(X)), log(G))"
@@ -39,14 +39,14 @@ class MaskDistance:
             return torch.full((24, 32), torch.nan)
         return (torch.argsort(torch.argsort(scores, dim=1, stable=True), dim=1) >= 16).float()
 
-    def __call__(self, trees: Sequence[Tree], windows: int) -> Iterator[float]:
+    def __call__(self, trees: Sequence[Tree], windows: int) -> Iterator[Measurement]:
         for tree in trees:
             self.calls.append((str(tree), windows))
             wrong = [
                 (self.keep(tree, layer) - hidden).abs().mean()
                 for layer, hidden in zip(self.layers[:windows], self.hidden, strict=False)
             ]
-            yield float(torch.stack(wrong).mean())
+            yield Measurement(float(torch.stack(wrong).mean()), {"compare": 0.25})
 
 
 def small(**changes: Any) -> EvolutionSettings:
@@ -56,7 +56,7 @@ def small(**changes: Any) -> EvolutionSettings:
 
 def without_seconds(path: Path) -> list[dict[str, Any]]:
     records = map(json.loads, path.read_text().splitlines())
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+    return [{k: v for k, v in record.items() if k not in ("seconds", "parts")} for record in records]
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ def test_an_error_in_the_fitness_loses_nothing(whole: Path, tmp_path: Path) -> N
     log = tmp_path / "log.jsonl"
     fitness = MaskDistance()
 
-    def failing(trees: Sequence[Tree], windows: int) -> Iterator[float]:
+    def failing(trees: Sequence[Tree], windows: int) -> Iterator[Measurement]:
         for value in fitness(trees, windows):
             if len(fitness.calls) == 7:
                 raise MemoryError
@@ -179,15 +179,15 @@ def test_time_budget_counts_all_runs(tmp_path: Path) -> None:
 
 
 def test_rejected_formulas_never_win(tmp_path: Path) -> None:
-    def fitness(trees: Sequence[Tree], windows: int) -> list[float]:
+    def fitness(trees: Sequence[Tree], windows: int) -> list[Measurement]:
         # Whatever reaches the second rung is found not to be finite there, except formulas without X.
-        return [math.nan if windows == 4 and "X" in str(t) else float(t.size) for t in trees]
+        return [Measurement(math.nan if windows == 4 and "X" in str(t) else float(t.size)) for t in trees]
 
     result = evolve(small(), fitness, tmp_path / "log.jsonl")
     assert "X" not in str(result.best)
     assert any(e.fitness is None for e in read_log(tmp_path / "log.jsonl").evaluations)
     with pytest.raises(SearchError, match="no finite fitness"):
-        evolve(small(), lambda trees, windows: [math.inf] * len(trees), tmp_path / "none.jsonl")
+        evolve(small(), lambda trees, windows: [Measurement(math.inf)] * len(trees), tmp_path / "none.jsonl")
 
 
 def test_constants_and_overflow_are_not_evaluated(tmp_path: Path) -> None:
@@ -197,12 +197,13 @@ def test_constants_and_overflow_are_not_evaluated(tmp_path: Path) -> None:
     # exp at the root keeps the order and is dropped: X remains of exp(mul(X, X)).
     given = [e.formula for e in read_log(tmp_path / "log.jsonl").evaluations if e.operator == "initial" and not e.rung]
     assert given == ["X", "W", "mul(W, X)"]
+    assert all(e.parts == {"compare": 0.25} for e in read_log(tmp_path / "log.jsonl").evaluations)
     assert len({text for text, windows in fitness.calls if windows == 1}) == 10
 
 
 def test_a_small_space_is_exhausted(tmp_path: Path) -> None:
     settings = small(terminals=("X",), initial_depth=(0, 0), max_depth=0 + 1, generations=60)
-    result = evolve(settings, lambda trees, windows: [1.0] * len(trees), tmp_path / "log.jsonl")
+    result = evolve(settings, lambda trees, windows: [Measurement(1.0)] * len(trees), tmp_path / "log.jsonl")
     assert result.stopped == "exhausted"
     assert {t for e in result.evaluations for t in parse_formula(e.formula).terminals()} == {"X"}
 
@@ -236,9 +237,15 @@ def test_damage_is_refused_and_another_process_kept_out(whole: Path, tmp_path: P
         evolve(small(), MaskDistance(), tmp_path / "locked.jsonl")
 
 
+def test_an_initial_formula_that_cannot_be_read_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(FormulaError, match="one more operand"):
+        evolve(small(initial=("mul(W)",)), MaskDistance(), tmp_path / "log.jsonl")
+    assert not (tmp_path / "log.jsonl").exists()
+
+
 def test_too_few_fitness_values_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fewer than 10"):
-        evolve(small(), lambda trees, windows: [1.0], tmp_path / "log.jsonl")
+        evolve(small(), lambda trees, windows: [Measurement(1.0)], tmp_path / "log.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +255,6 @@ def test_too_few_fitness_values_are_an_error(tmp_path: Path) -> None:
         ({"elite": 10}, "elite"),
         ({"initial_depth": (3, 2)}, "initial_depth"),
         ({"rungs": (4, 4)}, "rungs"),
-        ({"initial": ("mul(W)",)}, "one more operand"),
         ({"terminals": ("Q",)}, "terminals"),
         ({"generation": 3}, "generation"),
     ],

@@ -11,12 +11,15 @@ from zpruner.search.analysis import (
 from zpruner.search.canonical import canonical, simplify
 from zpruner.search.draw import draw_svg, draw_text
 from zpruner.search.evolve import Evaluate, SearchError, SearchResult, evolve
-from zpruner.search.log import Evaluation, SearchLog, read_log
+from zpruner.search.fitness import Fitness
+from zpruner.search.log import Evaluation, Measurement, SearchLog, read_log
 
 __all__ = [
     "Evaluate",
     "Evaluation",
+    "Fitness",
     "FormulaError",
+    "Measurement",
     "SearchError",
     "SearchLog",
     "SearchResult",

@@ -15,14 +15,14 @@ from zpruner.errors import ArtifactError, ZprunerError
 from zpruner.evolution import EvolutionSettings
 from zpruner.methods._formula import Tree, parse_formula
 from zpruner.search.canonical import canonical, simplify
-from zpruner.search.log import Evaluation, LogWriter
+from zpruner.search.log import Evaluation, LogWriter, Measurement
 from zpruner.search.probe import Probe
 from zpruner.search.variation import crossover, mutate, random_tree
 
-Evaluate = Callable[[Sequence[Tree], int], Iterable[float]]
-"""Called with formulas and a number of windows; gives one fitness per formula in their order, smaller = better, NaN or
-infinity for a formula to reject. A generator lets each be logged as it is done. The fitness of a formula may depend on
-nothing but the formula and the number of windows: not on the others of the call."""
+Evaluate = Callable[[Sequence[Tree], int], Iterable[Measurement]]
+"""Called with formulas and a number of windows; gives one measurement per formula in their order: smaller fitness =
+better, NaN or infinity for a formula to reject. A generator lets each be logged as it is done. The fitness of a formula
+may depend on nothing but the formula and the number of windows: not on the others of the call."""
 _ATTEMPTS = 50
 
 
@@ -209,11 +209,10 @@ class _Search:
         started = perf_counter()
         results = iter(self.evaluate([c.tree for c in new], windows) if new else ())
         for candidate in new:
-            fitness = next(results, None)
-            if fitness is None:
-                raise ValueError(f"evaluate gave fewer than {len(new)} fitness values for {len(new)} formulas")
+            measured = next(results, None)
+            if measured is None:
+                raise ValueError(f"evaluate gave fewer than {len(new)} measurements for {len(new)} formulas")
             now = perf_counter()
-            value = float(fitness) if math.isfinite(fitness) else None
             evaluation = Evaluation(
                 index=len(self.evaluations),
                 generation=generation,
@@ -223,8 +222,9 @@ class _Search:
                 canonical=candidate.key,
                 operator=candidate.operator,
                 parents=candidate.parents,
-                fitness=value,
-                seconds=now - started,
+                fitness=float(measured.fitness) if math.isfinite(measured.fitness) else None,
+                seconds=round(now - started, 4),
+                parts=measured.parts,
             )
             started = now
             self.writer.append(evaluation)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from queue import SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -13,35 +12,30 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from zpruner.errors import InvalidSettingError
 from zpruner.evaluate import window_losses
 from zpruner.masks import select_each
+from zpruner.methods import PruningMethod
 from zpruner.methods._formula import GRADIENT_SCALE, Tree, evaluate_formula
-from zpruner.model import Inventory, get_weight, set_weight
+from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
+from zpruner.search.log import Measurement
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, all_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
-@dataclass
-class Timing:
-    """Seconds spent on scores, on masks (writing and restoring weights included) and on forward passes."""
-
-    score: float = 0.0
-    mask: float = 0.0
-    forward: float = 0.0
-
-    @property
-    def forward_share(self) -> float:
-        """The share of the perplexity's forward passes in all of it."""
-        return self.forward / (self.score + self.mask + self.forward)
+Scores = Callable[[PrunableLayer, Tensor], Tensor]
+"""Given a layer and its dense weight (out, in), the importance of every weight: float32 (out, in)."""
+PARTS = ("score", "mask", "weights", "forward")
+"""What an evaluation's seconds are spent on; `weights` writes masked weights into the model, or the dense ones back."""
 
 
 class Fitness:
     """Measures formulas on models that are loaded once: weights are masked, and restored at the end of every call.
 
     Fitness is the mean over sparsities of the mean window loss, the logarithm of perplexity; smaller is better, NaN
-    for a formula whose scores are not finite on some layer, or a model whose loss is not.
+    for a formula whose scores are not finite on some layer, or a model whose loss is not. It depends on nothing but
+    the formula and the windows, so that any device gives it.
 
     Args:
         models: the dense model, once on every device to use; formulas are spread over them.
@@ -51,6 +45,9 @@ class Fitness:
         sparsities: patterns to prune at.
         group: the comparison group of ratios.
         batch_size: windows per forward pass.
+
+    Raises:
+        InvalidPatternError: M of an N:M pattern does not divide a layer's width.
     """
 
     def __init__(
@@ -60,42 +57,52 @@ class Fitness:
         stats: Callable[[str], LayerStats],
         windows: Tensor,
         sparsities: Sequence[SparsityPattern],
-        group: ComparisonGroup,
-        batch_size: int,
+        group: ComparisonGroup = ComparisonGroup.ROW,
+        batch_size: int = 8,
     ) -> None:
         for layer in inventory.layers:
             for pattern in sparsities:
                 pattern.check_width(layer.in_features, layer.name)
+        self._windows = len(windows)
         self._replicas = [_Replica(m, inventory, stats, windows, sparsities, group, batch_size) for m in models]
         self._free: SimpleQueue[_Replica] = SimpleQueue()
         for replica in self._replicas:
             self._free.put(replica)
 
-    @property
-    def timing(self) -> Timing:
-        """Where the time went, all devices together."""
-        parts = [replica.timing for replica in self._replicas]
-        return Timing(sum(p.score for p in parts), sum(p.mask for p in parts), sum(p.forward for p in parts))
+    def __call__(self, formulas: Sequence[Tree], windows: int) -> Iterator[Measurement]:
+        """Yield what each formula measures on the first `windows` windows, in order.
 
-    def __call__(self, formulas: Sequence[Tree], windows: int) -> Iterator[float]:
-        """Yield the fitness of each formula on the first `windows` windows, in order."""
-        if len(self._replicas) == 1:
-            replica = self._replicas[0]
-            try:
-                for formula in formulas:
-                    yield replica.measure(formula, windows)
-            finally:
-                replica.restore()
-            return
+        Raises:
+            InvalidSettingError: more windows than there are.
+        """
+        if windows > self._windows:
+            raise InvalidSettingError(
+                "fitness", f"{windows} windows asked for", f"at most {self._windows}", "Give a longer text."
+            )
         with ThreadPoolExecutor(len(self._replicas)) as pool:
             try:
-                yield from pool.map(lambda formula: self._on_a_free_one(formula, windows), formulas)
+                if len(self._replicas) == 1:  # in this thread, one by one, so that a caller may stop after any
+                    yield from (self._on_a_free_one(formula, windows) for formula in formulas)
+                else:
+                    yield from pool.map(lambda formula: self._on_a_free_one(formula, windows), formulas)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
                 for replica in self._replicas:
                     replica.restore()
 
-    def _on_a_free_one(self, formula: Tree, windows: int) -> float:
+    def of_method(self, method: PruningMethod, windows: int) -> Measurement:
+        """Return what a method measures in its default comparison group: what formulas have to beat.
+
+        Raises:
+            MissingStatisticError: a statistic that the method needs is not among those given.
+        """
+        replica = self._replicas[0]
+        try:
+            return replica.measure_scores(replica.of_method(method), windows, method.default_group)
+        finally:
+            replica.restore()
+
+    def _on_a_free_one(self, formula: Tree, windows: int) -> Measurement:
         replica = self._free.get()
         try:
             return replica.measure(formula, windows)
@@ -116,59 +123,73 @@ class _Replica:
         group: ComparisonGroup,
         batch_size: int,
     ) -> None:
-        self.model, self.layers = model, inventory.layers
+        self.model, self.layers, self.stats = model, inventory.layers, stats
         self.sparsities, self.group, self.batch_size = tuple(sparsities), group, batch_size
-        device = next(model.parameters()).device
-        self.windows = windows.to(device)
-        self.timing = Timing()
+        self.device = next(model.parameters()).device
+        self.windows = windows.to(self.device)
         self._masked = False
         self._dense = {layer.name: get_weight(model, layer).clone() for layer in self.layers}
         self._operands: dict[str, dict[str, Tensor]] = {}
         for layer in self.layers:
             found, operands = stats(layer.name), {}
             if found.sq_sum is not None:
-                operands["X"] = found.squared_norm().to(device)
+                operands["X"] = found.squared_norm().to(self.device)
             if found.grad_sq is not None:
-                operands["G"] = found.grad_sq.to(device).float().sqrt().mul_(GRADIENT_SCALE)
+                operands["G"] = found.grad_sq.to(self.device).float().sqrt().mul_(GRADIENT_SCALE)
             self._operands[layer.name] = operands
 
-    def measure(self, formula: Tree, windows: int) -> float:
+    def measure(self, formula: Tree, windows: int) -> Measurement:
         """Return the fitness of one formula; the weights stay masked."""
+
+        def scores(layer: PrunableLayer, dense: Tensor) -> Tensor:
+            operands = {**self._operands[layer.name], "W": dense.abs().float()}
+            return evaluate_formula(formula, operands).expand(dense.shape).contiguous()
+
+        return self.measure_scores(scores, windows, self.group)
+
+    def of_method(self, method: PruningMethod) -> Scores:
+        """Return what scores layers by a method."""
+        return lambda layer, dense: method.score(dense.float(), self.stats(layer.name).to(self.device))
+
+    def measure_scores(self, scores: Scores, windows: int, group: ComparisonGroup) -> Measurement:
+        """Return the fitness of whatever scores layers; the weights stay masked."""
+        spent = dict.fromkeys(PARTS, 0.0)
         keeps: dict[str, list[Tensor]] = {}
         for layer in self.layers:
-            started = perf_counter()
-            dense = self._dense[layer.name]
-            operands = {**self._operands[layer.name], "W": dense.float().abs_()}
-            scores = evaluate_formula(formula, operands).expand(dense.shape)
-            finite = all_finite(scores)
-            scored = perf_counter()
-            self.timing.score += scored - started
+            started = self._now()
+            values = scores(layer, self._dense[layer.name])
+            finite = all_finite(values)
+            scored = self._now()
+            spent["score"] += scored - started
             if not finite:
-                return math.nan
-            keeps[layer.name] = select_each(scores.contiguous(), self.sparsities, self.group, layer.name)
-            self.timing.mask += perf_counter() - scored
+                return Measurement(math.nan, spent)
+            keeps[layer.name] = select_each(values, self.sparsities, group, layer.name)
+            spent["mask"] += self._now() - scored
         losses = []
         for index in range(len(self.sparsities)):
+            started = self._now()
             self._mask(keeps, index)
-            started = perf_counter()
+            masked = self._now()
             chosen = [x for part in window_losses(self.model, self.windows[:windows], self.batch_size) for x in part]
-            self.timing.forward += perf_counter() - started
+            spent["weights"] += masked - started
+            spent["forward"] += self._now() - masked
             losses.append(sum(chosen) / len(chosen))
-        return sum(losses) / len(losses)
+        return Measurement(sum(losses) / len(losses), spent)
 
     def restore(self) -> None:
         """Give the model its dense weights back."""
         if self._masked:
-            started = perf_counter()
             for layer in self.layers:
                 set_weight(self.model, layer, self._dense[layer.name])
             self._masked = False
-            self.timing.mask += perf_counter() - started
 
     def _mask(self, keeps: dict[str, list[Tensor]], index: int) -> None:
-        started = perf_counter()
         self._masked = True
         with torch.no_grad():
             for layer in self.layers:
                 torch.mul(self._dense[layer.name], keeps[layer.name][index], out=get_weight(self.model, layer))
-        self.timing.mask += perf_counter() - started
+
+    def _now(self) -> float:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return perf_counter()

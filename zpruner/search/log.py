@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -13,7 +13,15 @@ from typing import IO, Any, Self
 from zpruner.errors import ArtifactError, LockedError
 from zpruner.work import digest_of, disk_full_named
 
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What evaluating a formula gave: its fitness, and what the seconds went to, by part."""
+
+    fitness: float
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,8 @@ class Evaluation:
     parents: tuple[str, ...]
     fitness: float | None
     seconds: float
+    parts: dict[str, float]
+    """Seconds by what they were spent on; several devices measure at a time, so that these may add up to more."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,8 @@ class LogWriter:
         Raises:
             DiskFullError: no space left.
         """
-        self._write({"kind": "evaluation", **asdict(evaluation)})
+        rounded = {part: round(seconds, 4) for part, seconds in evaluation.parts.items()}
+        self._write({"kind": "evaluation", **asdict(evaluation), "parts": rounded})
         self._stopped = None
 
     def stop(self, reason: str, evaluations: int) -> None:

@@ -88,8 +88,18 @@ class Project:
         """Activation statistics of a variant, taken with the earlier blocks already pruned."""
         return self.data / "activations" / "pruned" / method / sparsity
 
+    @property
+    def search(self) -> Path:
+        """What the search reads and finds: its text, gradients, log, best formula and report."""
+        return self.data / "search"
+
+    @property
+    def search_logs(self) -> Path:
+        """The logs of searches begun, one per settings and inputs: out of sight of DVC, so that any can go on."""
+        return self.data / ".searches"
+
     def tokens(self, text: str) -> Path:
-        """Token windows of `calibration` or `evaluation`."""
+        """Token windows of `calibration`, `evaluation` or `search`."""
         return self.data / text / "tokens.arrow"
 
     def scores(self, method: str) -> Path:
@@ -159,6 +169,8 @@ def in_smaller_batches(params: Params, divisor: int) -> Params:
     tasks = None if evaluation.zero_shot is None else smaller(evaluation.zero_shot)
     texts = {"perplexity": smaller(evaluation.perplexity), "zero_shot": tasks}
     changed = {"calibration": smaller(params.calibration), "evaluation": evaluation.model_copy(update=texts)}
+    if params.search is not None:
+        changed["search"] = params.search.model_copy(update={"text": smaller(params.search.text)})
     return params.model_copy(update=changed)
 
 

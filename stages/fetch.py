@@ -1,4 +1,4 @@
-"""Fetch: the model as an ordinary checkpoint, and the calibration and evaluation texts as token windows."""
+"""Fetch: the model as an ordinary checkpoint, and the texts as token windows."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ class What(StrEnum):
     model = "model"
     calibration = "calibration"
     evaluation = "evaluation"
+    search = "search"
 
 
 def run(what: What, root: Root = Path()) -> None:
-    """Write data/models/dense, data/calibration/tokens.arrow or data/evaluation/tokens.arrow.
+    """Write data/models/dense, or the tokens.arrow of data/calibration, data/evaluation or data/search.
 
     Args:
-        what: the model, or one of the two texts.
+        what: the model, or one of the texts.
         root: the project folder.
     """
     project = Project.open(root)
     match what:
         case What.model:
             _fetch_model(project)
-        case What.calibration | What.evaluation:
+        case _:
             _fetch_tokens(project, what)
 
 
@@ -97,7 +98,11 @@ def _whole(folder: Path) -> bool:
 
 def _fetch_tokens(project: Project, what: What) -> None:
     params = project.params
-    settings: TextSettings = params.calibration if what is What.calibration else params.evaluation.perplexity
+    settings: TextSettings = {
+        What.calibration: lambda: params.calibration,
+        What.evaluation: lambda: params.evaluation.perplexity,
+        What.search: lambda: params.the_search().text,
+    }[what]()
     with project.work("fetch", what.value) as work, counter(f"fetch {what.value} text", 2, "step") as step:
         text = _read(settings, project)
         step()
@@ -115,6 +120,15 @@ def _fetch_tokens(project: Project, what: What) -> None:
                 vocab_size=vocab_size,
                 sampling=chosen.sampling,
                 part=chosen.part,
+            )
+        elif what is What.search:
+            windows = evaluation_windows(
+                text,
+                tokenizer,
+                seqlen=settings.seqlen,
+                vocab_size=vocab_size,
+                windows=params.the_search().rungs[-1],
+                part=settings.part,
             )
         else:
             measured = params.evaluation.perplexity

@@ -6,29 +6,46 @@ import json
 from pathlib import Path
 
 from stages._project import Project, Root, main
-from zpruner.calibrate import GradientSnapshots, collect_gradients, read_windows
+from zpruner.calibrate import Gradients, GradientSnapshots, collect_gradients, read_windows
+from zpruner.composition import compose
 from zpruner.errors import InvalidSettingError
 from zpruner.model import Checkpoint, load_model, take_inventory
+from zpruner.params import MethodSettings
 from zpruner.progress import progress
-from zpruner.store import Provenance, artifact_writer
+from zpruner.store import ArtifactReader, Provenance, artifact_writer
+from zpruner.types import Stat
 
 
-def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
+def run(root: Root = Path(), snapshot_seconds: float = 30.0, search: bool = False) -> None:
     """Write data/gradients; an index without files where no listed method needs gradients.
 
     Args:
         root: the project folder.
         snapshot_seconds: how often an unfinished collection is saved.
+        search: write data/search/gradients instead, which the search needs where its formulas may mention G;
+            data/gradients is copied where it has them.
     """
     project = Project.open(root)
-    wanted = json.loads((project.needs / "gradients.json").read_bytes())["gradients"]
+    labels: tuple[str, ...]
+    if search:
+        labels, out, wanted = ("search", "gradients"), project.search / "gradients", _searched(project)
+    else:
+        labels, out = ("gradients",), project.gradients
+        wanted = json.loads((project.needs / "gradients.json").read_bytes())["gradients"]
     if wanted:
-        collect(project, project.gradients, ("gradients",), snapshot_seconds)
+        collect(project, out, labels, snapshot_seconds)
         return
-    work = project.work("gradients", wanted=False)
+    work = project.work(*labels, wanted=False)
     with artifact_writer(work, "gradients", Provenance()) as writer:
-        writer.finish(project.gradients, layers=[])
-        project.write_cost("gradients", seconds=0.0, layers=0)
+        writer.finish(out, layers=[])
+        project.write_cost(*labels, seconds=0.0, layers=0)
+
+
+def _searched(project: Project) -> bool:
+    """Return whether a formula of the search may mention G."""
+    settings = project.params.the_search()
+    given = (compose(MethodSettings(score="expression", settings={"formula": text})) for text in settings.initial)
+    return "G" in settings.terminals or any(Stat.GRAD_SQ in found.needs for found in given)
 
 
 def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_seconds: float) -> None:
@@ -54,6 +71,12 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
     )
     work = project.work(*labels, provenance=repr(provenance), blocks=settings.blocks, ignore=settings.ignore)
     with artifact_writer(work, "gradients", provenance) as writer:
+        if out != project.gradients and (found := _collected(project, provenance)) is not None:
+            for layer in found.reader.index["layers"]:
+                writer.write(layer["name"], {"grad_sq": found.grad_sq(layer["name"])})
+            writer.finish(out, layers=found.reader.index["layers"])
+            project.write_cost(*labels, seconds=work.seconds, layers=len(found.reader.index["layers"]))
+            return
         model = load_model(project.dense, device=settings.device, trust_remote_code=settings.trust_remote_code)
         inventory = take_inventory(model, settings.blocks, settings.ignore)
         snapshots = GradientSnapshots(work, snapshot_seconds)
@@ -66,6 +89,12 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
                 writer.write(name, {"grad_sq": grad_sq})
         writer.finish(out, layers=[layer.to_json() for layer in inventory.layers])
         project.write_cost(*labels, seconds=work.seconds, layers=len(inventory.layers), windows=windows.shape[0])
+
+
+def _collected(project: Project, provenance: Provenance) -> Gradients | None:
+    """Return data/gradients where it holds any."""
+    filled = ArtifactReader(project.gradients, "gradients").files
+    return Gradients(project.gradients, provenance) if filled else None
 
 
 if __name__ == "__main__":

@@ -195,6 +195,18 @@ class Params(Settings):
         chosen = self.evaluation.checkpoints
         return chosen == "all" or any(fnmatchcase(f"{method}/{sparsity}", pattern) for pattern in chosen)
 
+    def the_search(self) -> SearchSettings:
+        """Return the settings of the search.
+
+        Raises:
+            InvalidSettingError: there are none.
+        """
+        if self.search is None:
+            raise InvalidSettingError(
+                "params.yaml", "no section search", "the settings of a search", "Copy it from the repository's."
+            )
+        return self.search
+
     def method(self, label: str) -> MethodSettings:
         """Return the composition labelled `label`."""
         return _entry("methods", self.methods, label)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from zpruner.errors import ShapeMismatchError
+from zpruner.methods import METHODS
 from zpruner.methods._formula import parse_formula
 from zpruner.search import (
     Evaluation,
@@ -12,16 +13,19 @@ from zpruner.search import (
     draw_svg,
     draw_text,
     fitness_curve,
-    formula_correlations,
     name_frequencies,
     rank_correlation,
+    score_correlations,
 )
+from zpruner.types import LayerStats
 
 
 def evaluations() -> list[Evaluation]:
     rows = [("W", 0, 3.0), ("X", 0, 1.0), ("W", 1, 2.5), ("G", 0, 2.0), ("G", 1, None), ("neg(W)", 1, 2.7)]
     rows += [("abs(sub(W, G))", 1, 2.1)]
-    return [Evaluation(i, 0, rung, 4, text, text, "random", (), fit, 0.1) for i, (text, rung, fit) in enumerate(rows)]
+    return [
+        Evaluation(i, 0, rung, 4, text, text, "random", (), fit, 0.1, {}) for i, (text, rung, fit) in enumerate(rows)
+    ]
 
 
 def test_curve_and_best_compare_the_highest_rung_only() -> None:
@@ -48,19 +52,24 @@ def test_rank_correlation() -> None:
         rank_correlation(torch.ones(3), torch.ones(4))
 
 
-def test_formula_correlations_average_over_layers() -> None:
+def test_score_correlations_average_over_layers() -> None:
     g = torch.Generator().manual_seed(0)
-    layers = [
-        {"W": torch.rand(5, 6, generator=g), "X": torch.rand(6, generator=g), "G": torch.rand(5, 6, generator=g)}
-        for _ in range(2)
-    ]
-    known = {"magnitude": parse_formula("W"), "wanda": parse_formula("mul(W, sqrt(X))"), "row": parse_formula("X")}
-    got = formula_correlations(parse_formula("mul(sqr(W), X)"), known, layers)
-    assert got["wanda"] == pytest.approx(1.0)
-    assert 0.1 < got["magnitude"] < 0.99
-    wanda = [layer["W"] * layer["X"].sqrt() for layer in layers]
-    expected = sum(rank_correlation(s, x["W"]) for s, x in zip(wanda, layers, strict=True)) / 2
-    assert got["magnitude"] == pytest.approx(expected)
+    layers = []
+    for _ in range(2):
+        stats = LayerStats("layer", 12, 3, sq_sum=torch.rand(6, generator=g).double() * 9)
+        layers.append((torch.randn(5, 6, generator=g), stats))
+    known = {name: METHODS.find(name)() for name in ("magnitude", "wanda", "ria")}
+    formulas = [parse_formula("mul(sqr(W), X)"), parse_formula("neg(W)")]
+    first, second = score_correlations(formulas, known, layers)
+    assert first["wanda"] == pytest.approx(1.0)
+    assert second["magnitude"] == pytest.approx(-1.0)
+    wanda = [weight.abs() * (stats.squared_norm()).sqrt() for weight, stats in layers]
+    expected = sum(rank_correlation(s, weight.abs()) for s, (weight, _) in zip(wanda, layers, strict=True)) / 2
+    assert first["magnitude"] == pytest.approx(expected)
+    assert 0.1 < first["magnitude"] < 0.99
+    ria = [known["ria"].score(weight, stats) for weight, stats in layers]
+    expected = sum(rank_correlation(r, s) for r, s in zip(ria, wanda, strict=True)) / 2
+    assert first["ria"] == pytest.approx(expected)
 
 
 def test_drawn_as_text() -> None:

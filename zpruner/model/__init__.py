@@ -6,7 +6,7 @@ from zpruner.model.conversion import find_converted
 from zpruner.model.copy import copy_checkpoint
 from zpruner.model.inventory import take_inventory
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
-from zpruner.model.load import load_model, quiet_transformers, resolve_device
+from zpruner.model.load import load_model, quiet_transformers, resolve_device, resolve_devices
 from zpruner.model.runner import Runner, StreamedRunner, WholeRunner
 from zpruner.model.skeleton import Skeleton
 from zpruner.model.spill import Spill
@@ -31,6 +31,7 @@ __all__ = [
     "open_runner",
     "quiet_transformers",
     "resolve_device",
+    "resolve_devices",
     "set_weight",
     "take_inventory",
     "write_manifest",

@@ -35,6 +35,18 @@ def resolve_device(device: str) -> torch.device:
     return found
 
 
+def resolve_devices(device: str) -> list[str]:
+    """Return the names of all devices that a setting stands for: with `auto`, every accelerator there is.
+
+    Raises:
+        InvalidSettingError: as `resolve_device`.
+    """
+    found = resolve_device(device)
+    if device != "auto" or found.type == "cpu":
+        return [str(found)]
+    return [f"{found.type}:{index}" for index in range(torch.accelerator.device_count())]
+
+
 def load_model(
     folder: Path, dtype: str = "auto", device: str = "auto", *, trust_remote_code: bool = False
 ) -> PreTrainedModel:

@@ -4,9 +4,9 @@ from zpruner.methods._formula import FormulaError, Tree, formula_score, parse_fo
 from zpruner.search.analysis import (
     best_formulas,
     fitness_curve,
-    formula_correlations,
     name_frequencies,
     rank_correlation,
+    score_correlations,
 )
 from zpruner.search.canonical import canonical, simplify
 from zpruner.search.draw import draw_svg, draw_text
@@ -30,11 +30,11 @@ __all__ = [
     "draw_text",
     "evolve",
     "fitness_curve",
-    "formula_correlations",
     "formula_score",
     "name_frequencies",
     "parse_formula",
     "rank_correlation",
     "read_log",
+    "score_correlations",
     "simplify",
 ]

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from zpruner.errors import ShapeMismatchError
-from zpruner.methods._formula import ARITY, Tree, evaluate_formula
+from zpruner.methods import PruningMethod
+from zpruner.methods._formula import ARITY, Tree, formula_score
 from zpruner.search.log import Evaluation
+from zpruner.types import LayerStats
 
 
 def fitness_curve(evaluations: Iterable[Evaluation]) -> list[tuple[int, float]]:
@@ -51,31 +53,40 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
         raise ShapeMismatchError(
             "rank correlation", f"shapes {tuple(a.shape)} and {tuple(b.shape)}", "one shape", "Score the same layer."
         )
-    x, y = (_centred_ranks(t.flatten()) for t in (a, b))
-    return float(x @ y / (x.norm() * y.norm()))
+    return _correlation(_centred_ranks(a), _centred_ranks(b))
 
 
-def formula_correlations(
-    tree: Tree, known: Mapping[str, Tree], operands: Sequence[Mapping[str, Tensor]]
-) -> dict[str, float]:
-    """Return the rank correlation of the formula's scores with those of known formulas, averaged over layers.
+def score_correlations(
+    formulas: Sequence[Tree], known: Mapping[str, PruningMethod], layers: Iterable[tuple[Tensor, LayerStats]]
+) -> list[dict[str, float]]:
+    """Return for each formula the rank correlation of its scores with those of known methods, averaged over layers.
 
     Args:
-        tree: the formula.
-        known: label -> formula, e.g. {"wanda": parse_formula("mul(W, sqrt(X))")}.
-        operands: for each layer W and G (out, in) and X (in,), float32.
+        formulas: what was found.
+        known: label -> method.
+        layers: each a weight, float (out, in), and its statistics.
+
+    Raises:
+        MissingStatisticError: a statistic that a formula or method needs is missing.
     """
-    totals = dict.fromkeys(known, 0.0)
-    for layer in operands:
-        shape = layer["W"].shape
-        scores = evaluate_formula(tree, layer).expand(shape)
-        for label, other in known.items():
-            totals[label] += rank_correlation(scores, evaluate_formula(other, layer).expand(shape)) / len(operands)
-    return totals
+    totals = [dict.fromkeys(known, 0.0) for _ in formulas]
+    count = 0
+    for weight, stats in layers:
+        count += 1
+        others = {name: _centred_ranks(method.score(weight.float(), stats)) for name, method in known.items()}
+        for formula, total in zip(formulas, totals, strict=True):
+            ours = _centred_ranks(formula_score(formula, weight, stats))
+            for name, theirs in others.items():
+                total[name] += _correlation(ours, theirs)
+    return [{name: value / count for name, value in total.items()} for total in totals]
 
 
 def _centred_ranks(values: Tensor) -> Tensor:
-    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    _, inverse, counts = torch.unique(values.flatten(), return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
     ranks = (last - (counts.double() - 1) / 2)[inverse]
     return ranks - ranks.mean()
+
+
+def _correlation(x: Tensor, y: Tensor) -> float:
+    return float(x @ y / (x.norm() * y.norm()))

@@ -1,0 +1,205 @@
+"""Search: pruning formulas by genetic programming, with the perplexity of the pruned model as their fitness."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+import zpruner
+from stages._project import Project, Root, main, say
+from zpruner.calibrate import Activations, Gradients, read_windows
+from zpruner.errors import InvalidSettingError
+from zpruner.methods import METHODS, PruningMethod
+from zpruner.model import Checkpoint, load_model, resolve_devices
+from zpruner.params import SearchSettings, canonical_json
+from zpruner.progress import counter
+from zpruner.search import (
+    Evaluation,
+    Fitness,
+    SearchResult,
+    best_formulas,
+    evolve,
+    parse_formula,
+    read_log,
+    score_correlations,
+)
+from zpruner.store import ArtifactReader, Provenance
+from zpruner.types import LayerStats, SparsityPattern, Stat
+from zpruner.work import atomic_file, checksum, digest_of, write_json
+
+KNOWN = ("magnitude", "wanda", "ria", "pruner_zero")
+"""Methods that formulas are compared with."""
+SHOWN = 10
+"""Formulas whose correlations with known methods are computed."""
+DECIDING = ("search", "evaluate", "masks", "methods", "model", "evolution.py", "types.py")
+"""The library's code that decides a search's course: a log of other code is not continued."""
+
+
+def run(root: Root = Path()) -> None:
+    """Write data/search: log.jsonl, best.json (a formula tree) and found.json (what the report shows besides).
+
+    Args:
+        root: the project folder.
+    """
+    project = Project.open(root)
+    settings = project.params.the_search()
+    _check_memory(project)
+    for text in settings.initial:
+        parse_formula(text)
+    inputs = _Inputs(project)
+    context = inputs.context(settings)
+    folder = project.search_logs / digest_of([settings.identity(), context])
+    say(f"search: the log grows in {folder}; an interrupted search goes on there")
+    fitness = inputs.fitness(settings)
+    result = _evolve(settings, fitness, folder / "log.jsonl", context)
+    known = _measure_known(fitness, inputs, settings, folder / "known.json")
+    best = best_formulas(result.evaluations, SHOWN)
+    formulas = [parse_formula(e.formula) for e in best]
+    methods = inputs.methods()
+    found = {
+        "formula": str(result.best),
+        "fitness": result.fitness,
+        "evaluations": len(result.evaluations),
+        "stopped": result.stopped,
+        "known": known,
+        "correlations": [
+            {"formula": e.formula, "fitness": e.fitness, "with": correlations}
+            for e, correlations in zip(
+                best, score_correlations(formulas, methods, inputs.middle_block(formulas)), strict=True
+            )
+        ],
+        "settings": json.loads(canonical_json(settings)),
+        "model": inputs.dense.model,
+    }
+    with atomic_file(project.search / "log.jsonl") as file:
+        file.write((folder / "log.jsonl").read_bytes())
+    write_json(project.search / "best.json", result.best.to_json())
+    write_json(project.search / "found.json", found)
+    seconds = sum(e.seconds for e in result.evaluations)
+    project.write_cost("search", "search", seconds=seconds, layers=0, evaluations=len(result.evaluations))
+    say(_words(result, known))
+
+
+class _Inputs:
+    """The artifacts that a search reads."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.dense = Checkpoint(project.dense)
+        self.dense.verify_all()
+        self.activations = Activations(project.activations, Provenance(model_hash=self.dense.model_hash))
+        collected = project.search / "gradients"
+        measured = Provenance(
+            model_hash=self.dense.model_hash, calibration_hash=self.activations.provenance.calibration_hash
+        )
+        self.gradients = Gradients(collected, measured) if ArtifactReader(collected, "gradients").files else None
+        self.windows, self.text_hash = read_windows(project.tokens("search"))
+
+    def context(self, settings: SearchSettings) -> str:
+        """Return what fitness depends on besides the formula, in words that an error can show."""
+        sparsities = ", ".join(str(pattern) for pattern in _patterns(settings))
+        gradients = "none" if self.gradients is None else self.gradients.reader.digest
+        return (
+            f"model {self.dense.model_hash}; activations {self.activations.reader.digest}; gradients {gradients}; "
+            f"text {self.text_hash}; sparsities {sparsities} by {settings.group.value}; code {_code_digest()}"
+        )
+
+    def stats(self, layer: str) -> LayerStats:
+        """Return what formulas and methods read of a layer."""
+        found = self.activations.stats(layer)
+        grad_sq = None if self.gradients is None else self.gradients.grad_sq(layer)
+        return replace(found, gram=None, grad_sq=grad_sq)
+
+    def fitness(self, settings: SearchSettings) -> Fitness:
+        """Load the model, once on every device, and return what measures formulas."""
+        params = self.project.params.model
+        models = [
+            load_model(self.project.dense, device=device, trust_remote_code=params.trust_remote_code)
+            for device in resolve_devices(params.device)
+        ]
+        count, seqlen = self.windows.shape
+        say(f"search: on {', '.join(str(model.device) for model in models)}, {count} windows of {seqlen} tokens")
+        patterns = _patterns(settings)
+        size = settings.text.batch_size
+        return Fitness(models, self.activations.inventory, self.stats, self.windows, patterns, settings.group, size)
+
+    def methods(self) -> dict[str, PruningMethod]:
+        """Return the known methods whose statistics are there."""
+        methods = {name: METHODS.find(name)() for name in KNOWN}
+        return {name: m for name, m in methods.items() if self.gradients or Stat.GRAD_SQ not in m.required()}
+
+    def middle_block(self, formulas: list[zpruner.search.Tree]) -> Iterator[tuple[Tensor, LayerStats]]:
+        """Yield weight and statistics of every layer of the middle block."""
+        for layer in self.activations.layers if formulas else ():
+            if layer.block == self.activations.inventory.n_blocks // 2:
+                yield self.dense.read_weight(layer), self.stats(layer.name)
+
+
+def _patterns(settings: SearchSettings) -> list[SparsityPattern]:
+    return [SparsityPattern.parse(value) for value in settings.sparsities]
+
+
+def _check_memory(project: Project) -> None:
+    if project.params.model.streaming == "always":
+        raise InvalidSettingError(
+            "model.streaming",
+            "'always' with a search",
+            "'auto' or 'never': a search masks the whole model in memory",
+            "Change it in params.yaml.",
+        )
+
+
+def _code_digest() -> str:
+    root = Path(str(zpruner.__file__)).parent
+    files = [path for name in DECIDING for path in sorted((root / name).rglob("*.py") or [root / name])]
+    return digest_of([checksum(path) for path in files])
+
+
+def _evolve(settings: SearchSettings, fitness: Fitness, log: Path, context: str) -> SearchResult:
+    top = len(settings.rungs) - 1
+    best = math.inf
+    earlier = len(read_log(log).evaluations) if log.exists() else 0
+    if earlier:
+        say(f"search: going on after {earlier} evaluations")
+
+    def tell(step: Callable[[], None]) -> Callable[[Evaluation], None]:
+        def note(e: Evaluation) -> None:
+            nonlocal best
+            step()
+            if e.rung == top and e.fitness is not None and e.fitness < best:
+                best = e.fitness
+                say(f"search: evaluation {e.index}, fitness {e.fitness:.4f}: {e.formula}")
+
+        return note
+
+    with counter("search", settings.max_evaluations or 0, "formula") as step:
+        return evolve(settings, fitness, log, context=context, progress=tell(step))
+
+
+def _measure_known(fitness: Fitness, inputs: _Inputs, settings: SearchSettings, path: Path) -> dict[str, float | None]:
+    """Return the fitness of known methods on all windows; what an interrupted run measured is read from `path`."""
+    known: dict[str, float | None] = json.loads(path.read_text()) if path.exists() else {}
+    for name, method in inputs.methods().items():
+        if name not in known:
+            measured = fitness.of_method(method, settings.rungs[-1]).fitness
+            known[name] = measured if math.isfinite(measured) else None
+            write_json(path, known)
+    return known
+
+
+def _words(result: SearchResult, known: dict[str, float | None]) -> str:
+    others = ", ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None)
+    best = f"{result.best} with fitness {result.fitness:.4f}"
+    return (
+        f"search: {len(result.evaluations)} evaluations, ended by {result.stopped}; best {best} (known: {others})\n"
+        f'to use it: {{score: expression, settings: {{formula: "{result.best}"}}}}'
+    )
+
+
+if __name__ == "__main__":
+    main(run)

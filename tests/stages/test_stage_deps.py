@@ -1,5 +1,7 @@
 """dvc.yaml names every file of ours that can change a stage's result."""
 
+from pathlib import Path
+
 import closure
 import pytest
 import tiny
@@ -12,6 +14,7 @@ HOW = [
     "stages/_ran.py",
     "zpruner/allocator.py",
     "zpruner/errors.py",
+    "zpruner/evolution.py",
     "zpruner/params.py",
     "zpruner/presets.py",
     "zpruner/progress.py",
@@ -70,14 +73,21 @@ NOT_RUN = {
     "apply": [*COMPOSING, *STATISTICS, *MODELS, "zpruner/types.py"],
     "evaluate_dense": [*COMPOSING, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
     "evaluate": [*COMPOSING, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/weights.py", "zpruner/types.py"],
+    "search/text": [*COMPOSING, *MODELS, "zpruner/model/copy.py", "zpruner/types.py"],
+    "search/gradients": [*COMPOSING, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
+    "search/search": [*COMPOSING, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/layers.py"],
     "report": [*COMPOSING, *INVENTORY, "zpruner/model/layers.py", "zpruner/types.py"],
 }
 """What a stage imports for something that does not change its result."""
 
 
 def stages():
-    graph = YAML(typ="safe", pure=True).load((tiny.REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    return {name: entry.get("do", entry) for name, entry in graph.items()}
+    found = {}
+    for file in ("dvc.yaml", "search/dvc.yaml"):
+        graph = YAML(typ="safe", pure=True).load((tiny.REPOSITORY / file).read_text(encoding="utf-8"))["stages"]
+        where = "" if file == "dvc.yaml" else f"{Path(file).parent}/"
+        found |= {f"{where}{name}": entry.get("do", entry) for name, entry in graph.items()}
+    return found
 
 
 def covered(file, entries):

@@ -24,10 +24,10 @@ LOCK_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Instance:
-    """One stage instance of dvc.yaml.
+    """One stage instance of dvc.yaml, or of a DVC file in a folder of the project.
 
     Args:
-        name: as DVC addresses it, e.g. `mask@wanda-s24`.
+        name: as DVC addresses it, e.g. `mask@wanda-s24`, or `search/dvc.yaml:text`.
         command: what DVC runs.
         needs: names of the instances whose outputs it reads directly.
         accelerator: whether `meta: {gpu: ...}` asks for an accelerator (True), needs none (False) or says nothing.
@@ -46,6 +46,11 @@ class Instance:
     def stage(self) -> str:
         """The stage, e.g. `mask`."""
         return self.name.partition("@")[0]
+
+    @property
+    def file(self) -> str:
+        """The DVC file that defines it."""
+        return self.name.rpartition(":")[0] or PROJECT_FILE
 
     @property
     def labels(self) -> dict[str, str]:
@@ -84,17 +89,29 @@ class Graph(Mapping[str, Instance]):
     def resolve(self, targets: Iterable[str]) -> list[str]:
         """Return the names of the instances that `targets` name; `mask` stands for every `mask@...`.
 
+        A DVC file stands for all that it defines, as for `dvc repro`.
+
         Raises:
             UnknownNameError: a target that names nothing.
         """
         found: dict[str, None] = {}
         for target in targets:
-            names = [name for name in self if target in (name, self[name].stage)]
+            names = [name for name in self if target in (name, self[name].stage, self[name].file)]
             if not names:
-                known = {*self, *(one.stage for one in self.values())}
+                known = {*self, *(one.stage for one in self.values()), *(one.file for one in self.values())}
                 raise UnknownNameError("dvc.yaml", f"target {target!r}", "a stage", did_you_mean(target, known))
             found |= dict.fromkeys(names)
         return list(found)
+
+    def part(self, targets: Iterable[str] | None) -> Graph:
+        """Return what `dvc repro TARGETS` looks at: the targets with all that they need.
+
+        Without targets that is what dvc.yaml defines: stages of other DVC files, such as the search, are left out.
+
+        Raises:
+            UnknownNameError: a target that names nothing.
+        """
+        return self.only(self.above(self.resolve(targets or [PROJECT_FILE])))
 
     def above(self, names: Iterable[str]) -> set[str]:
         """Return `names` and everything that they need, directly or not."""
@@ -139,7 +156,7 @@ def read_stale(root: Path, graph: Graph) -> set[str]:
     with Repo(str(root)) as repo:
         names = {stage.addressing: _name(stage) for stage in _runnable(repo.index.graph.nodes)}
         changed = _status(repo)
-    return graph.below(names[address] for address in changed if address in names)
+    return graph.below(names[address] for address in changed if names.get(address) in graph)
 
 
 def _status(repo: Any) -> dict[str, Any]:

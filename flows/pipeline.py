@@ -66,7 +66,7 @@ def up_to_date(name: str, labels: list[str]) -> State[Any]:
 def _flow_run_name() -> str:
     parameters = flow_run.parameters
     root = Path(parameters.get("root") or ".")
-    return run_name(root, _part(read_graph(root), parameters.get("targets")))
+    return run_name(root, read_graph(root).part(parameters.get("targets")))
 
 
 @flow(name="pipeline", flow_run_name=_flow_run_name, persist_result=False)
@@ -82,7 +82,7 @@ def pipeline(
 
     Args:
         root: the project folder.
-        targets: stages or stage instances, with all that they need; everything if none is named.
+        targets: stages, stage instances or DVC files, with all that they need; what dvc.yaml defines if none is named.
         parallel: how many instances run at a time where there is no accelerator (0: as many as cores and memory
             take); with accelerators, one on each.
         share: pull from the default remote before, and push to it after, whatever happens in between.
@@ -97,7 +97,7 @@ def pipeline(
     logger = get_run_logger()
     _check_options(parallel, runner, share)
     with sharing.shared(folder, logger.info) if share else nullcontext():
-        graph = _part(read_graph(folder), targets)
+        graph = read_graph(folder).part(targets)
         _tag(run_tags(folder, graph))
         forced = set(graph.resolve(force or []))
         stale = (read_stale(folder, graph) & set(graph)) | graph.below(forced)
@@ -172,10 +172,6 @@ def _check_options(parallel: int, runner: str, share: bool) -> None:
         )
 
 
-def _part(graph: Graph, targets: list[str] | None) -> Graph:
-    return graph.only(graph.above(graph.resolve(targets))) if targets else graph
-
-
 def _tag(more: set[str]) -> None:
     """Add tags to the current flow run."""
     context = FlowRunContext.get()
@@ -211,7 +207,7 @@ def main(arguments: list[str]) -> int:
     with ExitStack() as stack:
         try:
             server = stack.enter_context(api())  # comes up while the next lines work
-            graph = _part(read_graph(root), options.targets)
+            graph = read_graph(root).part(options.targets)
             if not has_clones(options.runner) and (options.share or options.force or read_stale(root, graph)):
                 early_worker.set(stack.enter_context(Workers(root)))
             if server is not None:

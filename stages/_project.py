@@ -24,6 +24,8 @@ from zpruner.work import Work, checksum, digest_of, write_json
 INTERRUPTED = 130
 """What typer returns after Ctrl-C instead of raising."""
 
+SEARCH_STAGES = (("fetch", "search"), ("gradients", "search"), ("search",))
+"""The stages of search/dvc.yaml, as stage and labels."""
 Method = Annotated[str, typer.Option(help="A label under `methods` in params.yaml.")]
 Sparsity = Annotated[str, typer.Option(help="A label under `sparsities` in params.yaml.")]
 Root = Annotated[Path, typer.Option(help="The project folder.")]
@@ -128,8 +130,12 @@ class Project:
         return Work(self.work_root, "-".join((stage, *labels)), key)
 
     def write_cost(self, stage: str, *labels: str, seconds: float, **facts: Any) -> None:
-        """Write what a stage instance cost: seconds of work (start-up apart) and peak resident memory in bytes."""
-        path = self.data.joinpath("costs", stage, *labels)
+        """Write what a stage instance cost: seconds of work (start-up apart) and peak resident memory in bytes.
+
+        Costs of the search's stages lie in its own folder: the report, which reads the others, does not wait for it.
+        """
+        searching = (stage, *labels) in SEARCH_STAGES
+        path = (self.search if searching else self.data).joinpath("costs", stage, *labels)
         usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak = usage if sys.platform == "darwin" else usage * 1024
         cost = {"stage": stage, "seconds": round(seconds, 3), "peak_memory_bytes": peak, **facts}
@@ -137,7 +143,8 @@ class Project:
             cost["batch_divisor"] = divisor
         file = path.with_name(f"{path.name}.json")
         write_json(file, cost)
-        note_run(self.work_root, file)
+        if not searching:
+            note_run(self.work_root, file)
 
 
 def say(text: str) -> None:

@@ -28,7 +28,7 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0, search: bool = Fals
     project = Project.open(root)
     labels: tuple[str, ...]
     if search:
-        labels, out, wanted = ("search", "gradients"), project.search / "gradients", _searched(project)
+        labels, out, wanted = ("gradients", "search"), project.search / "gradients", _searched(project)
     else:
         labels, out = ("gradients",), project.gradients
         wanted = json.loads((project.needs / "gradients.json").read_bytes())["gradients"]

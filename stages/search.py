@@ -81,7 +81,7 @@ def run(root: Root = Path()) -> None:
     write_json(project.search / "best.json", result.best.to_json())
     write_json(project.search / "found.json", found)
     seconds = sum(e.seconds for e in result.evaluations)
-    project.write_cost("search", "search", seconds=seconds, layers=0, evaluations=len(result.evaluations))
+    project.write_cost("search", seconds=seconds, layers=0, evaluations=len(result.evaluations))
     say(_words(result, known))
 
 

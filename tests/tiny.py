@@ -169,7 +169,7 @@ def make_project(root: Path, family: str = "llama") -> Path:
     root.mkdir(parents=True, exist_ok=True)
     make_sources(root, family)
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("zpruner", "stages", "flows", "tasks", "formulas"):
+    for name in ("zpruner", "stages", "flows", "tasks", "formulas", "search"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=ignore)
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(REPOSITORY / name, root / name)

@@ -47,7 +47,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for i in range(6)
         ]
         (folder / f"tasks/{task}.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
-    for what in fetch.What:
+    for what in (fetch.What.model, fetch.What.calibration, fetch.What.evaluation):
         fetch.run(what, folder)
     calibrate.run(folder)
     for method in ("wanda", "zpruner"):

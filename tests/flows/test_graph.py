@@ -26,7 +26,7 @@ def test_the_graph_is_that_of_dvc(project: Path) -> None:
     graph = read_graph(project)
     listed = tiny.run(["dvc", "stage", "list", "--all", "--name-only"], project).stdout.split()
     assert set(graph) == set(listed)
-    assert len(listed) == 22
+    assert len(listed) == 25
     drawn = tiny.run(["dvc", "dag", "--mermaid"], project).stdout.splitlines()
     names = dict(line.strip().rstrip("]").split("[", 1) for line in drawn if "[" in line)
     names = {node: name.strip('"') for node, name in names.items()}
@@ -43,6 +43,19 @@ def test_everything_an_instance_needs_comes_before_it(project: Path) -> None:
 def test_everything_is_stale_in_a_new_project(project: Path) -> None:
     graph = read_graph(project)
     assert read_stale(project, graph) == set(graph)
+
+
+def test_the_search_is_no_part_of_the_pipeline(project: Path) -> None:
+    graph = read_graph(project)
+    own = {name for name in graph if name.startswith("search/dvc.yaml:")}
+    assert own == {f"search/dvc.yaml:{stage}" for stage in ("text", "gradients", "search")}
+    assert set(graph.part(None)) == set(graph) - own
+    needed = {"fetch@model", "fetch@calibration", "calibrate", "needs", "gradients"}
+    assert set(graph.part(["search/dvc.yaml"])) == own | needed
+    assert set(graph.part(["search/dvc.yaml:gradients"])) == needed - {"calibrate"} | {"search/dvc.yaml:gradients"}
+    assert read_stale(project, graph.part(None)) == set(graph) - own
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'search/dvc.yaml'"):
+        graph.part(["search/dvc.yml"])
 
 
 def test_labels_and_tags_come_from_the_command(project: Path) -> None:

@@ -98,6 +98,10 @@ def test_sparsities_of_a_search():
     assert "'5:4'" in refused(searching(sparsities=[0.5, "5:4"]), InvalidPatternError)
 
 
+def test_a_misspelt_key_that_must_be_there_is_called_misspelt_not_missing():
+    assert refused(changed("methods", mine={"scor": "wanda"})).endswith("Did you mean 'score'?")
+
+
 def test_unknown_key_of_a_part():
     for part in ("refine", "update"):
         message = refused(changed("methods.wanda", **{part: {"name": "x", "setings": {}}}))
@@ -172,7 +176,9 @@ def test_values_out_of_range_name_the_key(where, values):
 
 @pytest.mark.parametrize("value", [1.0, 1, -0.1, "1.0", "4:2", "2:2", "0:4", "2/4", "half", float("nan"), True])
 def test_sparsities_out_of_range(value):
-    assert "expected a ratio in [0, 1)" in refused(changed("sparsities", bad=value), InvalidPatternError)
+    message = refused(changed("sparsities", bad=value), InvalidPatternError)
+    assert message.startswith("sparsities.bad: got ")
+    assert "expected a ratio in [0, 1)" in message
 
 
 @pytest.mark.parametrize("label", ["a-b", "a@b", "a b", "", "a/b", "ä", "dense", ".", "..", ".work", "s50.layers"])

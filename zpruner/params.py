@@ -21,7 +21,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from zpruner.errors import InvalidSettingError, did_you_mean
+from zpruner.errors import InvalidPatternError, InvalidSettingError, did_you_mean
 from zpruner.evolution import EvolutionSettings
 from zpruner.types import ComparisonGroup, SparsityPattern
 
@@ -188,7 +188,13 @@ class Params(Settings):
 
     def pattern(self, sparsity: str) -> SparsityPattern:
         """Return the pattern labelled `sparsity`."""
-        return SparsityPattern.parse(_entry("sparsities", self.sparsities, sparsity))
+        value = _entry("sparsities", self.sparsities, sparsity)
+        try:
+            return SparsityPattern.parse(value)
+        except InvalidPatternError as error:
+            raise InvalidPatternError(
+                f"sparsities.{sparsity}", error.got, error.expected, "Correct it in params.yaml, with N:M in quotes."
+            ) from None
 
     def keeps_checkpoint(self, method: str, sparsity: str) -> bool:
         """Return whether the checkpoint of a variant is written."""
@@ -329,8 +335,9 @@ def _check_apart(params: Params, text: TextSettings, where: str) -> None:
 
 
 def explain(error: ValidationError, where: str, root: type[BaseModel]) -> InvalidSettingError:
-    """Turn the first complaint of pydantic about settings of class `root` into one sentence."""
-    first = error.errors()[0]
+    """Turn a complaint of pydantic about settings of class `root` into one sentence."""
+    # An unknown key comes before a missing one: it is often the same key, misspelt.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     path = [str(part) for part in first["loc"]]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":

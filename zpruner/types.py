@@ -104,7 +104,7 @@ def _bad_pattern(got: str) -> InvalidPatternError:
         "sparsity",
         got,
         'a ratio in [0, 1) such as 0.5, or N:M with 0 < N < M such as "2:4" (N of every M are kept)',
-        "Correct it in params.yaml under sparsities, with N:M in quotes.",
+        "Correct it.",
     )
 
 

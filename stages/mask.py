@@ -14,15 +14,16 @@ from pathlib import Path
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from stages._ahead import ahead
 from stages._project import Method, Project, Root, Sparsity, main, say
 from zpruner.calibrate import Activations, finish_activations, read_windows, write_inputs
 from zpruner.composition import Composition, compose, derive_mask
-from zpruner.model import Checkpoint, choose, open_runner, resolve_device
+from zpruner.model import Checkpoint, PrunableLayer, choose, open_runner, resolve_device
 from zpruner.params import canonical_json
 from zpruner.pipeline import layer_patterns, prune_blocks
 from zpruner.progress import progress
 from zpruner.store import ArtifactReader, ArtifactWriter, Provenance, artifact_writer
-from zpruner.types import Mask, ScoreMatrix, SparsityPattern
+from zpruner.types import LayerStats, Mask, ScoreMatrix, SparsityPattern
 from zpruner.work import atomic_file
 
 
@@ -89,15 +90,23 @@ def _select(
     device = resolve_device(project.params.model.device)
     layers = activations.layers
     todo = [layer for layer in layers if masks.work.done(layer.name) is None]
-    for layer in progress(todo, masks.work.name, len(layers), "layer", len(layers) - len(todo)):
-        pattern = patterns[layer.name]
+
+    def read(layer: PrunableLayer) -> tuple[ScoreMatrix | None, tuple[Tensor, LayerStats] | None]:
         values = None if solves else ScoreMatrix(layer.name, scores.read(layer.name)["score"].to(device))
-        if values is not None and not looks:
-            mask = derive_mask(composition, values, pattern)
-        else:
-            weight = dense.read_weight(layer).to(device)
-            stats = replace(activations.stats(layer.name), grad_sq=_gradient(scores)(layer.name)).to(device)
+        if not looks:
+            return values, None
+        stats = replace(activations.stats(layer.name), grad_sq=_gradient(scores)(layer.name))
+        return values, (dense.read_weight(layer).to(device), stats.to(device))
+
+    done = len(layers) - len(todo)
+    for layer, (values, looked_at) in progress(ahead(todo, read), masks.work.name, len(layers), "layer", done):
+        pattern = patterns[layer.name]
+        if looked_at is not None:
+            weight, stats = looked_at
             mask = composition.mask(values or composition.score(weight, stats, pattern), weight, stats, pattern)
+        else:
+            assert values is not None
+            mask = derive_mask(composition, values, pattern)
         _write_mask(masks, mask)
 
 

@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from torch import Tensor
+
+from stages._ahead import ahead
 from stages._project import Method, Project, Root, main
 from zpruner.calibrate import Activations, Gradients
 from zpruner.composition import Composition, compose
-from zpruner.model import Checkpoint, resolve_device
+from zpruner.model import Checkpoint, PrunableLayer, resolve_device
 from zpruner.params import canonical_json
 from zpruner.progress import progress
 from zpruner.store import Provenance, artifact_writer
-from zpruner.types import Stat
+from zpruner.types import LayerStats, Stat
 from zpruner.work import digest_of
 
 
@@ -58,14 +61,19 @@ def run(method: Method, root: Root = Path()) -> None:
         todo = [layer for layer in layers if work.done(layer.name) is None]
         if deferred and gradients is None:
             todo = []
-        for layer in progress(todo, f"score {method}", len(layers), "layer", len(layers) - len(todo)):
-            grad_sq = None if gradients is None else gradients.grad_sq(layer.name)
-            if deferred and grad_sq is not None:  # the mask stage needs them, and reads nothing but this artifact
-                writer.write(layer.name, {"grad_sq": grad_sq})
-                continue
-            stats = replace(activations.stats(layer.name), grad_sq=grad_sq)
-            scores = composition.score(dense.read_weight(layer).to(device), stats.to(device))
-            writer.write(layer.name, {"score": scores.values})
+
+        def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
+            stats = activations.stats(layer.name)
+            if gradients is not None:
+                stats = replace(stats, grad_sq=gradients.grad_sq(layer.name))
+            return dense.read_weight(layer).to(device), stats.to(device)
+
+        everything = progress(ahead(todo, read), f"score {method}", len(layers), "layer", len(layers) - len(todo))
+        for layer, (weight, stats) in everything:
+            if deferred and stats.grad_sq is not None:  # the mask stage needs them, and reads nothing but this artifact
+                writer.write(layer.name, {"grad_sq": stats.grad_sq})
+            else:
+                writer.write(layer.name, {"score": composition.score(weight, stats).values})
         writer.finish(
             project.scores(method),
             layers=[layer.to_json() for layer in layers],

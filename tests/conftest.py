@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -13,6 +14,18 @@ from transformers import PreTrainedModel
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: children would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def accelerator() -> torch.device:
+    """The device of tests marked `gpu`; without one they are skipped. ZPRUNER_TEST_DEVICE: another device's name."""
+    name = os.environ.get("ZPRUNER_TEST_DEVICE")
+    if name == "pretend":
+        import pretend  # noqa: F401 - registers it
+    found = torch.device(name) if name else torch.accelerator.current_accelerator(check_available=True)
+    if found is None:
+        pytest.skip("no accelerator")
+    return found
 
 
 @pytest.fixture(scope="session")

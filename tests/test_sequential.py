@@ -281,6 +281,11 @@ class TestCorrection:
         half = Correction(share=0.5, damping=1e-6).correct(weight, stats)
         assert torch.allclose(half, (weight + weight @ change) / 2, atol=1e-3)
 
+    def test_an_input_that_is_always_zero_needs_none(self) -> None:
+        weight = torch.ones(2, 4)
+        stats = zpruner.LayerStats("l", 8, 1, gram=torch.zeros(4, 4), cross=torch.zeros(4, 4))
+        assert torch.equal(Correction().correct(weight, stats), weight)
+
     def test_it_brings_the_pruned_model_nearer_to_the_dense_one(self) -> None:
         base = {"score": "wanda", "group": "row", "update": "least_squares"}
         dense = last_hidden(tiny.build("llama"), WINDOWS)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from zpruner.errors import InvalidPatternError, MissingStatisticError, NonFiniteError, ShapeMismatchError
 
+_ON_DEVICE = 1 << 24
+
 
 class Stat(StrEnum):
     """A calibration statistic that a method may ask for."""
@@ -180,6 +182,15 @@ class LayerStats:
             moved(self.grad_sq),
             moved(self.cross),
         )
+
+
+def at_a_time(device: torch.device, in_cache: int) -> int:
+    """Return how many numbers to work on at a time.
+
+    On the host `in_cache`, so many that temporaries stay in a core's cache; on an accelerator, where every call costs
+    and memory is fast, many more (as many as float32 can count).
+    """
+    return in_cache if device.type == "cpu" else _ON_DEVICE
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from zpruner.errors import InvalidPatternError, NonFiniteError, ShapeMismatchError
-from zpruner.masks import pruned_count, select, select_each
+from zpruner.masks import _select, pruned_count, select, select_each
 from zpruner.types import ComparisonGroup, SparsityPattern
 
 ROW, LAYER = ComparisonGroup.ROW, ComparisonGroup.LAYER
@@ -141,11 +141,16 @@ def test_mask_does_not_depend_on_the_number_of_threads(tied_score):
     assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
 
 
+@given(scores(st.tuples(st.integers(1, 3), st.integers(1, 40))), st.data())
+def test_the_kth_smallest_found_bit_by_bit_is_that_of_a_sort(score, data):
+    k = data.draw(st.integers(1, score.shape[1]))
+    found = _select._kth_by_bits(torch.from_numpy(score), k).numpy()
+    assert np.array_equal(found, np.sort(score, axis=1)[:, k - 1 : k])
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")
-def test_mask_does_not_depend_on_the_device(tied_score):
-    device = torch.accelerator.current_accelerator()
-    there = everything(tied_score.to(device))
+def test_mask_does_not_depend_on_the_device(tied_score, accelerator):
+    there = everything(tied_score.to(accelerator))
     assert all(torch.equal(a, b) for a, b in zip(everything(tied_score), there, strict=True))
 
 

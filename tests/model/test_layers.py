@@ -2,7 +2,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from zpruner.errors import InvalidSettingError, ModelStructureError
 from zpruner.model import find_blocks, get_weight, set_weight, take_inventory
@@ -44,6 +44,19 @@ def test_several_candidates_are_listed():
         find_blocks(model)
     assert find_blocks(model, "twin") == "twin"
     assert {layer.name.split(".")[0] for layer in take_inventory(model, "twin").layers} == {"twin"}
+
+
+def test_a_block_may_count_as_several_layers():
+    model = tiny.llama()
+    model.config.num_hidden_layers = 6
+    model.adapters = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+    assert find_blocks(model) == "model.layers"
+
+
+def test_an_encoder_decoder_is_refused():
+    config = T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
+    with pytest.raises(ModelStructureError, match=r"T5For.*got an encoder-decoder \(t5\).*decoder-only"):
+        take_inventory(T5ForConditionalGeneration(config))
 
 
 def test_no_candidate():

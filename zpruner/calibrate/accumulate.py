@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from zpruner.types import at_a_time
+
 _CHUNK = 16384
 """Tokens converted to float32 at a time: bounds the temporary memory."""
 _IN_CACHE = 1 << 19
@@ -43,7 +45,7 @@ class InputAccumulator:
                 others = dense.detach().reshape(rows.shape)
                 for mine, other in zip(rows.split(_CHUNK), others.split(_CHUNK), strict=True):
                     self.cross.addmm_(other.float().T, mine.float())
-        for part in rows.split(max(1, _IN_CACHE // rows.shape[1])):
+        for part in rows.split(max(1, at_a_time(rows.device, _IN_CACHE) // rows.shape[1])):
             size = part.abs().float()
             # sum() adds pairwise: 2e-7 from float64, where vector_norm is up to 1e-4 off; it is faster, too.
             self.abs_sum += size.sum(0)

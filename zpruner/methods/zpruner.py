@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zpruner.methods._base import PruningMethod
-from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
+from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat, at_a_time
 
 _BLOCK = (1 << 15) - 1
 """Weights treated at a time: temporaries stay in the cache, and torch starts no threads for so few (measured)."""
@@ -40,7 +40,7 @@ class ZPruner(PruningMethod):
         Raises:
             MissingStatisticError: `stats` has no sq_sum.
         """
-        count, height = weight.numel(), max(1, _BLOCK // weight.shape[1])
+        count, height = weight.numel(), max(1, at_a_time(weight.device, _BLOCK) // weight.shape[1])
         blocks = weight.split(height)
         row_sum, row_sq, col_sum, col_sq, size = zip(*(_sums(block) for block in blocks), strict=True)
         near_zero = self.near_zero_threshold * float(torch.stack(size).sum()) / count

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from zpruner.errors import ArtifactError, ModelStructureError, SourceError
-from zpruner.model.layers import find_blocks
 from zpruner.model.load import quiet_transformers
 from zpruner.model.skeleton import Skeleton
 from zpruner.model.tensors import Stored, TensorFiles, write_order, write_tensors
@@ -79,12 +78,15 @@ def _dtype(dtype: str, config: PretrainedConfig, files: TensorFiles) -> torch.dt
 
 
 def _stored(skeleton: Skeleton) -> Iterator[tuple[str, Stored]]:
-    """Yield every tensor to write; reading one puts its unit into the model, in the place of the one before."""
-    path = find_blocks(skeleton.model)
+    """Yield every tensor to write; reading one puts its unit into the model, in the place of the one before.
+
+    A unit is an entry of an outermost list of modules, such as a decoder block; or a tensor outside all lists.
+    """
     units: dict[str, list[str]] = {}
     for name in skeleton.stored:
-        index = name.removeprefix(f"{path}.").split(".")[0] if name.startswith(f"{path}.") else None
-        units.setdefault(name if index is None else f"{path}.{index}", []).append(name)
+        parts = name.split(".")
+        end = next((index for index, part in enumerate(parts) if part.isdigit()), len(parts))
+        units.setdefault(".".join(parts[: end + 1]), []).append(name)
     cache: dict[str, dict[str, Tensor]] = {}
 
     def read(unit: str, name: str) -> Tensor:

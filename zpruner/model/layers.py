@@ -68,15 +68,23 @@ def find_blocks(model: PreTrainedModel, blocks: str | None = None) -> str:
     """Return the path of the module list of decoder blocks.
 
     Of the lists with as many entries as the text config has hidden layers, it is the one that holds most of the
-    parameters of two or more dimensions.
+    parameters of two or more dimensions. Where there is no such list, a block may count as several layers: then it is
+    one whose length divides that number.
 
     Args:
         model: any causal language model.
         blocks: the path, where the caller knows it (`model.blocks` in params.yaml).
 
     Raises:
-        ModelStructureError: none, or several that hold the same number; lists the candidates.
+        ModelStructureError: none, or several that hold the same number; lists the candidates. An encoder-decoder.
     """
+    if model.config.is_encoder_decoder:
+        raise ModelStructureError(
+            f"model {type(model).__name__}",
+            f"an encoder-decoder ({model.config.model_type})",
+            "a causal (decoder-only) language model",
+            "Choose another model: encoder-decoders are not supported.",
+        )
     lists = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)
     }
@@ -87,11 +95,11 @@ def find_blocks(model: PreTrainedModel, blocks: str | None = None) -> str:
             )
         return blocks
     depth = model.config.get_text_config().num_hidden_layers
-    sizes = {
-        name: sum(p.numel() for p in module.parameters() if p.ndim >= 2)
-        for name, module in lists.items()
-        if len(module) == depth
+    fitting = {name: module for name, module in lists.items() if len(module) == depth}
+    fitting = fitting or {
+        name: module for name, module in lists.items() if len(module) > 1 and depth % len(module) == 0
     }
+    sizes = {name: sum(p.numel() for p in module.parameters() if p.ndim >= 2) for name, module in fitting.items()}
     most = max(sizes.values(), default=0)
     best = [name for name, size in sizes.items() if size == most]
     if most == 0 or len(best) > 1:

@@ -44,8 +44,11 @@ class Correction(BaseModel):
             SolverError: the damped Gram matrix is singular; names the layer.
         """
         gram, cross = stats.require(Stat.GRAM), stats.require(Stat.CROSS)
+        mean = gram.diagonal().mean()
+        if not bool(mean):  # no input, nothing to correct
+            return weight
         damped = gram.clone()
-        damped.diagonal().add_(self.damping * gram.diagonal().mean())
+        damped.diagonal().add_(self.damping * mean)
         factor, info = torch.linalg.cholesky_ex(damped)
         if int(info):
             raise SolverError(

@@ -1,0 +1,179 @@
+"""On an accelerator: the numbers of the CPU, nothing left on the CPU, and few values that the host waits for.
+
+Marked `gpu`. Without one `test_everything_runs_on_another_device` runs them on a device that pretends to be one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import stages.apply
+import stages.calibrate
+import stages.evaluate
+import stages.fetch
+import stages.mask
+import stages.score
+import zpruner
+from zpruner.evaluate import Predictor, batch_losses
+from zpruner.masks import select
+from zpruner.methods import METHODS
+from zpruner.model import Checkpoint, Skeleton, Spill, StreamedRunner, WholeRunner, resolve_device, write_manifest
+from zpruner.store import ArtifactReader
+from zpruner.types import ComparisonGroup, SparsityPattern
+
+WINDOWS = torch.randint(3, tiny.VOCABULARY, (8, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(7))
+AGREEMENT = 0.999
+
+
+def build(device: str | torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = tiny.llama(num_hidden_layers=2).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(std=0.2)
+    return model.to(dtype).to(device)
+
+
+def method_of(name: str) -> dict[str, Any]:
+    return {"score": name, "settings": {"formula": "mul(W, sqrt(X))"} if name == "expression" else {}}
+
+
+def agreement(ours: Any, theirs: Any) -> float:
+    same = [(a.mask.keep.cpu() == b.mask.keep.cpu()).flatten() for a, b in zip(ours, theirs, strict=True)]
+    return float(torch.cat(same).double().mean())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("sparsity", [0.5, "2:4"])
+def test_masks_agree_with_those_of_the_cpu(accelerator: torch.device, name: str, sparsity: float | str) -> None:
+    found = []
+    for device in ("cpu", accelerator):
+        model = build(device)
+        calibration = zpruner.calibrate(model, WINDOWS, gram=True, gradients=name == "pruner_zero", batch_size=4)
+        found.append(zpruner.prune(model, calibration, method=method_of(name), sparsity=sparsity))
+        assert all(layer.mask.keep.device.type == torch.device(device).type for layer in found[-1])
+    assert agreement(*found) >= AGREEMENT
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("method", "share"), [("zpruner", AGREEMENT), ("sparsegpt", AGREEMENT), ("best", 0.97)])
+def test_pruning_block_after_block_agrees_with_the_cpu(accelerator: torch.device, method: str, share: float) -> None:
+    """`best` iterates until a threshold is met: rounding decides by how much, and later blocks see the difference."""
+    found, errors = [], []
+    for device in ("cpu", accelerator):
+        found.append(zpruner.prune_sequentially(build(device), WINDOWS, method=method, sparsity=0.5, batch_size=4))
+        errors.append(sum(layer.layer_error for layer in found[-1]))
+    assert agreement(*found) >= share
+    assert errors[0] == pytest.approx(errors[1], rel=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["zpruner", "wanda", "ria"])
+def test_masks_of_a_bfloat16_model_agree_with_those_of_the_cpu(accelerator: torch.device, method: str) -> None:
+    found = []
+    for device in ("cpu", accelerator):
+        model = build(device, torch.bfloat16)
+        found.append(zpruner.prune(model, zpruner.calibrate(model, WINDOWS), method=method, sparsity=0.5))
+    assert agreement(*found) >= AGREEMENT
+
+
+@pytest.mark.gpu
+def test_the_same_device_gives_the_same_bytes(accelerator: torch.device) -> None:
+    def weights() -> list[Tensor]:
+        model = build(accelerator, torch.bfloat16)
+        zpruner.prune_sequentially(model, WINDOWS, method="best", sparsity=0.5, batch_size=4)
+        return [parameter.detach().cpu() for parameter in model.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(), weights(), strict=True))
+
+
+@pytest.mark.gpu
+def test_block_by_block_is_the_whole_model_there_too(accelerator: torch.device, tmp_path: Path) -> None:
+    build("cpu").save_pretrained(tmp_path)
+    write_manifest(tmp_path, "tiny", dtype="float32")
+    checkpoint = Checkpoint(tmp_path)
+    runner = StreamedRunner(Skeleton(tmp_path, checkpoint, torch.float32, accelerator), None, Spill(), small=0)
+
+    def losses(found: Any) -> list[list[float]]:
+        batches = WINDOWS.split(2)
+        with Predictor(found) as predictor:
+            return list(predictor.run(batches, lambda index, logits: batch_losses(logits, batches[index])))
+
+    assert losses(runner) == losses(WholeRunner(build(accelerator)))
+
+
+@pytest.mark.gpu
+def test_stages_on_the_device_give_the_masks_of_the_cpu(accelerator: torch.device, tmp_path: Path) -> None:
+    kept: dict[str, list[Tensor]] = {}
+    for device in ("cpu", str(accelerator)):
+        root = tmp_path / device.replace(":", "")
+        root.mkdir()
+        tiny.make_sources(root)
+        params = tiny.read_params(root)
+        params["model"]["device"] = device
+        params["methods"] = {"obs": {"score": "sparsegpt", "update": "obs"}, "zpruner": {"score": "zpruner"}}
+        tiny.write_params(root, params)
+        for what in stages.fetch.What:
+            stages.fetch.run(what, root)
+        stages.calibrate.run(root)
+        for method in params["methods"]:
+            stages.score.run(method, root)
+            stages.mask.run(method, "s50", root)
+            stages.apply.run(method, "s50", root)
+            stages.evaluate.run(method, "s50", root=root)
+            masks = ArtifactReader(root / "data" / "masks" / method / "s50", "masks")
+            kept.setdefault(method, []).append(torch.cat([masks.read(name)["keep"].flatten() for name in masks.files]))
+    for ours, theirs in kept.values():
+        assert float((ours == theirs).double().mean()) >= AGREEMENT
+
+
+@pytest.mark.gpu
+def test_selection_of_long_rows_does_not_depend_on_the_device(accelerator: torch.device) -> None:
+    score = torch.randint(-40, 40, (2, 1 << 17), generator=torch.Generator().manual_seed(2)).float() / 7
+    for pattern in (SparsityPattern.parse(0.37), SparsityPattern.parse("2:4")):
+        for group in ComparisonGroup:
+            there = select(score.to(accelerator), pattern, group)
+            assert torch.equal(select(score, pattern, group), there.cpu())
+
+
+SOME = "wanda or long_rows or waits or whole_model"
+
+
+@pytest.mark.skipif("ZPRUNER_TEST_DEVICE" in os.environ, reason="this is that run")
+@pytest.mark.parametrize("chosen", [SOME, pytest.param("test", marks=pytest.mark.slow)])
+def test_everything_runs_on_another_device(chosen: str) -> None:
+    """The tests above, on a device that is no accelerator but refuses what one refuses (tests/pretend.py)."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-k", chosen, "-p", "no:cacheprovider", __file__]
+    environment = tiny.environment() | {"ZPRUNER_TEST_DEVICE": "pretend"}
+    done = subprocess.run(command, cwd=tiny.REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout, done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("method", "most"), [("wanda", 12), ("zpruner", 20)])
+def test_the_host_waits_for_a_few_values_per_layer(accelerator: torch.device, method: str, most: int) -> None:
+    if accelerator.type != "pretend":
+        pytest.skip("only the pretended device counts them")
+    from pretend import COUNTS
+
+    model = tiny.llama(hidden_size=256, intermediate_size=512, num_hidden_layers=1).to(accelerator)
+    calibration = zpruner.calibrate(model, WINDOWS)
+    COUNTS.clear()
+    layers = zpruner.prune(model, calibration, method=method, sparsity=0.5)
+    assert COUNTS["waits"] <= most * len(layers)
+    assert COUNTS["copies"] == 0
+    assert COUNTS["calls"] <= 230 * len(layers)  # however large a layer is
+    assert resolve_device(str(accelerator)) == accelerator

@@ -3,6 +3,7 @@
     python -m benchmarks.flows            # the default grid of this project, in a copy
     python -m benchmarks.flows --tiny     # a tiny random model, as in the tests
     python -m benchmarks.flows --noop     # only: nothing to do, with 20, 60 and 150 stage instances
+    python -m benchmarks.flows --batching # only: 6 methods x 3 sparsities, few tokens, in separate processes and warm
 
 Overhead per instance is the wall time less what the stages say they worked (data/costs), start-up apart, divided by
 the number of instances; where several run at a time it is not given.
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from ruamel.yaml import YAML
 
 from flows._api import TemporaryApi
 from flows.slots import cores
@@ -31,6 +33,14 @@ from flows.slots import cores
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
 SIZES = (20, 60, 150)
+METHODS = {
+    name: {"score": name.partition("_")[0], "group": group}
+    for group, names in {"layer": ("magnitude", "ria", "zpruner", "wanda_layer"), "row": ("wanda", "ria_row")}.items()
+    for name in names
+}
+SPARSITIES = {"s50": 0.5, "s60": 0.6, "s24": "2:4"}
+CALIBRATION = {"nsamples": 4, "seqlen": 128, "gram": False}
+EVALUATION = {"windows": 2, "seqlen": 128, "divergence": 0}
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -107,6 +117,33 @@ def measure_grid(tiny: bool, parallel: int) -> Table:
     return table
 
 
+def measure_batching() -> Table:
+    """Measure how much of a grid of small instances is start-up that one warm process pays once."""
+    table = Table("", "cold, s", "work, s", "per instance beside it, s", title="6 methods x 3 sparsities")
+    modes = {
+        "dvc repro: a process per instance": ["dvc", "repro"],
+        "dvc repro in the warm worker": [PYTHON, "-m", "flows.worker", "dvc", "repro"],
+        "flow, one at a time": [PYTHON, "-m", "flows.pipeline"],
+        f"flow, {cores()} at a time": [PYTHON, "-m", "flows.pipeline", "--parallel", "0"],
+    }
+    yaml = YAML()
+    with scratch() as folder:
+        for index, (name, command) in enumerate(modes.items()):
+            root = copy_project(folder / f"p{index}", tiny=False)
+            params = yaml.load(root / "params.yaml")
+            params["methods"], params["sparsities"] = METHODS, SPARSITIES
+            params["calibration"] |= CALIBRATION
+            params["evaluation"]["perplexity"] |= EVALUATION
+            yaml.dump(params, root / "params.yaml")
+            cold = seconds(command, root)
+            work, instances = worked(root)
+            beside = "" if command[-1] == "0" else f"{(cold - work) / instances:.2f}"
+            table.add_row(name, f"{cold:.1f}", f"{work:.1f}", beside)
+            table.caption = f"{instances} instances, {cores()} cores"
+            shutil.rmtree(root)
+    return table
+
+
 def chain(folder: Path, instances: int) -> Path:
     """Make a project of `instances` stages that are up to date: thirds that need one another, as in a grid."""
     rows = instances // 3
@@ -147,9 +184,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a tiny random model instead of the default one")
     parser.add_argument("--noop", action="store_true", help="only with nothing to do")
+    parser.add_argument("--batching", action="store_true", help="only 6 methods x 3 sparsities on few tokens")
     parser.add_argument("--parallel", type=int, default=cores(), help="instances at a time")
     options = parser.parse_args()
     console = Console()
+    if options.batching:
+        console.print(measure_batching())
+        return
     if not options.noop:
         console.print(measure_grid(options.tiny, options.parallel))
     console.print(measure_nothing_to_do())

@@ -1,22 +1,30 @@
 """The flow `nightly`: refresh sources, run the grid, share it, and fail loudly when a result got worse.
 
-python -m flows.nightly                      # once, now
-prefect deploy --all && prefect worker start --pool zpruner    # on the schedule in prefect.yaml
+python -m flows.nightly --refresh fetch --share                      # once, now
+python -m flows.nightly --refresh fetch --share --cron "0 2 * * *"   # every night, for as long as this process lives
+prefect deploy --all && prefect worker start --pool zpruner          # on the schedule in prefect.yaml
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.exceptions import CancelledRun
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelled
 
 from flows._api import api
 from flows.graph import read_graph
 from flows.pipeline import pipeline
 from flows.publish import model_name, read_results
-from zpruner.errors import ZprunerError
+from zpruner.errors import InvalidSettingError, ZprunerError
 from zpruner.work import write_json
 
 BASELINE = Path(".zpruner") / "nightly.json"
@@ -41,7 +49,7 @@ def nightly(
     share: bool = False,
     metric: str = "perplexity",
     margin: float = 0.02,
-) -> dict[str, float]:
+) -> dict[str, float] | State[Any]:
     """Bring everything up to date and compare with the last good night.
 
     Args:
@@ -60,7 +68,10 @@ def nightly(
             `.zpruner/nightly.json` is deleted.
     """
     folder = Path(root).resolve()
-    pipeline(root, parallel=parallel, share=share, force=refresh)
+    try:
+        pipeline(root, parallel=parallel, share=share, force=refresh)
+    except CancelledRun as cancelled:
+        return Cancelled(message=str(cancelled))
     results = {row["variant"]: float(row[metric]) for row in read_results(folder, read_graph(folder)) if metric in row}
     baseline = folder / BASELINE
     before = json.loads(baseline.read_text(encoding="utf-8")) if baseline.exists() else {}
@@ -82,24 +93,56 @@ def compare(before: dict[str, float], now: dict[str, float], margin: float) -> l
     return [
         f"{name} ({before[name]:.4g} -> {value:.4g})"
         for name, value in now.items()
-        if name in before and not value <= before[name] * (1 + margin)
+        if name in before and (value > before[name] * (1 + margin) or math.isnan(value))
     ]
 
 
-def main() -> int:
-    """Run the flow once, with its defaults."""
-    with api() as server:
-        if server is not None:
-            server.wait()
-        try:
-            nightly()
-        except ZprunerError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except RuntimeError:  # the failed instances are in the log
-            return 1
+def main(arguments: list[str]) -> int:
+    """Run the flow once, or serve it on a schedule; returns the exit status."""
+    parser = argparse.ArgumentParser("python -m flows.nightly", description="Run the grid, compare with last time.")
+    parser.add_argument("--refresh", nargs="+", metavar="STAGE", help="stages to run even if nothing changed")
+    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="see flows.pipeline")
+    parser.add_argument("--share", action="store_true", help="pull from the default remote before, push after")
+    parser.add_argument("--margin", type=float, default=0.02, help="by which share perplexity may grow (%(default)s)")
+    parser.add_argument("--cron", help="serve it on this schedule (UTC) to the Prefect server at PREFECT_API_URL")
+    options = vars(parser.parse_args(arguments)) | {"root": str(Path.cwd())}
+    cron = options.pop("cron")
+    try:
+        if cron is None:
+            once(options)
+        else:
+            serve(cron, options)
+    except ZprunerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError:  # the failed instances are in the log
+        return 1
+    except (KeyboardInterrupt, CancelledRun):
+        print("Interrupted. Finished instances are kept: run again to go on.", file=sys.stderr)
+        return 130
     return 0
 
 
+def once(options: dict[str, Any]) -> None:
+    """Run the flow now."""
+    with api() as server:
+        if server is not None:
+            server.wait()
+        nightly(**options)
+
+
+def serve(cron: str, options: dict[str, Any]) -> None:
+    """Run the flow whenever it is time, one run at a time, until this process ends.
+
+    Raises:
+        InvalidSettingError: no server is configured that could tell when it is time.
+    """
+    if not PREFECT_API_URL.value():
+        raise InvalidSettingError(
+            "PREFECT_API_URL", "nothing", "a Prefect server's address", "Start `prefect server start`, and set it."
+        )
+    nightly.serve("served", cron=cron, parameters=options, limit=1)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

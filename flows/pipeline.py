@@ -18,12 +18,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 from prefect.task_runners import TaskRunner
 
 from flows import share as sharing
 from flows._api import api
+from flows.cancel import watching
 from flows.graph import Graph, read_graph, read_stale
 from flows.instance import Outcome, PassingStageError, Place
 from flows.machine import machine_slots
@@ -77,7 +79,7 @@ def pipeline(
     share: bool = False,
     force: list[str] | None = None,
     runner: str = "threads",
-) -> dict[str, int]:
+) -> dict[str, int] | State[Any]:
     """Bring the pipeline up to date, like `dvc repro`.
 
     Args:
@@ -91,7 +93,7 @@ def pipeline(
             cluster whose workers have clones of their own (see flows/runners.py).
 
     Returns:
-        How many instances ran, were restored and were unchanged.
+        How many instances ran, were restored and were unchanged. (A run that is cancelled raises CancelledRun.)
     """
     folder = Path(root).resolve()
     logger = get_run_logger()
@@ -105,10 +107,13 @@ def pipeline(
         local = stale and not has_clones(runner)
         with _worker(folder) if local else nullcontext() as worker, task_runner(runner, len(graph)) as running:
             where = _where(graph, worker, folder, parallel=parallel, pull=share)
-            states = _run_all(running, graph, stale, forced, where, worker, model_name(folder))
+            with nullcontext() if worker is None else watching(worker.close) as cancelled:
+                states = _run_all(running, graph, stale, forced, where, worker, model_name(folder))
         if has_clones(runner) and (done := [name for name in graph if name in stale and states[name].is_completed()]):
             gather(folder, done, logger.info)
         publish(folder, graph)
+    if cancelled is not None and cancelled.is_set():
+        return Cancelled(message="Finished instances are kept: run again to go on.")
     return _summary(states)
 
 
@@ -212,13 +217,13 @@ def main(arguments: list[str]) -> int:
                 early_worker.set(stack.enter_context(Workers(root)))
             if server is not None:
                 server.wait()
-            counts = pipeline(str(root), **vars(options))
+            counts: Any = pipeline(str(root), **vars(options))
         except ZprunerError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         except RuntimeError:  # the failed instances are in the log
             return 1
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, CancelledRun):
             print("Interrupted. Finished instances are kept: run again to go on.", file=sys.stderr)
             return 130
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))

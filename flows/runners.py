@@ -111,10 +111,10 @@ class InClone:
         """Fetch what the instance needs, let DVC bring it up to date, push what came out."""
         root = _clone(self.settings)
         share.check_remote(root)
-        share.fetch(root, log, name)
-        if self.needs:
-            share.dvc(root, log, "repro", "--pull", "--allow-missing", *self.needs)
-        with Workers(root) as workers:
+        with Workers(root) as workers:  # whose libraries are imported while the next lines fetch
+            share.fetch(root, log, name)
+            if self.needs:
+                share.dvc(root, log, "repro", "--pull", "--allow-missing", *self.needs)
             place = Place(workers.socket, workers.environment, str(root))
             slots = machine_slots(workers, root, self.parallel)[True]
             outcome = Here(place, slots, pull=True).reproduce(name, log, force=force)

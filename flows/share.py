@@ -56,11 +56,19 @@ def add(root: Path, name: str, url: str, endpoint: str | None = None) -> None:
         name: what to call the remote.
         url: a folder, ssh://host/path or s3://bucket/path.
         endpoint: the address of an S3-compatible server; None: that of S3 itself.
+
+    Raises:
+        InvalidSettingError: DVC does not know such a place.
     """
-    dvc(root, print, "remote", "add", "--default", "--force", name, url)
-    dvc(root, print, "remote", "modify", name, "verify", "true")
-    if endpoint is not None:
-        dvc(root, print, "remote", "modify", name, "endpointurl", endpoint)
+    settings = {"url": url, "verify": True} | ({} if endpoint is None else {"endpointurl": endpoint})
+    try:
+        with Repo(str(root)) as repo, repo.config.edit("repo") as config:
+            config["remote"][name] = settings
+            config["core"]["remote"] = name
+    except DvcException as error:
+        raise InvalidSettingError(
+            "remote", f"{name} at {url} ({error})", "a folder, ssh://host/path or s3://bucket/path", "Correct it."
+        ) from None
 
 
 def check_remote(root: Path) -> str:

@@ -15,8 +15,8 @@ from zpruner.errors import SourceError
 
 def test_the_embedded_default(tmp_path: Path) -> None:
     params = yaml_params.shipped()
-    params["calibration"] |= {"nsamples": 4, "seqlen": 256, "gram": False}
-    params["evaluation"]["perplexity"] |= {"windows": 4, "seqlen": 256, "divergence": 0}
+    params["calibration"] |= {"nsamples": 2, "seqlen": 256, "gram": False}
+    params["evaluation"]["perplexity"] |= {"windows": 2, "seqlen": 256, "divergence": 0}
     params["methods"] = {"zpruner": params["methods"]["zpruner"]}
     tiny.write_params(tmp_path, params)
     (tmp_path / "tasks").mkdir()

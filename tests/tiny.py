@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -183,7 +185,9 @@ def make_project(root: Path, family: str = "llama") -> Path:
 
 def environment() -> dict[str, str]:
     """Return the environment for child processes: this interpreter's tools first, one thread, quiet, offline."""
-    return os.environ | {
+    # A project's copy of the code is compiled once, not by every stage.
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHONDONTWRITE"))}
+    return mine | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
@@ -192,9 +196,13 @@ def environment() -> dict[str, str]:
     }
 
 
-def run(command: list[str], root: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command in a project and return what it printed; a failure shows its output."""
-    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, check=False)
+def run(command: list[str], root: Path, check: bool = True, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a project and return what it printed; a failure shows its output.
+
+    `changes` are those of its environment.
+    """
+    variables = environment() | changes
+    done = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise AssertionError(f"{command} exited {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
@@ -202,8 +210,22 @@ def run(command: list[str], root: Path, check: bool = True) -> subprocess.Comple
 
 def repro(root: Path, *targets: str) -> list[str]:
     """Run `dvc repro` in the warm worker and return the stage instances that were executed, in order."""
-    out = run([sys.executable, "-m", "flows.worker", "dvc", "repro", *targets], root).stdout
-    return [line.split("'")[1] for line in out.splitlines() if line.startswith("Running stage '")]
+    done = run(["dvc", "repro", *targets], root, PATH=_warm_path())
+    assert "plain start-up" not in done.stderr
+    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage '")]
+
+
+@cache
+def _warm_path() -> str:
+    """Return a PATH on which `python` is a warm worker; it is started once, and ends with this process."""
+    say_and_wait = "import os, sys; print(os.environ['PATH'], flush=True); sys.stdin.read()"
+    command = [sys.executable, "-m", "flows.worker", sys.executable, "-c", say_and_wait]
+    worker = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    atexit.register(worker.communicate)  # which closes what it waits for
+    assert worker.stdout is not None
+    return worker.stdout.readline().rstrip("\n")
 
 
 def files_of(folder: Path, leave_out: Iterable[str] = ()) -> dict[str, bytes]:

@@ -9,10 +9,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import tiny
 from toys import Toy, make_toy
+
+if TYPE_CHECKING:
+    from flows.worker import Worker
 
 # `tests/flows` must not be taken for a part of the package `flows`.
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -70,16 +74,23 @@ def published() -> None:
     """Ask for artifacts."""
 
 
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[None]:
+@pytest.fixture(scope="session")
+def dvc_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A worker with DVC only: toy stages need no libraries."""
-    from flows.pipeline import early_worker
     from flows.worker import DVC, Worker
 
-    with Worker(tmp_path, DVC) as worker:
-        token = early_worker.set(worker)
-        yield
-        early_worker.reset(token)
+    with Worker(tmp_path_factory.mktemp("worker"), DVC, tiny.environment()) as worker:
+        yield worker
+
+
+@pytest.fixture
+def worker(dvc_worker: Worker) -> Iterator[None]:
+    """The worker of the session in place of one per run."""
+    from flows.pipeline import early_worker
+
+    token = early_worker.set(dvc_worker)
+    yield
+    early_worker.reset(token)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

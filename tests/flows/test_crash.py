@@ -11,10 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 import pytest
 import tiny
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelling
 from toys import Toy, lock, make_toy
 
 DRIVER = """
@@ -174,17 +177,30 @@ def test_real_stages_killed_anywhere(start: Start, small: tuple[Path, Path], see
     assert artifacts(root / "data", timed) == artifacts(done / "data", timed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def cancel() -> UUID:
+    """Do what the button in Prefect's UI does to the run that began last; returns the run."""
+    with get_client(sync_client=True) as client:
+        [run] = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
+        client.set_flow_run_state(run.id, Cancelling())
+    return run.id
+
+
+@pytest.mark.parametrize(
+    "how", [None, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGINT))]
+)
 def test_a_cancelled_run_stops_its_stage_and_resumes(
-    start: Start, toy: Toy, api: str, number: int, tmp_path: Path
+    start: Start, toy: Toy, api: str, how: signal.Signals | None, tmp_path: Path
 ) -> None:
     toy.change("part", "p1", sleep=100)
     command = [sys.executable, "-c", DRIVER]
     process = start(command, toy.root, tmp_path / "first.log", PREFECT_API_URL=api)
     wait_for(lambda: "part@p1" in toy.runs())
-    process.send_signal(number)
+    run = cancel() if how is None else process.send_signal(how)
     assert process.wait(30) != 0
     wait_for(lambda: not inside(toy.root), 10)
+    if run is not None:
+        with get_client(sync_client=True) as client:
+            assert client.read_flow_run(run).state_name == "Cancelled"
     toy.change("part", "p1", sleep=0)
     begun = set(locked(toy.root))
     before = len(toy.runs())

@@ -6,9 +6,10 @@ import json
 import math
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from toys import Toy
 
-from flows.nightly import BASELINE, WorseResultError, compare, nightly
+from flows.nightly import BASELINE, WorseResultError, compare, main, nightly
 
 pytestmark = pytest.mark.usefixtures("quick", "worker")
 
@@ -26,9 +27,21 @@ def test_a_worse_result_fails_until_it_is_accepted(toy: Toy) -> None:
     assert json.loads((toy.root / BASELINE).read_text()) == {"last": 55.0}
 
 
+def test_a_schedule_needs_a_server_and_settings_are_checked(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(toy.root)
+    with temporary_settings({PREFECT_API_URL: None}):
+        assert main(["--cron", "0 2 * * *"]) == 1
+    assert "error: PREFECT_API_URL: got nothing, expected a Prefect server's address" in capsys.readouterr().err
+    assert main(["--refresh", "bse"]) == 1
+    assert "Did you mean 'base'" in capsys.readouterr().err
+    assert toy.runs() == []
+
+
 def test_comparison() -> None:
-    before = {"a": 10.0, "b": 10.0, "c": 10.0, "gone": 1.0}
-    assert compare(before, {"a": 10.2, "b": 10.21, "c": math.nan, "new": 99.0}, 0.02) == [
+    before = {"a": 10.0, "b": 10.0, "c": 10.0, "d": math.nan, "gone": 1.0}
+    assert compare(before, {"a": 10.2, "b": 10.21, "c": math.nan, "d": 5.0, "new": 99.0}, 0.02) == [
         "b (10 -> 10.21)",
         "c (10 -> nan)",
     ]

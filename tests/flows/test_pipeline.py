@@ -136,7 +136,7 @@ def test_what_can_pass_is_tried_again(toy: Toy) -> None:
     assert toy.runs() == ["base", "part@p1", "part@p1", "part@p1"]
 
 
-def test_out_of_memory_is_tried_once_more_alone(toy: Toy) -> None:
+def test_out_of_memory_is_tried_once_more_alone_and_in_smaller_batches(toy: Toy) -> None:
     toy.change("part", "p1", fail="RuntimeError: can't allocate memory", times=1)
     for label in ("p0", "p2"):
         toy.change("part", label, sleep=0.3)
@@ -145,6 +145,8 @@ def test_out_of_memory_is_tried_once_more_alone(toy: Toy) -> None:
     again = [i for i, entry in enumerate(entries) if entry["name"] == "part@p1"][1:]
     assert [entries[i]["what"] for i in again] == ["start", "end"]
     assert again[1] == again[0] + 1  # nothing started or ended meanwhile
+    assert [entry["divisor"] for entry in entries if entry["divisor"] is not None] == ["4", "4"]
+    assert entries[again[0]]["divisor"] == "4"
 
 
 def test_unknown_targets_and_runners(toy: Toy) -> None:

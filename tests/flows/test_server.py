@@ -25,6 +25,7 @@ from ruamel.yaml import YAML
 from toys import Toy, commit
 
 from flows import share
+from flows.nightly import BASELINE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,7 +60,7 @@ class Site:
     def start(self, root: Path, log: str, *arguments: str) -> None:
         environment = self.environment | {"ZPRUNER_ROOT": str(root)}
         with (self.home / log).open("wb") as out:
-            command = [sys.executable, "-m", "prefect", *arguments]
+            command = [sys.executable, "-m", *arguments]
             self.processes.append(subprocess.Popen(command, cwd=root, env=environment, stdout=out, stderr=out))
 
     def prefect(self, root: Path, *arguments: str) -> None:
@@ -78,6 +79,9 @@ class Site:
         with get_client(sync_client=True) as client:
             return [run for run in client.read_flow_runs() if f"{flow}" in run.name]
 
+    def finished_night(self) -> FlowRun | None:
+        return next((run for run in self.runs("nightly on") if run.state and run.state.is_final()), None)
+
     def state(self, run: FlowRun) -> str:
         with get_client(sync_client=True) as client:
             return str(client.read_flow_run(run.id).state_name)
@@ -94,7 +98,7 @@ class Site:
 def site(tmp_path: Path) -> Iterator[Site]:
     (tmp_path / "home").mkdir()
     site = Site(tmp_path / "home")
-    site.start(tmp_path, "server.log", "server", "start", "--port", str(site.port))
+    site.start(tmp_path, "server.log", "prefect", "server", "start", "--port", str(site.port))
     try:
         wait_for(site.answers)
         with temporary_settings({PREFECT_API_URL: site.url}):
@@ -108,7 +112,7 @@ def deploy(site: Site, toy: Toy, seconds: int | None) -> None:
     yaml = YAML(typ="safe")
     settings = yaml.load(tiny.REPOSITORY / "prefect.yaml")
     nightly, grid = settings["deployments"]
-    nightly["parameters"] |= {"refresh": ["base"], "share": False}
+    nightly["parameters"] |= {"refresh": ["base"]}
     nightly["schedules"] = [{"interval": seconds}] if seconds else []
     grid["parameters"] |= {"share": False}
     shutil.copytree(tiny.REPOSITORY / "flows", toy.root / "flows", ignore=shutil.ignore_patterns("__pycache__"))
@@ -118,14 +122,23 @@ def deploy(site: Site, toy: Toy, seconds: int | None) -> None:
     site.prefect(toy.root, "deploy", "--all")
 
 
-def test_a_schedule_fires_and_a_run_is_cancelled_and_resumed(site: Site, toy: Toy) -> None:
+def test_a_schedule_fires_and_a_run_is_cancelled_and_resumed(site: Site, toy: Toy, tmp_path: Path) -> None:
     deploy(site, toy, 15)
-    site.start(toy.root, "worker.log", "worker", "start", "--pool", "zpruner", "--type", "process")
-    run = wait_for(lambda: next((one for one in site.runs("nightly on") if one.state and one.state.is_final()), None))
+    share.add(toy.root, "team", str(tmp_path / "remote"))
+    worker = ("prefect", "worker", "start", "--pool", "zpruner", "--type", "process")
+    site.start(toy.root, "worker.log", *worker)
+    run = wait_for(site.finished_night)
     assert run.state_name == "Completed"
     assert run.auto_scheduled
     assert "last" in toy.runs()
+    assert len(list((tmp_path / "remote" / "files").rglob("??/*"))) >= 5  # pushed
     site.prefect(toy.root, "deployment", "schedule", "clear", "nightly/nightly", "--accept-yes")
+    wait_for(lambda: all(one.state and one.state.is_final() for one in site.runs("")))  # one night at a time
+
+    toy.change("part", "p0", value=12345)
+    worse = run_deployment("nightly/nightly", timeout=120)
+    assert worse.state_name == "Failed"
+    assert "a higher perplexity for last (51 -> 55)" in str(worse.state and worse.state.message)
 
     toy.change("part", "p1", value=5, sleep=300)
     cancelled = run_deployment("pipeline/grid", parameters={"share": False}, timeout=0)
@@ -143,6 +156,15 @@ def test_a_schedule_fires_and_a_run_is_cancelled_and_resumed(site: Site, toy: To
     assert toy.runs()[-2:] == ["part@p1", "last"]
 
 
+def test_a_schedule_without_a_work_pool(site: Site, toy: Toy) -> None:
+    site.start(toy.root, "served.log", "flows.nightly", "--refresh", "base", "--cron", "* * * * *")
+    run = wait_for(site.finished_night)
+    assert run.state_name == "Completed"
+    assert run.auto_scheduled
+    assert toy.runs()[-1] == "last"
+    assert (toy.root / BASELINE).is_file()
+
+
 def test_two_workers_in_two_clones_meet_in_the_remote(site: Site, toy: Toy, tmp_path: Path) -> None:
     deploy(site, toy, None)
     share.add(toy.root, "team", str(tmp_path / "remote"))
@@ -151,7 +173,7 @@ def test_two_workers_in_two_clones_meet_in_the_remote(site: Site, toy: Toy, tmp_
     for name in ("left", "right"):
         tiny.run(["git", "clone", "-q", str(toy.root), str(tmp_path / name)], tmp_path)
         clones.append(Toy(tmp_path / name))
-        site.start(clones[-1].root, f"{name}.log", "worker", "start", "--pool", "zpruner", "--limit", "1")
+        site.start(clones[-1].root, f"{name}.log", "prefect", "worker", "start", "--pool", "zpruner", "--limit", "1")
     for targets in (["part@p0"], ["part@p1"]), (["last"],):
         runs = [
             run_deployment("pipeline/grid", parameters={"targets": one, "share": True}, timeout=0) for one in targets

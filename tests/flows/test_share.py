@@ -146,6 +146,16 @@ def test_a_remote_that_does_not_verify_is_refused(toy: Toy, tmp_path: Path) -> N
     assert toy.runs() == []
 
 
+def test_a_place_that_is_none_is_refused(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(toy.root)
+    before = (toy.root / ".dvc" / "config").read_bytes()
+    assert share.main(["add", "s4://bucket/path"]) == 1
+    assert "error: remote: got team at s4://bucket/path (" in capsys.readouterr().err
+    assert (toy.root / ".dvc" / "config").read_bytes() == before
+
+
 def test_a_remote_that_cannot_be_reached_is_named(
     toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +46,8 @@ name = stage if label is None else f"{stage}@{label}"
 
 def note(what):
     with open("journal.jsonl", "a") as file:
-        facts = {"name": name, "what": what, "time": time.time(), "threads": os.environ.get("OMP_NUM_THREADS")}
+        facts = {"name": name, "what": what, "time": time.time()}
+        facts |= {"divisor": os.environ.get("ZPRUNER_BATCH_DIVISOR")}
         file.write(json.dumps(facts) + "\\n")
 
 def begun():
@@ -123,9 +128,19 @@ def make_toy(root: Path, parts: int = 3) -> Toy:
     (root / "params.yaml").write_text(json.dumps(params))
     (root / ".dvcignore").write_text(".gitignore\n__pycache__\n")
     (root / ".gitignore").write_text("__pycache__\n/journal.jsonl\n/.zpruner/\n")
-    tiny.run(["git", "init", "-q"], root)
-    tiny.run(["dvc", "init", "-q"], root)
+    for name in (".git", ".dvc"):
+        shutil.copytree(_empty() / name, root / name)
     return Toy(root)
+
+
+@cache
+def _empty() -> Path:
+    """Return a git and DVC project with nothing in it, made once."""
+    folder = Path(tempfile.mkdtemp(prefix="zpruner-test-toy-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tiny.run(["git", "init", "-q"], folder)
+    tiny.run(["dvc", "init", "-q"], folder)
+    return folder
 
 
 def commit(root: Path) -> None:

@@ -1,7 +1,7 @@
 """Kills every stage with SIGKILL at chosen moments, runs it again, and compares with an undisturbed run.
 
 Run as a script, so that the test's own process is never forked: `kill_driver.py FOLDER POINTS STAGE...` prints one
-JSON object per stage. Everything is imported once; each trial is a forked child.
+JSON object per stage. STAGE may be NAME:POINTS. Everything is imported once; each trial is a forked child.
 """
 
 from __future__ import annotations
@@ -204,8 +204,10 @@ def saved_calls(stage: str, finished: list[str], calls: int) -> int:
             return 0
 
 
-def main(folder: Path, points: int, wanted: list[str]) -> None:
+def main(folder: Path, points: int, stages: list[str]) -> None:
     torch.set_num_threads(1)
+    pairs = [stage.partition(":") for stage in stages]
+    wanted = {stage: int(own or points) for stage, _, own in pairs}
     roots = {
         "": staged.make(folder / "dense"),
         "-wanted": staged.make(folder / "wanted", methods={staged.METHOD: {"score": "pruner_zero"}}),
@@ -224,7 +226,7 @@ def main(folder: Path, points: int, wanted: list[str]) -> None:
                 instance(root)
             if stage in wanted:
                 started = time.perf_counter()
-                result = trials(folder, stage, instance, before, points)
+                result = trials(folder, stage, instance, before, wanted[stage])
                 print(json.dumps(result | {"seconds": round(time.perf_counter() - started, 1)}), flush=True)
 
 

@@ -41,6 +41,13 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
     sys.exit(130)
 """
+OWNER = """
+import subprocess, sys
+from pathlib import Path
+from flows.worker import Worker
+with Worker(Path.cwd(), ()) as worker:
+    subprocess.run(sys.argv[1:], env=worker.environment)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +198,7 @@ def test_a_child_dies_with_the_worker(root: Path) -> None:
 
 
 def test_everything_dies_with_the_owner(root: Path) -> None:
-    command = [sys.executable, "-m", "flows.worker", "/bin/sh", "-c", "python -m stages.sleep; true"]
+    command = [sys.executable, "-c", OWNER, "/bin/sh", "-c", "python -m stages.sleep; true"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     owner = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None

@@ -30,6 +30,7 @@ def evaluations() -> list[Evaluation]:
 
 def test_curve_and_best_compare_the_highest_rung_only() -> None:
     assert fitness_curve(evaluations()) == [(3, 2.5), (7, 2.1)]
+    assert fitness_curve(evaluations(), 0) == [(1, 3.0), (2, 1.0)]
     assert [e.formula for e in best_formulas(evaluations(), 2)] == ["abs(sub(W, G))", "W"]
     assert fitness_curve([]) == best_formulas([]) == []
 

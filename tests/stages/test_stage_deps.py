@@ -76,6 +76,7 @@ NOT_RUN = {
     "search/text": [*COMPOSING, *MODELS, "zpruner/model/copy.py", "zpruner/types.py"],
     "search/gradients": [*COMPOSING, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
     "search/search": [*COMPOSING, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/layers.py"],
+    "search/report": [*COMPOSING, *MODELS, "zpruner/evaluate", "zpruner/types.py"],
     "report": [*COMPOSING, *INVENTORY, "zpruner/model/layers.py", "zpruner/types.py"],
 }
 """What a stage imports for something that does not change its result."""

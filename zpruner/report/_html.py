@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import math
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from zpruner.evaluate.bootstrap import RESAMPLES
 from zpruner.evaluate.masks import SAMPLE
 from zpruner.report import _charts, _costs, _facts, _masks, _published, _tasks, _theme
 from zpruner.report import _format as fmt
 from zpruner.report._data import ReportData
 from zpruner.report._heat import heat_groups
+from zpruner.report._pages import environment
 from zpruner.report._summary import summarise
 
 
 def render_html(data: ReportData) -> str:
     """Return the page."""
-    environment = Environment(
-        loader=PackageLoader("zpruner.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"typeset": fmt.typeset, "sortable": _sortable}
+    pages = environment(typeset=fmt.typeset, sortable=_sortable)
     summary = summarise(data)
     specs = [variant.spec for variant in data.variants]
     removed = [(la.weights, la.sparsity) for v in data.variants[:1] for la in v.evaluation.layers]
-    return environment.get_template("report.html.j2").render(
+    return pages.get_template("report.html.j2").render(
         title=_facts.title(data),
         data=data,
         summary=summary,

@@ -5,28 +5,20 @@ from __future__ import annotations
 import html
 import re
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from zpruner.report import _costs, _facts, _published, _tasks
 from zpruner.report import _format as fmt
 from zpruner.report._data import ReportData, ZeroShot
+from zpruner.report._pages import environment
 from zpruner.report._summary import Row, summarise
 
 
 def render_markdown(data: ReportData) -> str:
     """Return the document: headline, table, settings, provenance and commands."""
-    environment = Environment(
-        loader=PackageLoader("zpruner.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"md": escape, "code": code, "cell": cell_code}
+    pages = environment(md=escape, code=code, cell=cell_code)
     summary = summarise(data)
-    return environment.get_template("report.md.j2").render(
+    return pages.get_template("report.md.j2").render(
         title=_facts.title(data),
         dense=cells(summary.dense),
         rows=[cells(row) for row in summary.rows],

@@ -15,16 +15,16 @@ from zpruner.search.log import Evaluation
 from zpruner.types import LayerStats
 
 
-def fitness_curve(evaluations: Iterable[Evaluation]) -> list[tuple[int, float]]:
-    """Return (number of evaluations so far, best fitness so far) wherever the best changes, at the highest rung only.
+def fitness_curve(evaluations: Iterable[Evaluation], rung: int | None = None) -> list[tuple[int, float]]:
+    """Return (number of evaluations so far, best fitness so far) wherever the best changes, at one rung only.
 
-    Fitness of different rungs is measured on different windows and is not compared.
+    Fitness of different rungs is measured on different windows and is not compared; None stands for the highest.
     """
     records = list(evaluations)
-    top = max((e.rung for e in records), default=0)
+    chosen = max((e.rung for e in records), default=0) if rung is None else rung
     curve: list[tuple[int, float]] = []
     for e in records:
-        if e.rung == top and e.fitness is not None and (not curve or e.fitness < curve[-1][1]):
+        if e.rung == chosen and e.fitness is not None and (not curve or e.fitness < curve[-1][1]):
             curve.append((e.index + 1, e.fitness))
     return curve
 

@@ -1,0 +1,75 @@
+"""The flow `search`: search for pruning formulas, with all that it rests on, and show what was found.
+
+python -m flows.search [--share]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+
+from flows._api import api
+from flows.pipeline import pipeline
+from flows.publish import model_name
+from zpruner.errors import ZprunerError
+
+DVC_FILE = "search/dvc.yaml"
+
+
+def _flow_run_name() -> str:
+    from prefect.runtime import flow_run
+
+    return f"search on {model_name(Path(flow_run.parameters.get('root') or '.'))}"
+
+
+@flow(name="search", flow_run_name=_flow_run_name, persist_result=False)
+def search(root: str = ".", share: bool = False) -> dict[str, Any]:
+    """Bring the search up to date, as `dvc repro search/dvc.yaml` does; its settings stand in params.yaml.
+
+    A run that was cancelled or killed goes on with the next one. Stage output is in the logs, the report an artifact.
+
+    Args:
+        root: the project folder.
+        share: pull from the default remote before, and push to it after.
+
+    Returns:
+        The best formula, its fitness, and how many evaluations it took.
+    """
+    pipeline(root, targets=[DVC_FILE], share=share)
+    folder = Path(root).resolve() / "data" / "search"
+    create_markdown_artifact((folder / "report" / "report.md").read_text(encoding="utf-8"), key="search")
+    found = json.loads((folder / "found.json").read_text(encoding="utf-8"))
+    get_run_logger().info("best formula: %s", found["formula"])
+    return {key: found[key] for key in ("formula", "fitness", "evaluations")}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the flow once; returns 0 if the search has ended."""
+    parser = argparse.ArgumentParser("python -m flows.search", description="Search for pruning formulas.")
+    parser.add_argument("--share", action="store_true", help="pull from the default remote before, push after")
+    options = parser.parse_args(arguments)
+    with api() as server:
+        if server is not None:
+            server.wait()
+        try:
+            found = search(**vars(options))
+        except ZprunerError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except RuntimeError:  # the failed instances are in the log
+            return 1
+        except KeyboardInterrupt:
+            print("Interrupted. Evaluations are kept: run again to go on.", file=sys.stderr)
+            return 130
+    print(f"{found['formula']}  (fitness {found['fitness']:.4f}, {found['evaluations']} evaluations)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

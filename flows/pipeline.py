@@ -13,56 +13,29 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext, TaskRunContext
+from prefect.context import FlowRunContext
 from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed
+from prefect.states import Cancelled
 from prefect.task_runners import TaskRunner
 
 from flows import share as sharing
 from flows._api import api
 from flows.cancel import watching
 from flows.graph import Graph, read_graph, read_stale
-from flows.instance import Outcome, PassingStageError, Place
+from flows.instance import Outcome, Place
 from flows.machine import machine_slots
 from flows.publish import model_name, publish, run_name, run_tags
 from flows.runners import Here, InClone, gather, has_clones, settings_digest, task_runner
+from flows.tasks import instance, up_to_date
 from flows.worker import Worker, Workers
 from zpruner.errors import InvalidSettingError, ZprunerError
 
-RETRY_SECONDS = [2.0, 10.0, 60.0]
 early_worker: ContextVar[Worker | Workers | None] = ContextVar("early_worker", default=None)
 """Workers that the caller of the flow has started already."""
-
-
-def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
-    return isinstance(state.result(raise_on_failure=False), PassingStageError)
-
-
-@task(
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    task_run_name="{name}",
-    retries=len(RETRY_SECONDS),
-    retry_delay_seconds=RETRY_SECONDS,
-    retry_condition_fn=_may_pass,
-)
-def instance(name: str, labels: list[str], where: Here | InClone, force: bool) -> State[Any]:
-    """Let DVC bring one stage instance up to date."""
-    _tag_task(labels)
-    outcome = where.reproduce(name, get_run_logger().info, force=force)
-    return Completed(name="Completed" if outcome is Outcome.ran else "Cached", message=outcome, data=outcome.value)
-
-
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="{name}")
-def up_to_date(name: str, labels: list[str]) -> State[Any]:
-    """Stand for a stage instance that needs no look."""
-    _tag_task(labels)
-    return Completed(name="Cached", message="up to date", data=Outcome.unchanged.value)
 
 
 def _flow_run_name() -> str:
@@ -183,13 +156,6 @@ def _tag(more: set[str]) -> None:
     if context is not None and context.flow_run is not None:
         with get_client(sync_client=True) as client:
             client.update_flow_run(context.flow_run.id, tags=sorted({*context.flow_run.tags, *more}))
-
-
-def _tag_task(labels: list[str]) -> None:
-    """Tag the current task run: tags given beforehand make Prefect look for limits by their names, which takes long."""
-    context = TaskRunContext.get()
-    if context is not None:
-        context.task_run.tags = labels
 
 
 def _worker(root: Path) -> AbstractContextManager[Worker | Workers]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -33,6 +35,7 @@ from flows.slots import cores
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
 SIZES = (20, 60, 150)
+UNITS = "(in brackets: processor seconds)"
 METHODS = {
     name: {"score": name.partition("_")[0], "group": group}
     for group, names in {"layer": ("magnitude", "ria", "zpruner", "wanda_layer"), "row": ("wanda", "ria_row")}.items()
@@ -48,13 +51,32 @@ def environment(**variables: str) -> dict[str, str]:
     return os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(ROOT)} | variables
 
 
-def seconds(command: list[str], root: Path, **variables: str) -> float:
-    begun = time.perf_counter()
+@dataclass(frozen=True)
+class Cost:
+    """Seconds by the clock, and of the processor: what else a machine does shows in the first only."""
+
+    wall: float
+    processor: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:.1f} ({self.processor:.1f})"
+
+
+def processor_seconds() -> float:
+    """Return what the children that have ended took, and theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def seconds(command: list[str], root: Path, **variables: str) -> Cost:
+    begun, before = time.perf_counter(), processor_seconds()
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     done = subprocess.run(command, cwd=root, env=environment(**variables), text=True, check=False, **output)
     if done.returncode:
         sys.exit(f"{' '.join(command)} exited {done.returncode}\n{done.stdout[-3000:]}")
-    return time.perf_counter() - begun
+    cost = Cost(time.perf_counter() - begun, processor_seconds() - before)
+    print(f"{cost}: {' '.join(command)} in {root.name}", file=sys.stderr, flush=True)
+    return cost
 
 
 def copy_project(folder: Path, tiny: bool) -> Path:
@@ -93,7 +115,7 @@ def scratch() -> Iterator[Path]:
 
 
 def measure_grid(tiny: bool, parallel: int) -> Table:
-    table = Table("", "cold, s", "again, s", "overhead per instance, s", title="The whole grid")
+    table = Table("", "cold, s", "again, s", "overhead per instance, s", title=f"The whole grid {UNITS}")
     modes = {
         "dvc repro": ["dvc", "repro"],
         "dvc repro in the warm worker": [PYTHON, "-m", "flows.worker", "dvc", "repro"],
@@ -109,8 +131,8 @@ def measure_grid(tiny: bool, parallel: int) -> Table:
             variables = {"PREFECT_API_URL": server.url} if "server" in name else {}
             cold, again = seconds(command, root, **variables), seconds(command, root, **variables)
             work, instances = worked(root)
-            overhead = "" if command[-1] == str(parallel) else f"{(cold - work) / instances:.2f}"
-            table.add_row(name, f"{cold:.1f}", f"{again:.1f}", overhead)
+            overhead = "" if command[-1] == str(parallel) else f"{(cold.wall - work) / instances:.2f}"
+            table.add_row(name, str(cold), str(again), overhead)
             table.caption = f"{instances} instances, {work:.0f} s of work (last run), {cores()} cores"
             shutil.rmtree(root)
         server.close()
@@ -119,7 +141,7 @@ def measure_grid(tiny: bool, parallel: int) -> Table:
 
 def measure_batching() -> Table:
     """Measure how much of a grid of small instances is start-up that one warm process pays once."""
-    table = Table("", "cold, s", "work, s", "per instance beside it, s", title="6 methods x 3 sparsities")
+    table = Table("", "cold, s", "work, s", "per instance beside it, s", title=f"6 methods x 3 sparsities {UNITS}")
     modes = {
         "dvc repro: a process per instance": ["dvc", "repro"],
         "dvc repro in the warm worker": [PYTHON, "-m", "flows.worker", "dvc", "repro"],
@@ -137,8 +159,8 @@ def measure_batching() -> Table:
             yaml.dump(params, root / "params.yaml")
             cold = seconds(command, root)
             work, instances = worked(root)
-            beside = "" if command[-1] == "0" else f"{(cold - work) / instances:.2f}"
-            table.add_row(name, f"{cold:.1f}", f"{work:.1f}", beside)
+            beside = "" if command[-1] == "0" else f"{(cold.wall - work) / instances:.2f}"
+            table.add_row(name, str(cold), f"{work:.1f}", beside)
             table.caption = f"{instances} instances, {cores()} cores"
             shutil.rmtree(root)
     return table
@@ -166,7 +188,7 @@ def chain(folder: Path, instances: int) -> Path:
 
 
 def measure_nothing_to_do() -> Table:
-    table = Table("instances", "dvc repro, s", "flow, s", "flow, server running, s", title="Nothing to do")
+    table = Table("instances", "dvc repro, s", "flow, s", "flow, server running, s", title=f"Nothing to do {UNITS}")
     flow = [PYTHON, "-m", "flows.pipeline"]
     with scratch() as folder:
         server = TemporaryApi()
@@ -175,7 +197,7 @@ def measure_nothing_to_do() -> Table:
             root = chain(folder / str(size), size)
             times = [seconds(["dvc", "repro"], root), seconds(flow, root)]
             times.append(seconds(flow, root, PREFECT_API_URL=server.url))
-            table.add_row(str(size), *(f"{value:.1f}" for value in times))
+            table.add_row(str(size), *map(str, times))
         server.close()
     return table
 

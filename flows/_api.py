@@ -25,7 +25,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows._serve import die_with
 from zpruner.errors import ZprunerError
 
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 300
 
 
 class PrefectServerError(ZprunerError):

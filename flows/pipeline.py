@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from contextvars import ContextVar
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,8 @@ from flows.machine import machine_slots
 from flows.publish import model_name, publish, run_name, run_tags
 from flows.runners import Here, InClone, gather, has_clones, settings_digest, task_runner
 from flows.tasks import instance, up_to_date
-from flows.worker import Worker, Workers
+from flows.worker import Worker, Workers, early_or_new, early_worker
 from zpruner.errors import InvalidSettingError, ZprunerError
-
-early_worker: ContextVar[Worker | Workers | None] = ContextVar("early_worker", default=None)
-"""Workers that the caller of the flow has started already."""
 
 
 def _flow_run_name() -> str:
@@ -78,7 +74,7 @@ def pipeline(
         stale = (read_stale(folder, graph) & set(graph)) | graph.below(forced)
         logger.info("%d of %d stage instances to look at", len(stale), len(graph))
         local = stale and not has_clones(runner)
-        with _worker(folder) if local else nullcontext() as worker, task_runner(runner, len(graph)) as running:
+        with early_or_new(folder) if local else nullcontext() as worker, task_runner(runner, len(graph)) as running:
             where = _where(graph, worker, folder, parallel=parallel, pull=share)
             with nullcontext() if worker is None else watching(worker.close) as cancelled:
                 states = _run_all(running, graph, stale, forced, where, worker, model_name(folder))
@@ -158,11 +154,6 @@ def _tag(more: set[str]) -> None:
             client.update_flow_run(context.flow_run.id, tags=sorted({*context.flow_run.tags, *more}))
 
 
-def _worker(root: Path) -> AbstractContextManager[Worker | Workers]:
-    early = early_worker.get()
-    return Workers(root) if early is None else nullcontext(early)
-
-
 def main(arguments: list[str]) -> int:
     """Run the flow once; returns 0 if everything is up to date afterwards."""
     parser = argparse.ArgumentParser("python -m flows.pipeline", description="Bring the pipeline up to date.")
@@ -197,4 +188,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from flows.pipeline import main as by_name  # what Dask and Ray send to other processes is found there by its module
+
+    sys.exit(by_name(sys.argv[1:]))

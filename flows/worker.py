@@ -22,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -177,6 +179,16 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+early_worker: ContextVar[Worker | Workers | None] = ContextVar("early_worker", default=None)
+"""Workers that the caller of a flow has started already."""
+
+
+def early_or_new(root: Path) -> AbstractContextManager[Worker | Workers]:
+    """Return the workers that are there already, which their owner closes, or new ones."""
+    early = early_worker.get()
+    return Workers(root) if early is None else nullcontext(early)
 
 
 def main(command: list[str]) -> int:

@@ -86,7 +86,7 @@ def dvc_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 @pytest.fixture
 def worker(dvc_worker: Worker) -> Iterator[None]:
     """The worker of the session in place of one per run."""
-    from flows.pipeline import early_worker
+    from flows.worker import early_worker
 
     token = early_worker.set(dvc_worker)
     yield

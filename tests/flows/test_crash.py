@@ -25,10 +25,10 @@ import sys
 from pathlib import Path
 from flows import pipeline as module
 from flows.slots import processor_slots
-from flows.worker import DVC, Worker
+from flows.worker import DVC, Worker, early_worker
 module.machine_slots = lambda worker, root, parallel: dict.fromkeys((True, False), processor_slots(parallel, "toy"))
 with Worker(Path.cwd(), DVC) as worker:
-    module.early_worker.set(worker)
+    early_worker.set(worker)
     module.pipeline(".", parallel=2)
 """
 Start = Callable[..., subprocess.Popen[bytes]]

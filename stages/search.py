@@ -51,7 +51,7 @@ def run(root: Root = Path()) -> None:
     _check_memory(project)
     for text in settings.initial:
         parse_formula(text)
-    inputs = _Inputs(project)
+    inputs = Inputs(project)
     context = inputs.context(settings)
     folder = project.search_logs / digest_of([settings.identity(), context])
     say(f"search: the log grows in {folder}; an interrupted search goes on there")
@@ -85,7 +85,7 @@ def run(root: Root = Path()) -> None:
     say(_words(result, known))
 
 
-class _Inputs:
+class Inputs:
     """The artifacts that a search reads."""
 
     def __init__(self, project: Project) -> None:
@@ -181,7 +181,7 @@ def _evolve(settings: SearchSettings, fitness: Fitness, log: Path, context: str)
         return evolve(settings, fitness, log, context=context, progress=tell(step))
 
 
-def _measure_known(fitness: Fitness, inputs: _Inputs, settings: SearchSettings, path: Path) -> dict[str, float | None]:
+def _measure_known(fitness: Fitness, inputs: Inputs, settings: SearchSettings, path: Path) -> dict[str, float | None]:
     """Return the fitness of known methods on all windows; what an interrupted run measured is read from `path`."""
     known: dict[str, float | None] = json.loads(path.read_text()) if path.exists() else {}
     for name, method in inputs.methods().items():

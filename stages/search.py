@@ -162,10 +162,10 @@ def _code_digest() -> str:
 
 def _evolve(settings: SearchSettings, fitness: Fitness, log: Path, context: str) -> SearchResult:
     top = len(settings.rungs) - 1
-    best = math.inf
-    earlier = len(read_log(log).evaluations) if log.exists() else 0
+    earlier = read_log(log).evaluations if log.exists() else ()
+    best = min((e.fitness for e in earlier if e.rung == top and e.fitness is not None), default=math.inf)
     if earlier:
-        say(f"search: going on after {earlier} evaluations")
+        say(f"search: going on after {len(earlier)} evaluations")
 
     def tell(step: Callable[[], None]) -> Callable[[Evaluation], None]:
         def note(e: Evaluation) -> None:

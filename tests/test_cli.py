@@ -424,6 +424,23 @@ def test_validate_checks_sources(place: Path, command: Command, source: str, sha
     assert message in err
 
 
+def test_validate_checks_the_search(place: Path, command: Command) -> None:
+    params = tiny.read_params(Path())
+    params["search"] = {
+        "text": {"source": "no/such.txt", "seqlen": 16},
+        "sparsities": [0.5],
+        "initial": ["W", "mul(W)"],
+    }
+    tiny.write_params(Path(), params)
+    code, _, err = command("validate")
+    assert code == 1
+    assert "search.initial[1]: formula, column 6" in err
+    params["search"]["initial"] = ["W"]
+    tiny.write_params(Path(), params)
+    code, _, err = command("validate")
+    assert "search.text.source: got no file or folder no/such.txt" in err
+
+
 def test_validate_without_the_model_says_what_it_cannot_check(place: Path, command: Command) -> None:
     params = tiny.read_params(place)
     params["model"] |= {"source": "pip:models==1.0/model.gguf", "sha256": "0" * 64}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,8 @@ def validate(
 
     params = load(root / "params.yaml")
     compositions = check_compositions(params)
+    if params.search is not None:
+        check_formulas(params.search.initial)
     typer.echo(
         f"params.yaml: {len(params.methods)} methods x {len(params.sparsities)} sparsities = "
         f"{len(params.methods) * len(params.sparsities)} variants, every setting known and in range"
@@ -79,6 +82,18 @@ def check_compositions(params: Params) -> dict[str, Composition]:
     return compositions
 
 
+def check_formulas(formulas: Sequence[str]) -> None:
+    """Raise FormulaError naming the first of search.initial that cannot be read."""
+    from zpruner.search import FormulaError, parse_formula
+
+    for index, formula in enumerate(formulas):
+        try:
+            parse_formula(formula)
+        except FormulaError as error:
+            where = f"search.initial[{index}]: {error.where}"
+            raise FormulaError(where, error.got, error.expected, error.action) from None
+
+
 def check_sources(params: Params, root: Path) -> list[str]:
     """Return what will be downloaded, one line per source.
 
@@ -90,6 +105,8 @@ def check_sources(params: Params, root: Path) -> list[str]:
         ("calibration", params.calibration),
         ("evaluation.perplexity", params.evaluation.perplexity),
     ]
+    if params.search is not None:
+        texts.append(("search.text", params.search.text))
     lines = [_check_source("model", params.model.source, params.model.sha256, root)]
     return lines + [_check_source(name, text.source, text.sha256, root) for name, text in texts]
 

@@ -99,7 +99,7 @@ def evaluation_windows(
     step = seqlen if stride is None else stride
     if not 1 <= step <= seqlen or (step < seqlen and isinstance(text, TokenTable)):
         got = "a stride for a table of token ids" if isinstance(text, TokenTable) else str(stride)
-        raise InvalidSettingError("stride", got, f"1 to seqlen ({seqlen}), of a text", "Correct it in params.yaml.")
+        raise InvalidSettingError("stride", got, f"1 to seqlen ({seqlen}), of a text", "Correct it.")
     ids = _consecutive_ids(text, tokenizer, windows or 1, seqlen, step, part)
     every = np.lib.stride_tricks.sliding_window_view(ids, seqlen)[::step]
     return _checked(every[:windows], text.source, vocab_size)
@@ -139,7 +139,7 @@ def _consecutive_ids(
                     "seqlen",
                     str(seqlen),
                     f"{text.input_ids.shape[1]}, the length of the rows of {text.source}",
-                    "Set seqlen to it in params.yaml.",
+                    "Set seqlen to it.",
                 )
             ids = text.input_ids[_bounds(part, len(text.input_ids))].astype(np.int64).reshape(-1)
         case Documents(texts=(single,)):
@@ -155,7 +155,7 @@ def _consecutive_ids(
             f"{text.source}, part {part[0]:g} to {part[1]:g}",
             f"{len(ids)} tokens",
             f"at least {needed} for {windows} windows of {seqlen} tokens",
-            "Lower the number of windows or seqlen in params.yaml, widen the part, or give a longer text.",
+            "Lower the number of windows or seqlen, widen the part, or give a longer text.",
         )
     return ids
 
@@ -175,14 +175,14 @@ def _document_windows(
             "sampling",
             "'documents' for a table of token ids",
             "'stream': its rows are windows already",
-            "Set it in params.yaml.",
+            "Set it.",
         )
     if len(text.texts) == 1:
         raise InvalidSettingError(
             "sampling",
             f"'documents' for the single document of {text.source}",
             "a text of several documents",
-            "Set sampling to stream, or documents to lines, in params.yaml.",
+            "Set sampling to stream, or documents to lines.",
         )
     texts = text.texts[_bounds(part, len(text.texts))]
     windows: list[NDArray[np.int64]] = []
@@ -199,7 +199,7 @@ def _document_windows(
         f"{text.source}, part {part[0]:g} to {part[1]:g}",
         f"{len(windows)} of {len(texts)} documents longer than {seqlen} tokens (the longest has {longest})",
         f"at least {nsamples} for {nsamples} windows of {seqlen} tokens",
-        "Lower nsamples or seqlen in params.yaml, widen the part, or set sampling to stream.",
+        "Lower nsamples or seqlen, widen the part, or set sampling to stream.",
     )
 
 
@@ -219,15 +219,13 @@ def _bounds(part: tuple[float, float], count: int) -> slice:
     """Return the slice of `count` things between two shares; equal shares give equal bounds: parts can adjoin."""
     start, stop = part
     if not 0.0 <= start < stop <= 1.0:
-        raise InvalidSettingError(
-            "part", f"{start:g} to {stop:g}", "0 <= start < stop <= 1", "Correct it in params.yaml."
-        )
+        raise InvalidSettingError("part", f"{start:g} to {stop:g}", "0 <= start < stop <= 1", "Correct it.")
     return slice(round(start * count), round(stop * count))
 
 
 def _require_at_least(name: str, value: int, least: int) -> None:
     if value < least:
-        raise InvalidSettingError(name, str(value), f"at least {least}", "Correct it in params.yaml.")
+        raise InvalidSettingError(name, str(value), f"at least {least}", "Correct it.")
 
 
 def _checked(windows: NDArray[np.int64], source: str, vocab_size: int) -> Tensor:

@@ -18,63 +18,72 @@ class Solution:
     Attributes:
         values: float32 (rows, n), zero outside the support.
         steps: the largest number of steps that any batch of rows took.
-        residual: the largest relative residual left in any batch of rows.
+        settled: whether every batch of rows met the tolerance.
     """
 
     values: Tensor
     steps: int
-    residual: float
+    settled: bool
 
 
 def masked_cg(
-    matrix: Tensor, support: Tensor, target: Tensor, start: Tensor | None, *, tolerance: float, max_steps: int
+    matrix: Tensor, support: Tensor, target: Tensor, loss: Tensor | None = None, *, tolerance: float, max_steps: int
 ) -> Solution:
     """Solve `A_KK x_K = b_K` for every row, each with its own support K and one symmetric A for all.
 
-    Preconditioned by the diagonal of A. Each step is one product of a dense (rows, n) with A, whatever the
-    supports. The error in the A-norm falls with every step, so that stopping early is safe.
+    Preconditioned by the diagonal of A, starting from zero. Each step is one product of a dense (rows, n) with A,
+    whatever the supports. `x A x^T - 2 b x^T` falls with every step.
 
     Args:
-        matrix: A, positive definite, float32 (n, n).
+        matrix: A, positive semidefinite with a positive diagonal, float32 (n, n).
         support: bool (rows, n), True = in K.
         target: b, float32 (rows, n); read on the support only.
-        start: first guess, float32 (rows, n), read on the support only; zero if None.
-        tolerance: the iteration ends when the residual of the rows iterated together (up to 256), each entry
-            divided by `sqrt(A_jj)`, has at most this share of the norm of b, likewise scaled.
+        loss: c where `x A x^T - 2 b x^T + c` is what counts and cannot be negative, float32 (rows,).
+        tolerance: rows are iterated together, up to 256. With `loss`, until a step lowers their sum of losses by at
+            most this share of it. Without, until the residual, each entry divided by `sqrt(A_jj)`, has at most this
+            share of the norm of b, likewise scaled: inputs that are nearly the same can leave much of the loss then.
         max_steps: steps at most.
     """
     root = matrix.diagonal().sqrt()
     # Scaled to a unit diagonal, the preconditioned iteration is the plain one.
     scaled = matrix / root / root.unsqueeze(1)
-    values, steps, worst = torch.empty_like(target), 0, 0.0
+    values, steps, settled = torch.empty_like(target), 0, True
     for low in range(0, len(target), _ROWS):
         rows = slice(low, low + _ROWS)
         mask = support[rows].to(target.dtype)
-        guess = torch.zeros_like(mask) if start is None else start[rows] * mask * root
-        x, taken, residual = _iterate(scaled, mask, target[rows] * mask / root, guess, tolerance, max_steps)
+        whole = None if loss is None else float(loss[rows].double().sum())
+        x, taken, done = _iterate(scaled, mask, target[rows] * mask / root, whole, tolerance, max_steps)
         torch.div(x, root, out=values[rows])
-        steps, worst = max(steps, taken), max(worst, residual)
-    return Solution(values, steps, worst)
+        steps, settled = max(steps, taken), settled and done
+    return Solution(values, steps, settled)
 
 
 def _iterate(
-    matrix: Tensor, mask: Tensor, target: Tensor, x: Tensor, tolerance: float, max_steps: int
-) -> tuple[Tensor, int, float]:
-    """Return the solution, the steps taken and the relative residual; all inputs vanish off the mask."""
-    goal = float(torch.linalg.vector_norm(target))
+    matrix: Tensor, mask: Tensor, target: Tensor, loss: float | None, tolerance: float, max_steps: int
+) -> tuple[Tensor, int, bool]:
+    """Return the solution, the steps taken and whether they sufficed; `target` vanishes off the mask."""
     tiny = torch.finfo(target.dtype).tiny
-    residual = target.addmm(x, matrix, alpha=-1).mul_(mask)
-    direction = residual.clone()
+    goal = tolerance * float(torch.linalg.vector_norm(target))
+    x, residual, direction = torch.zeros_like(target), target.clone(), target.clone()
     square = torch.linalg.vecdot(residual, residual)
     product = torch.empty_like(residual)
-    taken = 0
-    while taken < max_steps and float(square.sum().sqrt()) > tolerance * goal:
+    left = 0.0 if loss is None else loss
+    for taken in range(max_steps):
+        norm = float(square.sum().sqrt())
+        if norm == 0.0 or (loss is None and norm <= goal):
+            return x, taken, True
         torch.mm(direction, matrix, out=product).mul_(mask)
         # A row that is solved exactly has direction zero: its step is 0 / tiny.
-        length = (square / torch.linalg.vecdot(direction, product).clamp_min_(tiny)).unsqueeze(1)
-        x.addcmul_(length, direction)
-        residual.addcmul_(length, product, value=-1)
+        length = square / torch.linalg.vecdot(direction, product).clamp_min_(tiny)
+        x.addcmul_(length.unsqueeze(1), direction)
+        if loss is not None:
+            gain = float((length * square).sum(dtype=torch.float64))
+            left -= gain
+            # Below a millionth of the first loss the difference is rounding.
+            if gain <= tolerance * max(left, 1e-6 * loss):
+                return x, taken + 1, True
+        residual.addcmul_(length.unsqueeze(1), product, value=-1)
         previous, square = square, torch.linalg.vecdot(residual, residual)
         direction.mul_((square / previous.clamp_min(tiny)).unsqueeze(1)).add_(residual)
-        taken += 1
-    return x, taken, float(square.sum().sqrt()) / max(goal, tiny)
+    norm = float(square.sum().sqrt())
+    return x, max_steps, norm == 0.0 or (loss is None and norm <= goal)

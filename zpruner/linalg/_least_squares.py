@@ -7,6 +7,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from zpruner.errors import SolverError
 from zpruner.linalg._conjugate_gradients import masked_cg
 from zpruner.linalg._hessian import DampedHessian
 from zpruner.linalg._masked_cholesky import masked_cholesky
@@ -29,8 +30,8 @@ def least_squares(
     hessian: DampedHessian,
     *,
     solver: Solver = Solver.AUTO,
-    tolerance: float = 0.02,
-    max_steps: int = 50,
+    tolerance: float = 1e-3,
+    max_steps: int = 200,
 ) -> Tensor:
     """Return the weights on the mask that minimise `(w - w') H (w - w')^T` in every row.
 
@@ -41,14 +42,15 @@ def least_squares(
         keep: bool (out, in), True = kept.
         hessian: of the layer's input.
         solver: how; `auto` compares costs.
-        tolerance: for conjugate gradients, as in `masked_cg`.
+        tolerance: for conjugate gradients: the share of the loss by which their last step still lowers it.
         max_steps: for conjugate gradients.
 
     Returns:
         float32 (out, in), exactly zero where `keep` is False and at dead inputs.
 
     Raises:
-        SolverError: a factorisation failed; names the layer and the damping to try.
+        SolverError: a factorisation failed, or conjugate gradients still gained more after `max_steps`; names the
+            layer and the setting to change. A singular H_KK, which has many minima, fails the factorisation only.
     """
     support = keep & ~hessian.dead
     weight = weight.masked_fill(hessian.dead, 0.0)
@@ -62,17 +64,26 @@ def least_squares(
     if solver is Solver.CHOLESKY:
         change = masked_cholesky(hessian.matrix, support, target, hessian)
     else:
-        change = masked_cg(hessian.matrix, support, target, None, tolerance=tolerance, max_steps=max_steps).values
+        loss = torch.linalg.vecdot(removed, target)
+        found = masked_cg(hessian.matrix, support, target, loss, tolerance=tolerance, max_steps=max_steps)
+        if not found.settled:
+            raise SolverError(
+                f"least squares of layer {hessian.layer}",
+                f"a loss that still fell after {max_steps} steps of conjugate gradients",
+                f"a last step of at most {tolerance:g} of it",
+                f"Raise damping (now {hessian.damping:g}), steps or tolerance, or set solver: cholesky.",
+            )
+        change = found.values
     return (weight + change * scale).mul_(support)
 
 
 def choose_solver(support: Tensor, max_steps: int) -> Solver:
     """Return the cheaper solver for these supports, bool (rows, n).
 
-    In operations of a large matrix product, as measured on one core: conjugate gradients take about 15 steps of
+    In operations of a large matrix product, as measured on one core: conjugate gradients take about 20 steps of
     `2 n^2` a row; a factorisation runs at a third of that speed, and gathering its matrix costs 500 per element.
     """
     sizes = support.sum(dim=1).double()
     direct = (sizes**3).sum() + 500 * (sizes**2).sum()
-    iterative = min(15, max_steps) * 2.0 * support.shape[1] ** 2 * len(support)
+    iterative = min(20, max_steps) * 2.0 * support.shape[1] ** 2 * len(support)
     return Solver.CHOLESKY if float(direct) < iterative else Solver.CG

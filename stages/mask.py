@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stages._ahead import ahead
 from stages._project import Method, Project, Root, Sparsity, main, say
-from zpruner.calibrate import Activations, finish_activations, read_windows, write_inputs
+from zpruner.calibrate import Activations, Collection, finish_activations, read_windows, write_inputs
 from zpruner.composition import Composition, compose, derive_mask
 from zpruner.model import Checkpoint, PrunableLayer, choose, open_runner, resolve_device
 from zpruner.params import canonical_json
@@ -53,7 +53,12 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     )
     measured = replace(provenance, dtype=activations.provenance.dtype)
     calibration = project.params.calibration
-    key = {"scores": scores.digest, "batch_size": calibration.batch_size, "tokens": calibration.min_expert_tokens}
+    key = {
+        "scores": scores.digest,
+        "batch_size": calibration.batch_size,
+        "tokens": calibration.min_expert_tokens,
+        "gram": calibration.gram,
+    }
     mask_work = project.work("mask", method, sparsity, provenance=repr(provenance), **key)
     stats_work = project.work("propagate", method, sparsity, provenance=repr(measured), **key)
     with (
@@ -128,10 +133,24 @@ def _prune_blocks(
     runner = open_runner(dense, params.model, choice.streamed, work.scratch / "hidden")
     model = runner.model
 
-    def finished(block: int) -> dict[str, Tensor] | None:
-        if work.done(f"block-{block}") is None:
+    def file_of(layer: str) -> Path:
+        return work.scratch / f"weight-{layer}.safetensors"
+
+    def finished(layer: str) -> Tensor | None:
+        if work.done(f"weight-{layer}") is None:
             return None
-        return load_file(work.scratch / f"block-{block}.safetensors", device=str(runner.device))
+        return load_file(file_of(layer), device=str(runner.device))["weight"]
+
+    def measured(collection: Collection) -> None:
+        write_inputs(stats, collection)
+        stats.drain()
+
+    def solved(mask: Mask, weight: Tensor) -> None:
+        _write_mask(masks, mask)
+        masks.drain()
+        with atomic_file(file_of(mask.layer)) as file:
+            file.write(save({"weight": weight.cpu().contiguous()}))
+        work.record(f"weight-{mask.layer}", {}, file_of(mask.layer), file.checksum)
 
     blocks = prune_blocks(
         model,
@@ -140,22 +159,17 @@ def _prune_blocks(
         composition,
         patterns,
         batch_size=params.calibration.batch_size,
+        gram=params.calibration.gram,
         min_expert_tokens=params.calibration.min_expert_tokens,
         finished=finished,
+        measured=measured,
+        solved=solved,
         runner=runner,
         gradient=_gradient(scores),
     )
-    done = sum(work.done(f"block-{block}") is not None for block in range(inventory.n_blocks))
-    for pruned in progress(blocks, "prune block after block", inventory.n_blocks, "block", done):
-        write_inputs(stats, pruned.collection)
-        for mask, _ in pruned.layers.values():
-            _write_mask(masks, mask)
-        stats.drain()
-        masks.drain()
-        path = work.scratch / f"block-{pruned.block}.safetensors"
-        with atomic_file(path) as file:
-            file.write(save({name: weight.cpu().contiguous() for name, (_, weight) in pruned.layers.items()}))
-        work.record(f"block-{pruned.block}", {}, path, file.checksum)
+    todo = {layer.block for layer in inventory.layers if work.done(f"weight-{layer.name}") is None}
+    for _ in progress(blocks, "prune block after block", inventory.n_blocks, "block", inventory.n_blocks - len(todo)):
+        pass
 
 
 def _gradient(scores: ArtifactReader) -> Callable[[str], Tensor | None]:

@@ -14,11 +14,12 @@ from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 import zpruner
 from stages import apply, calibrate, fetch, mask, score
 from zpruner.calibrate import Activations, BlockReplay
-from zpruner.composition import compose
-from zpruner.errors import ModelStructureError
+from zpruner.composition import Composition, compose
+from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.model import PrunableLayer, get_weight, load_model, set_weight, take_inventory
 from zpruner.params import MethodSettings
 from zpruner.store import ArtifactReader
+from zpruner.types import LayerStats, Mask
 from zpruner.updates import Correction
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (6, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
@@ -200,16 +201,32 @@ def _windows(root: Path) -> Tensor:
     return read_windows(root / "data" / "calibration" / "tokens.arrow")[0]
 
 
-def test_an_interrupted_run_goes_on_at_its_first_unfinished_block(
-    sequential_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def two_projects(sequential_project: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Return two copies of the project before its masks; in the first they have been made."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     for root in (undisturbed, killed):
         shutil.copytree(sequential_project, root)
         for name in ("masks", "activations/pruned", ".work"):
             shutil.rmtree(root / "data" / name, ignore_errors=True)
     mask.run("swapped", "s50", root=undisturbed)
+    return undisturbed, killed
 
+
+def goes_on(undisturbed: Path, killed: Path) -> None:
+    """Interrupt a run that is about to be, run it again, and compare."""
+    with pytest.raises(KeyboardInterrupt):
+        mask.run("swapped", "s50", root=killed)
+    assert not (killed / "data" / "masks").exists()
+    assert not (killed / "data" / "activations" / "pruned").exists()
+    mask.run("swapped", "s50", root=killed)
+    for name in ("masks", "activations/pruned"):
+        assert tiny.files_of(killed / "data" / name) == tiny.files_of(undisturbed / "data" / name)
+
+
+def test_an_interrupted_run_goes_on_at_its_first_unfinished_block(
+    two_projects: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     measure = BlockReplay.measure
     measured: list[int] = []
 
@@ -220,14 +237,45 @@ def test_an_interrupted_run_goes_on_at_its_first_unfinished_block(
         return measure(self, block, gram, min_expert_tokens)
 
     monkeypatch.setattr(BlockReplay, "measure", die_at_block_2)
-    with pytest.raises(KeyboardInterrupt):
-        mask.run("swapped", "s50", root=killed)
-    assert not (killed / "data" / "masks").exists()
-    assert not (killed / "data" / "activations" / "pruned").exists()
-    mask.run("swapped", "s50", root=killed)
+    goes_on(*two_projects)
     assert measured == [0, 1, 2, 2]
-    for name in ("masks", "activations/pruned"):
-        assert tiny.files_of(killed / "data" / name) == tiny.files_of(undisturbed / "data" / name)
+
+
+def test_within_a_block_it_goes_on_at_the_first_unfinished_layer(
+    two_projects: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = Composition.apply
+    pruned: list[str] = []
+
+    def die_at_the_twelfth(self: Composition, weight: Tensor, keep: Mask, stats: LayerStats | None) -> Tensor:
+        pruned.append(keep.layer)
+        if len(pruned) == 12:
+            raise KeyboardInterrupt
+        return apply(self, weight, keep, stats)
+
+    monkeypatch.setattr(Composition, "apply", die_at_the_twelfth)
+    goes_on(*two_projects)
+    assert len(pruned) == 22
+    assert pruned[11] == pruned[12]
+
+
+class TestBadModels:
+    """What is wrong with a model is said by layer, before anything has been pruned."""
+
+    def test_a_weight_that_is_not_finite(self) -> None:
+        model = tiny.build("llama")
+        with torch.no_grad():
+            model.model.layers[2].mlp.up_proj.weight[3, 4] = torch.nan
+        before = [p.clone() for p in model.parameters()]
+        with pytest.raises(NonFiniteError, match=r"weight of layer model\.layers\.2\.mlp\.up_proj: got NaN"):
+            zpruner.prune_sequentially(model, WINDOWS, method="wanda")
+        assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, model.parameters(), strict=True))
+
+    def test_a_layer_that_is_never_called(self) -> None:
+        model = tiny.build("llama")
+        model.model.layers[0].extra = torch.nn.Linear(16, 16)
+        with pytest.raises(ModelStructureError, match=r"layer model\.layers\.0\.extra: got no token"):
+            zpruner.prune_sequentially(model, WINDOWS, method="wanda")
 
 
 def test_the_requested_sparsity_is_met_exactly_whatever_the_allocation() -> None:

@@ -8,7 +8,14 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from zpruner.errors import MissingStatisticError, NonFiniteError, ShapeMismatchError, UnknownNameError, did_you_mean
+from zpruner.errors import (
+    InvalidSettingError,
+    MissingStatisticError,
+    NonFiniteError,
+    ShapeMismatchError,
+    UnknownNameError,
+    did_you_mean,
+)
 from zpruner.masks import ALLOCATIONS, REFINEMENTS, Allocation, MaskRefinement, select
 from zpruner.methods import METHODS, PruningMethod
 from zpruner.params import Choice, MethodSettings, explain
@@ -95,9 +102,16 @@ def compose(settings: MethodSettings) -> Composition:
 
     Raises:
         UnknownNameError: a score, refinement or update that is not registered.
-        InvalidSettingError: a hyper-parameter that is unknown or out of range.
+        InvalidSettingError: a hyper-parameter that is unknown or out of range; a group that the method cannot use.
     """
     method = _build(METHODS, settings.score, settings.settings)
+    if method.depends_on_pattern and settings.group not in (None, method.default_group):
+        raise InvalidSettingError(
+            f"method '{settings.score}'",
+            f"group '{settings.group}'",
+            f"none, or '{method.default_group}': it chooses its mask itself",
+            "Remove the group.",
+        )
     return Composition(
         method,
         settings.group or method.default_group,

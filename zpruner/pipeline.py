@@ -196,7 +196,10 @@ def prune_sequentially(
 
 @dataclass(frozen=True)
 class PrunedBlock:
-    """One block of sequential pruning: statistics, and of every layer the mask, the new and the dense weight."""
+    """One block of sequential pruning: statistics, and of every layer the mask, the new and the dense weight.
+
+    Layers that an interrupted run had finished are left out.
+    """
 
     block: int
     collection: Collection
@@ -212,8 +215,11 @@ def prune_blocks(
     patterns: Mapping[str, SparsityPattern],
     *,
     batch_size: int,
+    gram: bool = False,
     min_expert_tokens: int = MIN_EXPERT_TOKENS,
-    finished: Callable[[int], Mapping[str, Tensor] | None] = lambda _: None,
+    finished: Callable[[str], Tensor | None] = lambda _: None,
+    measured: Callable[[Collection], None] = lambda _: None,
+    solved: Callable[[Mask, Tensor], None] = lambda *_: None,
     runner: Runner | None = None,
     gradient: Callable[[str], Tensor | None] = lambda _: None,
 ) -> Iterator[PrunedBlock]:
@@ -229,35 +235,46 @@ def prune_blocks(
         composition: what is done to every layer.
         patterns: layer name -> pattern.
         batch_size: windows per call.
+        gram: collect Gram matrices even where the composition needs none.
         min_expert_tokens: see `zpruner.calibrate.fill_experts`.
-        finished: given a block's index, the weights (out, in) by layer name that an interrupted run gave it, or
-            None; such a block is only run, and not yielded.
+        finished: given a layer's name, the weight (out, in) that an interrupted run gave it, or None. A block all of
+            whose layers are finished is only run, and not yielded.
+        measured: called with the statistics of a block before its layers are pruned.
+        solved: called with the mask and the new weight of every layer as soon as they are known.
         runner: of `model`, where its weights are read block by block; what is pruned is then only yielded.
         gradient: given a layer's name, its grad_sq, float32 (out, in), in the unpruned model; None where the
             composition needs none.
     """
     correcting = composition.correction is not None
+    gram = gram or Stat.GRAM in composition.needs
     replay = BlockReplay(model, inventory, windows, batch_size, correcting, runner)
     for block in range(inventory.n_blocks):
         layers = [layer for layer in inventory.layers if layer.block == block]
-        known, fresh = finished(block), None
+        known, fresh = {layer.name: finished(layer.name) for layer in layers}, None
         with replay.holding(block):
-            if known is None:
-                collection = replay.measure(block, Stat.GRAM in composition.needs, min_expert_tokens)
+            if any(weight is None for weight in known.values()):
+                collection = replay.measure(block, gram, min_expert_tokens)
+                measured(collection)
                 results, dense = {}, {}
                 for layer in layers:
+                    if known[layer.name] is not None:
+                        continue
                     dense[layer.name] = get_weight(model, layer).clone()
-                    stats = replace(collection.stats(layer.name), grad_sq=gradient(layer.name))
+                    stats = collection.stats(layer.name)
+                    if (grad_sq := gradient(layer.name)) is not None:
+                        stats = replace(stats, grad_sq=grad_sq.to(dense[layer.name].device))
                     weight = composition.correct(dense[layer.name], stats)
                     pattern = patterns[layer.name]
                     mask = composition.mask(composition.score(weight, stats, pattern), weight, stats, pattern)
-                    results[layer.name] = (mask, composition.apply(weight, mask, stats))
-                known = {name: weight for name, (_, weight) in results.items()}
+                    known[layer.name] = pruned = composition.apply(weight, mask, stats)
+                    results[layer.name] = (mask, pruned)
+                    solved(mask, pruned)
                 fresh = PrunedBlock(block, collection, results, dense)
             else:
                 replay.advance_dense(block)
             for layer in layers:
-                set_weight(model, layer, known[layer.name])
+                if (new := known[layer.name]) is not None:
+                    set_weight(model, layer, new)
             if block + 1 < inventory.n_blocks:
                 replay.advance(block)
         if fresh is not None:

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from zpruner.calibrate.capture import capturing, keeping
-from zpruner.calibrate.dense import Collection, check_finite
+from zpruner.calibrate.dense import Collection, check_complete, check_finite
 from zpruner.calibrate.experts import MIN_EXPERT_TOKENS, fill_experts
-from zpruner.errors import ModelStructureError
-from zpruner.model import Inventory, PrunableLayer, Runner, WholeRunner
+from zpruner.errors import ModelStructureError, NonFiniteError
+from zpruner.model import Inventory, PrunableLayer, Runner, WholeRunner, get_weight
+from zpruner.types import all_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,6 +56,7 @@ class BlockReplay:
 
     Raises:
         ModelStructureError: a block is not a function of the previous block's output, or its replay differs.
+        NonFiniteError: NaN or infinity in what a block puts out; names the layer where a weight is the reason.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class BlockReplay:
                 with capturing(self.model, self.inventory, collection, gram, layers, dense):
                     call.repeat(self.blocks[block], hidden)
                 self._keep_small(index)
+        check_complete(self.inventory, collection, block)
         check_finite(collection)
         fill_experts(Inventory(self.inventory.blocks, 1, tuple(layers), ()), collection, min_expert_tokens)
         return collection
@@ -164,6 +167,23 @@ class BlockReplay:
                 self._calls[index].append(calls[0])
             self.hidden.append(recorded.first)
 
+    def check_finite(self, block: int, hidden: Tensor) -> None:
+        """Raise NonFiniteError naming the layer, or else the block, whose output `hidden` has NaN or infinity."""
+        if all_finite(hidden):
+            return
+        bad = (
+            layer.name
+            for layer in self.inventory.layers
+            if layer.block == block and not all_finite(get_weight(self.model, layer))
+        )
+        layer = next(bad, None)
+        raise NonFiniteError(
+            f"output of {self.inventory.blocks}.{block}" if layer is None else f"weight of layer {layer}",
+            "NaN or infinity",
+            "finite numbers",
+            "Check the checkpoint's weights, or load it in another dtype (model.dtype in params.yaml).",
+        )
+
     def refused(self, block: int, got: str, expected: str) -> ModelStructureError:
         """Return the error that says why a block cannot be replayed."""
         return ModelStructureError(
@@ -208,6 +228,7 @@ class _Pass:
         if self._again or self._given is None:
             return
         self._last = _hidden_of(result)
+        self._replay.check_finite(index, self._last)
         self._again = True
         again = self.calls[index][-1].repeat(block, self._given)
         self._again = False

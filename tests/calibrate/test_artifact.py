@@ -96,7 +96,7 @@ def test_a_snapshot_goes_on_to_identical_sums(tmp_path, gram):
         assert (collection.windows, collection.accumulators) == (0, {})
         for windows in collect(model, inventory, WINDOWS, collection, gram=gram, batch_size=2):
             snapshots.save(collection)
-            assert [p.name for p in work.scratch.iterdir()] == [f"snapshot-{windows:06d}.safetensors"]
+            assert [p.name for p in work.scratch.iterdir()] == [f"snapshot-{windows:06d}-0.safetensors"]
             if windows == 4:
                 break
     with Work(tmp_path, "calibrate", "key") as work:
@@ -110,16 +110,23 @@ def test_a_snapshot_goes_on_to_identical_sums(tmp_path, gram):
         assert all(torch.equal(v, restored.accumulators[name].state()[k]) for k, v in sums.state().items())
 
 
-def test_a_damaged_snapshot_is_not_used(tmp_path):
+@pytest.mark.parametrize("damaged", [0, 1, -1])
+def test_a_damaged_snapshot_is_not_used(tmp_path, damaged):
     model = tiny.build("llama")
     with Work(tmp_path, "calibrate", "key") as work:
         collection = Collection()
-        next(collect(model, take_inventory(model), WINDOWS, collection, gram=False, batch_size=2))
-        Snapshots(work, 0.0).save(collection)
-        (path,) = work.scratch.iterdir()
-    data = bytearray(path.read_bytes())
+        next(collect(model, take_inventory(model), WINDOWS, collection, gram=True, batch_size=2))
+        Snapshots(work, 0.0, part_bytes=20_000).save(collection)
+        paths = sorted(work.scratch.iterdir())
+    assert 3 <= len(paths) < len(collection.accumulators)
+    sizes = {path: path.stat().st_size for path in paths}
+    largest = max(sums.state()["gram"].nbytes for sums in collection.accumulators.values())
+    assert max(sizes.values()) < 20_000 + largest + 2_000
+    with Work(tmp_path, "calibrate", "key") as work:
+        assert Snapshots(work, 0.0).restore(CPU).windows == 2
+    data = bytearray(paths[damaged].read_bytes())
     data[-1] ^= 1
-    path.write_bytes(data)
+    paths[damaged].write_bytes(data)
     with Work(tmp_path, "calibrate", "key") as work:
         assert Snapshots(work, 0.0).restore(CPU).windows == 0
 

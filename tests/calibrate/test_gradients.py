@@ -83,7 +83,7 @@ def test_a_snapshot_goes_on_to_identical_sums(tmp_path, dtype):
             snapshots.save(sums)
             if windows == 3:
                 break
-        assert [p.name for p in work.scratch.iterdir()] == ["snapshot-000003.safetensors"]
+        assert [p.name for p in work.scratch.iterdir()] == ["snapshot-000003-0.safetensors"]
     with Work(tmp_path, "gradients", "key") as work:
         restored = GradientSnapshots(work, 0.0).restore(torch.device("cpu"))
     assert restored.windows == 3

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -22,35 +23,54 @@ class _Snapshots:
     Args:
         work: the open work folder.
         every: seconds between snapshots; more where writing one takes over a tenth of it. 0: after every batch.
+        part_bytes: of tensors per file, of which a copy is made; a larger tensor has a file of its own.
     """
 
-    def __init__(self, work: Work, every: float) -> None:
-        self.work, self.every = work, every
+    def __init__(self, work: Work, every: float, part_bytes: int = 1 << 28) -> None:
+        self.work, self.every, self.part_bytes = work, every, part_bytes
         self._next = monotonic() + every
 
     def _newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return tensors and facts of the newest whole snapshot."""
         for name, facts in reversed(list(self.work.items().items())):
             if name.startswith("snapshot-"):
-                return load_file(self.work.scratch / f"{name}.safetensors"), facts
+                parts = [f"{name}-{number}" for number in range(facts["parts"])]
+                if all(self.work.done(f"part-{part}") is not None for part in parts):
+                    return {key: value for part in parts for key, value in load_file(self._path(part)).items()}, facts
         return None
+
+    def _path(self, part: str) -> Path:
+        return self.work.scratch / f"{part}.safetensors"
 
     def _due(self) -> bool:
         return monotonic() >= self._next
 
     def _write(self, windows: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write a snapshot; older ones are deleted."""
+        """Write a snapshot in parts, which bounds the memory that this takes; older ones are deleted."""
         started = monotonic()
-        name = f"snapshot-{windows:06d}"
-        path = self.work.scratch / f"{name}.safetensors"
-        with atomic_file(path) as file:
-            file.write(save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}))
-        self.work.record(name, {"windows": windows, **facts}, path, file.checksum)
+        name, number = f"snapshot-{windows:06d}", 0
+        for number, part in enumerate(_parts(tensors, self.part_bytes)):
+            path = self._path(f"{name}-{number}")
+            with atomic_file(path) as file:
+                file.write(save({key: tensor.cpu().contiguous() for key, tensor in part.items()}))
+            self.work.record(f"part-{name}-{number}", {}, path, file.checksum)
+        self.work.record(name, {"windows": windows, "parts": number + 1, **facts})
         for old in self.work.scratch.glob("snapshot-*.safetensors"):
-            if old != path:
+            if not old.name.startswith(f"{name}-"):
                 old.unlink()
         ended = monotonic()
         self._next = ended + (max(self.every, 10 * (ended - started)) if self.every else 0.0)
+
+
+def _parts(tensors: Mapping[str, Tensor], limit: int) -> Iterator[dict[str, Tensor]]:
+    """Yield the tensors in groups of at most `limit` bytes, or of a single larger one."""
+    part: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if part and sum(held.nbytes for held in part.values()) + tensor.nbytes > limit:
+            yield part
+            part = {}
+        part[name] = tensor
+    yield part
 
 
 class Snapshots(_Snapshots):

@@ -168,13 +168,18 @@ def main(arguments: list[str]) -> int:
     root = Path.cwd()
     with ExitStack() as stack:
         try:
+            _check_options(options.parallel, options.runner, options.share)
             server = stack.enter_context(api())  # comes up while the next lines work
             graph = read_graph(root).part(options.targets)
-            if not has_clones(options.runner) and (options.share or options.force or read_stale(root, graph)):
+            busy = options.share or options.force or bool(read_stale(root, graph) & set(graph))
+            if busy and not has_clones(options.runner):
                 early_worker.set(stack.enter_context(Workers(root)))
-            if server is not None:
+            if server is not None and busy:
                 server.wait()
-            counts: Any = pipeline(str(root), **vars(options))
+            if server is not None and not busy:  # nothing would happen, and nobody could see it
+                counts: Any = {Outcome.ran: 0, Outcome.restored: 0, Outcome.unchanged: len(graph)}
+            else:
+                counts = pipeline(str(root), **vars(options))
         except ZprunerError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

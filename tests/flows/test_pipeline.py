@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import cloudpickle
 import pytest
 import tiny
 from prefect.client.orchestration import get_client
@@ -17,6 +19,7 @@ from prefect.events.worker import EventsWorker
 from toys import Toy, lock, make_toy
 
 from flows import pipeline as module
+from flows._api import PrefectServerError
 from zpruner.errors import InvalidSettingError, UnknownNameError
 
 NAMES = {"base", "part@p0", "part@p1", "part@p2", "last"}
@@ -155,3 +158,25 @@ def test_unknown_targets_and_runners(toy: Toy) -> None:
     with pytest.raises(InvalidSettingError, match="prefect-ray to be installed"):
         flow(toy, runner="ray")
     assert toy.runs() == []
+
+
+def test_nothing_to_do_waits_for_no_server(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Server:
+        def wait(self) -> None:
+            raise PrefectServerError("here", "a wait", "none", "Do not.")
+
+    monkeypatch.setattr(module, "api", lambda: nullcontext(Server()))
+    monkeypatch.chdir(toy.root)
+    tiny.run(["dvc", "repro", "part@p1"], toy.root)
+    assert module.main(["part@p1"]) == 0
+    assert capsys.readouterr().out == "0 ran, 0 restored from the cache, 2 unchanged\n"
+    assert module.main([]) == 1  # the others have not run
+    assert "error: here: got a wait" in capsys.readouterr().err
+
+
+def test_what_goes_to_other_processes_can_be_sent() -> None:
+    """Dask and Ray send the tasks and the flow that they belong to."""
+    for one in (module.pipeline, module.instance, module.up_to_date):
+        assert cloudpickle.loads(cloudpickle.dumps(one)).name == one.name

@@ -48,7 +48,7 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     print(HEAD)
-    for family in families.FAMILIES:
+    for family in families.ALL:
         print(row(family), flush=True)
 
 

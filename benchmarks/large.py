@@ -4,9 +4,10 @@
     python benchmarks/large.py --model data/models/dense --windows 32 --seqlen 512
 
 The plain loop is the published procedure, written here from its description: block by block, one window at a time; a
-first forward pass of the block sums what its layers read, each layer is scored and pruned by a full sort, and a second
-forward pass gives the next block's input. Ours is calibrate, then score, mask and apply per method, in memory.
-Needs the library, torch and transformers only.
+first forward pass of the block sums what its layers read, each layer is scored by its formula and pruned by a full
+sort, and a second forward pass gives the next block's input. It runs on the model as transformers loads it; with
+`--plain ours` on the model as this library loads it, whose linear layers may be faster (docs/design.md, Numbers). Ours
+is calibrate, then score, mask and apply per method, in memory. Needs the library, torch and transformers only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import zpruner
-from zpruner.composition import compose
+from zpruner.composition import Composition, compose
 from zpruner.model import load_model, resolve_device, take_inventory
 from zpruner.params import MethodSettings
 from zpruner.presets import PRESETS
@@ -112,12 +113,26 @@ def plain_loop(model: PreTrainedModel, windows: Tensor, method: str, ratio: floa
             handle.remove()
         for name in layers:
             weight = model.get_submodule(name).weight.data
-            score = composition.score(weight, sums[name].stats(name, len(windows))).values
+            score = plain_score(method, composition, weight.float(), sums[name].stats(name, len(windows)))
             flat = score if composition.group.value == "row" else score.reshape(1, -1)
             order = torch.sort(flat, dim=-1, stable=True)[1][:, : int(flat.shape[1] * ratio)]
             mask = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True)
             weight[mask.reshape(weight.shape)] = 0
         hidden = [_first(block(state, **kwargs)) for state, kwargs in zip(hidden, calls, strict=True)]
+
+
+def plain_score(method: str, composition: Composition, weight: Tensor, stats: LayerStats) -> Tensor:
+    """Return the score as its formula says, where that is Wanda's or Z-Pruner's; else the library's."""
+    norm = stats.squared_norm().sqrt()
+    if method == "wanda":
+        return weight.abs() * norm
+    if method != "zpruner":
+        return composition.score(weight, stats).values
+    rows, columns = weight / weight.norm(dim=1, keepdim=True), weight / weight.norm(dim=0, keepdim=True)
+    by_row, by_column = ((part - part.mean()) / part.std() for part in (rows, columns))
+    near_zero = (weight.abs() < 0.1 * weight.abs().mean()).float().mean()
+    alpha = 0.7 * (1 - 0.3 * near_zero)
+    return (alpha * by_row.abs() ** 3 + (1 - alpha) * by_column.abs() ** 3) * norm**1.5
 
 
 class _Sums:
@@ -157,7 +172,9 @@ def main(
     method: Annotated[list[str] | None, typer.Option(help="May be given more than once.")] = None,
     ratio: float = 0.5,
     device: str = "auto",
-    plain: Annotated[bool, typer.Option(help="Run the plain loop too.")] = True,
+    plain: Annotated[
+        str, typer.Option(help="The plain loop too, on the model that this loads: torch, ours; none.")
+    ] = "torch",
 ) -> None:
     """Print the table."""
     place = resolve_device(device)
@@ -165,6 +182,11 @@ def main(
 
     def fresh() -> PreTrainedModel:
         return build(layers, place) if model is None else load_model(model, device=device)
+
+    def as_published() -> PreTrainedModel:
+        if model is None or plain == "ours":
+            return fresh()
+        return AutoModelForCausalLM.from_pretrained(model, dtype="auto").to(place).eval()
 
     print("| step | seconds | peak host memory | peak device memory |\n|---|--:|--:|--:|")
     with table.row("load" if model else "build"):
@@ -185,8 +207,8 @@ def main(
                 ours(network, calibration, name, ratio)
             total = table.seconds[step] + table.seconds[f"{name}: score, mask, apply"]
             print(f"| **{name} from zero** | **{total:.1f}** | | |")
-            if plain and not gram:
-                network = fresh()
+            if plain != "none" and not gram:
+                network = as_published()
                 with table.row(f"{name}: plain loop"):
                     plain_loop(network, ids, name, ratio)
                 print(

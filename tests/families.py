@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from more_families import MORE, build_more
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 VOCABULARY = 160
@@ -103,8 +104,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+ALL = (*FAMILIES, *MORE)
+
+
 def build(family: str) -> PreTrainedModel:
     """Return a tiny float32 model with seeded random weights."""
+    if family in MORE:
+        return build_more(family)
     model_type, settings = FAMILIES[family]
     config = AutoConfig.for_model(model_type, vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **settings)
     torch.manual_seed(0)

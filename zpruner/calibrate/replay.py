@@ -100,6 +100,7 @@ class BlockReplay:
         check_complete(self.inventory, collection, block)
         check_finite(collection)
         fill_experts(Inventory(self.inventory.blocks, 1, tuple(layers), ()), collection, min_expert_tokens)
+        check_complete(self.inventory, collection, block)
         return collection
 
     def advance_dense(self, block: int) -> None:

@@ -35,7 +35,13 @@ head, norms, biases, convolutions, state matrices and routers stay dense.
 `python benchmarks/families.py > docs/models.md` makes this table from tiny random models (two blocks each): *pruned* is
 the share of the blocks' weights of two or more dimensions; *dense* and *sequential* say that calibrating, pruning to
 2:4 with SparseGPT, saving, loading and measuring worked under that propagation; *replay* that running the blocks one
-by one gave the forward pass bit for bit. Encoder-decoders are refused.
+by one gave the forward pass bit for bit. `pytest -m slow tests/test_families.py tests/model/test_stream.py` tries every
+registered method on each, unstructured and 2:4, and reading it block by block (llama4_text cannot be read so, since its
+code asks where the embedding lies; xlstm's code does not run in bfloat16). Encoder-decoders are refused.
+
+An expert that met t < T tokens (T: `calibration.min_expert_tokens`, 128) is reported, and its statistics are filled up
+with T - t tokens' worth of the average over all experts of its mixture; one that met none has the average alone. With
+magnitude nothing is filled up, since it needs no statistics.
 
 | family | blocks | layers | pruned | skipped | dense | sequential | replay |
 |---|---|--:|--:|---|---|---|---|"""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Annotated, Any
 
 import torch
@@ -36,22 +36,36 @@ from zpruner.types import LayerStats, Stat
 
 @dataclass
 class Table:
-    """Rows of the printed table; times are of finished work, memory is the peak so far."""
+    """Rows of the printed table; times are of finished work, memory is the peak so far.
+
+    Processor seconds are those of all threads of this process: on a machine with other work they tell more.
+    """
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=dict)
+    processor: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def row(self, name: str) -> Iterator[None]:
         """Time a step and print its row."""
         self._wait()
-        start = perf_counter()
+        start, used = perf_counter(), process_time()
         yield
         self._wait()
-        self.seconds[name] = perf_counter() - start
+        self.seconds[name], self.processor[name] = perf_counter() - start, process_time() - used
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         device = 0 if self.device.type == "cpu" else torch.accelerator.max_memory_allocated(self.device)
-        print(f"| {name} | {self.seconds[name]:.1f} | {host / 1e9:.2f} GB | {device / 1e9:.2f} GB |", flush=True)
+        times = f"{self.seconds[name]:.1f} | {self.processor[name]:.1f}"
+        print(f"| {name} | {times} | {host / 1e9:.2f} GB | {device / 1e9:.2f} GB |", flush=True)
+
+    def compare(self, name: str, step: str, plain: str | None) -> None:
+        """Print the sum of the steps `step` and `name`, and how many times as long the step `plain` took."""
+        whole = [times[step] + times[f"{name}: score, mask, apply"] for times in (self.seconds, self.processor)]
+        if plain is None:
+            print(f"| **{name} from zero** | **{whole[0]:.1f}** | **{whole[1]:.1f}** | | |")
+        else:
+            ratios = [times[plain] / ours for times, ours in zip((self.seconds, self.processor), whole, strict=True)]
+            print(f"| **{plain} / ours** | **{ratios[0]:.1f} x** | **{ratios[1]:.1f} x** | | |", flush=True)
 
     def _wait(self) -> None:
         if self.device.type != "cpu":
@@ -184,11 +198,11 @@ def main(
         return build(layers, place) if model is None else load_model(model, device=device)
 
     def as_published() -> PreTrainedModel:
-        if model is None or plain == "ours":
-            return fresh()
+        if model is None:
+            return build(layers, place)
         return AutoModelForCausalLM.from_pretrained(model, dtype="auto").to(place).eval()
 
-    print("| step | seconds | peak host memory | peak device memory |\n|---|--:|--:|--:|")
+    print("| step | seconds | processor seconds | peak host memory | peak device memory |\n|---|--:|--:|--:|--:|")
     with table.row("load" if model else "build"):
         network = fresh()
     vocabulary = network.config.get_text_config().vocab_size
@@ -205,15 +219,14 @@ def main(
             network = network if name == chosen[0] else fresh()
             with table.row(f"{name}: score, mask, apply"):
                 ours(network, calibration, name, ratio)
-            total = table.seconds[step] + table.seconds[f"{name}: score, mask, apply"]
-            print(f"| **{name} from zero** | **{total:.1f}** | | |")
-            if plain != "none" and not gram:
-                network = as_published()
-                with table.row(f"{name}: plain loop"):
+            table.compare(name, step, None)
+            loaders = {"torch": (as_published,), "ours": (fresh,), "both": (as_published, fresh), "none": ()}[plain]
+            for load in () if gram else loaders:
+                row = f"{name}: plain loop" + (", linear layers as loaded here" if load is fresh else "")
+                network = load()
+                with table.row(row):
                     plain_loop(network, ids, name, ratio)
-                print(
-                    f"| **{name}: plain loop / ours** | **{table.seconds[f'{name}: plain loop'] / total:.1f} x** | | |"
-                )
+                table.compare(name, step, row)
     print(
         f"\n{windows} windows of {seqlen} tokens, {torch.get_num_threads()} threads, {place}, torch {torch.__version__}"
     )

@@ -1,10 +1,11 @@
 """Peak memory of every stage on a model bigger than it: random weights go through the whole pipeline.
 
-    python benchmarks/memory.py [--layers 27] [--hidden 3072] [--work FOLDER] [--gram]
+    python benchmarks/memory.py [--layers 27] [--hidden 3072] [--work FOLDER] [--solver]
 
 Writes a checkpoint of about 3 billion bfloat16 parameters shard by shard, then runs fetch, calibrate, score, mask,
 apply and evaluate, each in a process of its own, with weights read block by block, and prints the peak resident memory
-of each against the size of the checkpoint. Needs about 6 times the checkpoint's size on disk; all of it is deleted.
+of each against the size of the checkpoint. `--solver` is what takes most memory: Gram matrices, and SparseGPT with its
+weight update under pruned propagation. Needs about 6 times the checkpoint's size on disk; all of it is deleted.
 """
 
 from __future__ import annotations
@@ -65,13 +66,15 @@ def build_apart(folder: Path, hidden: int, layers: int) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-def settings(gram: bool, batch_size: int) -> dict[str, object]:
+def settings(solver: bool, batch_size: int) -> dict[str, object]:
     """Return params.yaml: one variant, everything read block by block."""
+    method = {"score": "sparsegpt", "update": "obs"} if solver else {"score": "wanda", "group": "row"}
+    propagation = "pruned" if solver else "dense"
     text = {"source": "none.txt", "seqlen": 64, "batch_size": batch_size}
     return {
         "model": {"source": "model", "streaming": "always"},
-        "calibration": {**text, "nsamples": 4, "gram": gram},
-        "methods": {"wanda": {"score": "wanda", "group": "row"}},
+        "calibration": {**text, "nsamples": 4, "gram": solver, "propagation": propagation},
+        "methods": {"method": method},
         "sparsities": {"s50": 0.5},
         "evaluation": {"perplexity": {**text, "divergence": 1}},
     }
@@ -92,15 +95,15 @@ def peak_of(command: list[str], root: Path) -> tuple[int, float]:
 def main(
     layers: Annotated[int, typer.Option(min=2)] = 27,
     hidden: Annotated[int, typer.Option(help="A multiple of 384.")] = 3072,
-    gram: Annotated[bool, typer.Option(help="Collect Gram matrices too.")] = False,
+    solver: Annotated[bool, typer.Option(help="Gram matrices, SparseGPT and pruned propagation.")] = False,
     work: Annotated[Path | None, typer.Option(help="Where the temporary folder is made.")] = None,
 ) -> None:
     """Print the table."""
-    variant = ["--method", "wanda", "--sparsity", "s50"]
+    variant = ["--method", "method", "--sparsity", "s50"]
     stages = {
         "fetch": ["stages.fetch", "model"],
         "calibrate": ["stages.calibrate"],
-        "score": ["stages.score", "--method", "wanda"],
+        "score": ["stages.score", "--method", "method"],
         "mask": ["stages.mask", *variant],
         "apply": ["stages.apply", *variant],
         "evaluate": ["stages.evaluate", *variant],
@@ -108,7 +111,7 @@ def main(
     with tempfile.TemporaryDirectory(dir=work) as folder:
         root = Path(folder)
         size = build_apart(root / "model", hidden, layers)
-        (root / "params.yaml").write_text(json.dumps(settings(gram, batch_size=2)))
+        (root / "params.yaml").write_text(json.dumps(settings(solver, batch_size=2)))
         ids = torch.randint(0, 32000, (4, 64), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
         for name in ("calibration", "evaluation"):
             write_windows(root / "data" / name / "tokens.arrow", ids, "random")

@@ -27,7 +27,17 @@ import zpruner
 from zpruner.evaluate import Predictor, batch_losses
 from zpruner.masks import select
 from zpruner.methods import METHODS
-from zpruner.model import Checkpoint, Skeleton, Spill, StreamedRunner, WholeRunner, resolve_device, write_manifest
+from zpruner.model import (
+    Checkpoint,
+    Skeleton,
+    Spill,
+    StreamedRunner,
+    WholeRunner,
+    choose,
+    resolve_device,
+    write_manifest,
+)
+from zpruner.params import Params
 from zpruner.store import ArtifactReader
 from zpruner.types import ComparisonGroup, SparsityPattern
 
@@ -150,7 +160,25 @@ def test_selection_of_long_rows_does_not_depend_on_the_device(accelerator: torch
             assert torch.equal(select(score, pattern, group), there.cpu())
 
 
-SOME = "wanda or long_rows or waits or whole_model"
+@pytest.mark.gpu
+def test_auto_reads_block_by_block_what_the_device_has_no_room_for(
+    accelerator: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if accelerator.type != "pretend":
+        pytest.skip("only the pretended device can be made smaller")
+    import pretend
+
+    settings = Params.model_validate(tiny.PARAMS).model
+    assert settings.device == "auto"
+    assert resolve_device(settings.device).type == "pretend"
+    assert not choose(settings, 500_000_000).streamed
+    monkeypatch.setattr(pretend, "MEMORY", 600_000_000)
+    found = choose(settings, 500_000_000)
+    assert found.streamed
+    assert found.words == "block by block: whole it takes 0.50 GB, more than 60% of the 0.60 GB available"
+
+
+SOME = "wanda or long_rows or waits or whole_model or room"
 
 
 @pytest.mark.skipif("ZPRUNER_TEST_DEVICE" in os.environ, reason="this is that run")

@@ -294,6 +294,13 @@ def test_the_requested_sparsity_is_met_exactly_whatever_the_allocation() -> None
     assert down == pytest.approx([0.4] * 3, abs=1e-3)
 
 
+def test_a_layer_that_no_token_reaches_is_refused() -> None:
+    model = tiny.build("llama")
+    model.model.layers[1].mlp.unused = torch.nn.Linear(32, 32)
+    with pytest.raises(ModelStructureError, match=r"layers\.1\.mlp\.unused: got no token"):
+        zpruner.prune_sequentially(model, WINDOWS, method="wanda", sparsity=0.5)
+
+
 class TestCorrection:
     """Aiming at the dense model's outputs: the statistic, the algebra, and that it helps."""
 

@@ -84,6 +84,8 @@ def fetch_model(
                 else:
                     _copy(source, place, destination, dtype, trust_remote_code, copy)
                 if tokenizer is not None:
+                    # Otherwise written as HF_HUB_OFFLINE is set in this process, which is no part of the tokenizer.
+                    tokenizer.init_kwargs["local_files_only"] = False
                     tokenizer.save_pretrained(destination)
         except BaseException:
             shutil.rmtree(destination, ignore_errors=True)

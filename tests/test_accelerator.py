@@ -38,6 +38,7 @@ from zpruner.model import (
     write_manifest,
 )
 from zpruner.params import Params
+from zpruner.search import Fitness, parse_formula
 from zpruner.store import ArtifactReader
 from zpruner.types import ComparisonGroup, SparsityPattern
 
@@ -176,6 +177,21 @@ def test_auto_reads_block_by_block_what_the_device_has_no_room_for(
     found = choose(settings, 500_000_000)
     assert found.streamed
     assert found.words == "block by block: whole it takes 0.50 GB, more than 60% of the 0.60 GB available"
+
+
+@pytest.mark.gpu
+def test_a_search_measures_formulas_there_as_on_the_cpu(accelerator: torch.device) -> None:
+    formulas = [parse_formula(text) for text in ("mul(W, sqrt(X))", "add(zsn(W), mms(G))", "exp(exp(exp(X)))")]
+    found = []
+    for device in ("cpu", accelerator):
+        model = build(device)
+        calibration = zpruner.calibrate(model, WINDOWS, gradients=True)
+        fitness = Fitness(
+            [model], calibration.inventory, calibration.stats, WINDOWS, [SparsityPattern.parse(p) for p in (0.5, "2:4")]
+        )
+        found.append([measured.fitness for measured in fitness(formulas, 4)])
+    assert found[1] == pytest.approx(found[0], rel=1e-3, nan_ok=True)
+    assert len({round(value, 3) for value in found[0][:2]}) == 2
 
 
 SOME = "wanda or long_rows or waits or whole_model or room"

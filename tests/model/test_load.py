@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from zpruner.errors import InvalidSettingError, ModelStructureError, SourceError
-from zpruner.model import load_model, resolve_device
+from zpruner.model import load_model, resolve_device, resolve_devices
 
 
 @pytest.fixture
@@ -92,6 +92,15 @@ def test_devices():
             InvalidSettingError, match=rf"model\.device: got '{name}', expected a device of this machine"
         ):
             resolve_device(name)
+
+
+def test_auto_stands_for_every_accelerator(monkeypatch):
+    assert resolve_devices("cpu") == ["cpu"]
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 3)
+    assert resolve_devices("auto") == ["meta:0", "meta:1", "meta:2"]
+    assert resolve_devices("cpu") == ["cpu"]
 
 
 def test_loading_leaves_transformers_as_it_was(checkpoint):

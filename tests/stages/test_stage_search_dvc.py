@@ -15,6 +15,9 @@ from zpruner.search import read_log
 FILE = "search/dvc.yaml"
 
 
+pytestmark = pytest.mark.timeout(900)
+
+
 def own(*stages: str) -> list[str]:
     return [f"{FILE}:{stage}" for stage in stages]
 

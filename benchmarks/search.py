@@ -3,8 +3,8 @@
     python -m benchmarks.search speed
     python -m benchmarks.search compare [--formula TEXT] [--text FILE] [--windows N]
 
-`speed` measures the evaluations of a search's first generation with warm caches. `compare` measures a formula (that of
-data/search/best.json) beside the dense model and known methods at 50 % on a text that the search did not read: the
+`speed` measures formulas on every rung with warm caches. `compare` measures a formula (that of data/search/best.json)
+beside the dense model and known methods, at 50 % if not told otherwise, on a text that the search did not read: the
 evaluation's, or a file. Every model is measured once and kept in benchmarks/results/search/compare.jsonl. Both need
 `dvc repro search/dvc.yaml`, or at least its stages text and gradients.
 """
@@ -50,6 +50,8 @@ FORMULAS = (
     "sub(exp(W), tanh(G))",
 )
 """Of the sizes that a search tries."""
+KEY = ("model", "text", "windows", "seqlen", "sparsity")
+"""What tells the results of `compare` apart."""
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -81,9 +83,10 @@ def compare(
     formula: Annotated[str | None, typer.Option(help="A formula; left out: that of data/search/best.json.")] = None,
     text: Annotated[Path | None, typer.Option(help="A text file; left out: the evaluation's text.")] = None,
     windows: int = 16,
+    sparsity: float = 0.5,
     known_only: bool = False,
 ) -> None:
-    """Measure perplexity at 50 % on unseen text."""
+    """Measure perplexity on unseen text."""
     project = Project.open(Path())
     inputs = Inputs(project)
     ids = _windows(project, text, windows)
@@ -92,23 +95,23 @@ def compare(
     if not known_only:
         chosen = formula or json.loads((project.search / "best.json").read_text(encoding="utf-8"))
         models[str(parse_formula(chosen))] = {"score": "expression", "settings": {"formula": chosen}, "group": "row"}
-    kept = {(r["model"], r["text"], r["windows"], r["seqlen"]): r["losses"] for r in _read()}
+    kept = {tuple(row[name] for name in KEY): row["losses"] for row in _read()}
     losses: dict[str, list[float]] = {}
     model = None
     for name, settings in models.items():
-        key = (name, label, *ids.shape)
+        key = (name, label, *ids.shape, sparsity if settings else 0.0)
         if key not in kept:
             model = model or load_model(project.dense, device=project.params.model.device)
-            _prune(model, inputs, None if settings is None else compose(MethodSettings(**settings)))
+            composition = None if settings is None else compose(MethodSettings(**settings))
+            _prune(model, inputs, composition, SparsityPattern(ratio=sparsity))
             kept[key] = [loss for batch in window_losses(model, ids) for loss in batch]
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
             with RESULTS.open("a", encoding="utf-8") as out:
-                row = dict(zip(("model", "text", "windows", "seqlen"), key, strict=True))
+                row = dict(zip(KEY, key, strict=True))
                 out.write(json.dumps({**row, "losses": [round(loss, 6) for loss in kept[key]]}) + "\n")
         losses[name] = kept[key]
-    print(
-        f"{label}: {ids.shape[0]} windows of {ids.shape[1]} tokens; perplexity at 50 %, change against Wanda with 95 %"
-    )
+    what = f"perplexity at {sparsity:.0%}, change against Wanda (95 % interval)"
+    print(f"{label}, {ids.shape[0]} windows of {ids.shape[1]} tokens: {what}")
     for line in _table(losses):
         print(line)
 
@@ -131,9 +134,8 @@ def _windows(project: Project, text: Path | None, count: int) -> Tensor:
     )
 
 
-def _prune(model: Any, inputs: Inputs, composition: Composition | None) -> None:
-    """Write the dense weights into the model, pruned at 50 % by a composition where there is one."""
-    pattern = SparsityPattern(ratio=0.5)
+def _prune(model: Any, inputs: Inputs, composition: Composition | None, pattern: SparsityPattern) -> None:
+    """Write the dense weights into the model, pruned by a composition where there is one."""
     for layer in inputs.activations.layers:
         weight = inputs.dense.read_weight(layer)
         if composition is not None:

@@ -16,7 +16,7 @@ from zpruner.calibrate import Activations, Gradients, read_windows
 from zpruner.errors import InvalidSettingError
 from zpruner.methods import METHODS, PruningMethod
 from zpruner.model import Checkpoint, load_model, resolve_devices
-from zpruner.params import SearchSettings, canonical_json
+from zpruner.params import SearchSettings
 from zpruner.progress import counter
 from zpruner.search import (
     Evaluation,
@@ -73,7 +73,7 @@ def run(root: Root = Path()) -> None:
                 best, score_correlations(formulas, methods, inputs.middle_block(formulas)), strict=True
             )
         ],
-        "settings": json.loads(canonical_json(settings)),
+        "settings": settings.model_dump(mode="json"),
         "model": inputs.dense.model,
     }
     with atomic_file(project.search / "log.jsonl") as file:

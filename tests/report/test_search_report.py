@@ -86,7 +86,7 @@ def test_page_is_offline_escaped_and_draws_what_can_be_drawn(pages: tuple[str, s
     assert "Model&lt;1&gt;.gguf" in page
     assert not re.search(r"(src|href)=\"(?!data:|#)|@import|url\(", page)
     assert page.count("<svg") == 3
-    assert "2 windows: 4 formulas, 1 of them beyond 30 times the best not drawn" in page
+    assert "2 windows: 4 formulas, 1 of them beyond 4 times the best not drawn" in page
     marks = re.findall(r'data-t="([^"]*)"', page)
     assert len(marks) == 5  # 3 on few windows, 2 on all
     assert "mul(W, add(X, G)): 45.00 (crossover, generation 1)" in marks

@@ -16,7 +16,7 @@ from zpruner.search.log import Evaluation
 
 OPERATORS = {"initial": "c5", "random": "c7", "crossover": "c0", "mutation": "c2"}
 """How a formula came about -> its colour."""
-_FAR = 30.0
+_FAR = 4.0
 """Perplexities beyond this multiple of the best are not drawn: they would flatten the rest."""
 _WIDTH = 400
 

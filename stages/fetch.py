@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from stages._project import Project, Root, main
-from zpruner.calibrate import calibration_windows, evaluation_windows, write_windows
+from zpruner.calibrate import calibration_windows, evaluation_windows, limits_of, write_windows
 from zpruner.errors import ArtifactError
 from zpruner.evaluate import evaluation_text
 from zpruner.model import Checkpoint, copy_checkpoint, find_converted, write_manifest
@@ -108,7 +108,7 @@ def _fetch_tokens(project: Project, what: What) -> None:
         step()
         _verify_texts(project.dense)
         tokenizer = load_tokenizer(project.dense, trust_remote_code=params.model.trust_remote_code)
-        vocab_size = _vocab_size(project.dense)
+        vocab_size, longest = _limits(project.dense, params.model.trust_remote_code)
         if what is What.calibration:
             chosen = params.calibration
             windows = calibration_windows(
@@ -118,6 +118,7 @@ def _fetch_tokens(project: Project, what: What) -> None:
                 seqlen=chosen.seqlen,
                 seed=chosen.seed,
                 vocab_size=vocab_size,
+                longest=longest,
                 sampling=chosen.sampling,
                 part=chosen.part,
             )
@@ -127,6 +128,7 @@ def _fetch_tokens(project: Project, what: What) -> None:
                 tokenizer,
                 seqlen=settings.seqlen,
                 vocab_size=vocab_size,
+                longest=longest,
                 windows=params.the_search().rungs[-1],
                 part=settings.part,
             )
@@ -137,6 +139,7 @@ def _fetch_tokens(project: Project, what: What) -> None:
                 tokenizer,
                 seqlen=measured.seqlen,
                 vocab_size=vocab_size,
+                longest=longest,
                 windows=measured.windows,
                 part=measured.part,
                 stride=measured.stride,
@@ -172,13 +175,17 @@ def _verify_texts(folder: Path) -> None:
             dense.verify(file)
 
 
-def _vocab_size(folder: Path) -> int:
-    """Return the size of the model's vocabulary, from its config."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
-    if not isinstance(size, int):
-        raise ArtifactError(str(folder / "config.json"), "no vocab_size", "a config with one", "Check the model.")
-    return size
+def _limits(folder: Path, trust_remote_code: bool) -> tuple[int, int | None]:
+    """Return the size of the model's vocabulary and the most tokens that it takes at once."""
+    from transformers import AutoConfig
+
+    try:
+        return limits_of(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
+    except (AttributeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(
+            str(folder / "config.json"), reason, "a language model's config, with vocab_size", "Check the model."
+        ) from None
 
 
 if __name__ == "__main__":

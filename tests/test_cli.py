@@ -304,6 +304,47 @@ def test_export_copies_a_variant_with_what_was_measured(evaluated: Path, command
     assert "--force" in err
 
 
+def test_a_damaged_checkpoint_is_not_measured(place: Path, command: Command) -> None:
+    assert command("prune", "source/model", *PRUNE, "-o", "out")[0] == 0
+    path = place / "out/model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    for words in (["evaluate", "out", "--text", "source/text.txt", "--seqlen", "32"], ["prune", "out", *PRUNE]):
+        code, _, err = command(*words, *(["-o", "again"] if words[0] == "prune" else []))
+        assert code == 1
+        assert "out/model.safetensors: got checksum" in err
+    assert not (place / "again").exists()
+
+
+def test_windows_longer_than_the_model_takes(place: Path, command: Command) -> None:
+    code, _, err = command("prune", "source/model", *PRUNE, "--seqlen", "129", "-o", "out")
+    assert code == 1
+    assert "seqlen: got 129, expected at most 128, the most tokens that the model takes at once" in err
+    assert not (place / "out").exists()
+
+
+def test_layers_named_by_ignore_stay_dense(place: Path, command: Command) -> None:
+    ignore = ["--ignore", "*.mlp.*", "--ignore", "*.0.*"]
+    for propagation in ("dense", "pruned"):
+        code, out, _ = command(
+            "prune", "source/model", *PRUNE, *ignore, "--blocks", "model.layers", "--propagation", propagation, "-o",
+            f"out-{propagation}",
+        )  # fmt: skip
+        assert code == 0
+        assert out.startswith("8 layers, 50.00% of their weights removed")
+    code, _, err = command("prune", "source/model", *PRUNE, "--blocks", "model.nothing", "-o", "none")
+    assert code == 1
+    assert "model.nothing" in err
+
+
+def test_inspect_a_checkpoint_of_others(place: Path, command: Command) -> None:
+    code, out, _ = command("inspect", "source/model")
+    assert code == 0
+    assert "no zpruner.json, so no checksums" in out
+    assert "zeros 0.0000%" in out
+
+
 @pytest.mark.parametrize("name", ["dense", "wanda/s50"])
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
 def test_export_needs_a_whole_evaluation(evaluated: Path, command: Command, name: str, text: str | None) -> None:

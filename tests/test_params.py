@@ -194,6 +194,20 @@ def test_labels(label):
     assert str(check(changed("sparsities", **{label: "1:4"}), "p").pattern(label)) == "1:4"
 
 
+@pytest.mark.parametrize(
+    ("where", "values", "message"),
+    [
+        ("calibration", {"seed": -1}, "calibration.seed: got -1, expected greater than or equal to 0. "),
+        ("calibration", {"seed": 1 << 70}, f"calibration.seed: got {1 << 70}, expected less than {1 << 63}. "),
+        ("calibration", {"part": [0.5, 0.2]}, "calibration.part: got [0.5, 0.2], expected 0 <= start < stop <= 1. "),
+        ("calibration", {"part": [0.5]}, "calibration.part: got [0.5], expected as many values as the default has. "),
+        ("sparsities", {"s50": None}, "sparsities.s50: got None, expected a ratio in [0, 1) such as 0.5, or N:M"),
+    ],
+)
+def test_values_out_of_range_are_told_in_plain_words(where, values, message):
+    assert refused(changed(where, **values)).startswith(f"params.yaml: {message}")
+
+
 def test_keys_that_are_no_text():
     params = changed()
     params["methods"][1] = {"score": "wanda"}

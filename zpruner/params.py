@@ -56,7 +56,7 @@ class ModelSettings(Settings):
 
 def _check_part(part: tuple[float, float]) -> tuple[float, float]:
     if not 0.0 <= part[0] < part[1] <= 1.0:
-        raise ValueError("needs 0 <= start < stop <= 1")
+        raise ValueError("0 <= start < stop <= 1")
     return part
 
 
@@ -78,7 +78,7 @@ class CalibrationSettings(TextSettings):
     """The calibration windows and the statistics taken over them."""
 
     nsamples: int = Field(gt=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     sampling: Literal["stream", "documents"] = "stream"
     gram: bool = False
     min_expert_tokens: int = Field(default=128, ge=0)
@@ -339,16 +339,26 @@ def explain(error: ValidationError, where: str, root: type[BaseModel]) -> Invali
     # An unknown key comes before a missing one: it is often the same key, misspelt.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     path = [str(part) for part in first["loc"]]
+    short = first["type"] == "missing" and isinstance(first["loc"][-1], int)
+    if short or (len(path) > 1 and path[-1] in _UNION):
+        path.pop()
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         return InvalidSettingError(
             where, f"unknown key '{key}'", "a known key", did_you_mean(path[-1], _known(root, path[:-1]))
         )
-    if first["type"] == "missing":
+    if first["type"] == "missing" and not short:
         return InvalidSettingError(where, f"no '{key}'", "a value", f"Add {key}.")
-    return InvalidSettingError(
-        f"{where}: {key}", repr(first["input"]), first["msg"].removeprefix("Value error, "), "Correct the value."
-    )
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if short:
+        expected = "as many values as the default has"
+    if path[:1] == ["sparsities"]:
+        expected = 'a ratio in [0, 1) such as 0.5, or N:M such as "2:4"'
+    return InvalidSettingError(f"{where}: {key}", repr(first["input"]), expected, "Correct the value.")
+
+
+_UNION = ("float", "int", "str")
+"""What pydantic adds to the path of a value that may be one of several types."""
 
 
 def _known(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from zpruner.calibrate import (
     collect,
     fill_experts,
     gradients_of,
+    limits_of,
 )
 from zpruner.composition import Composition, compose
 from zpruner.errors import ShapeMismatchError
@@ -82,9 +83,9 @@ def load_windows(
         downloads: where downloads are kept.
     """
     text = read_text(source, sha256, Path(downloads))
-    vocab_size: int = model.config.get_text_config().vocab_size
+    vocab_size, longest = limits_of(model.config)
     return calibration_windows(
-        text, tokenizer, nsamples=nsamples, seqlen=seqlen, seed=seed, vocab_size=vocab_size, part=part
+        text, tokenizer, nsamples=nsamples, seqlen=seqlen, seed=seed, vocab_size=vocab_size, longest=longest, part=part
     )
 
 

@@ -95,6 +95,13 @@ def test_results_are_added_once_they_are_known(tmp_path: Path) -> None:
     assert with_results("# another card\n", results).startswith("# another card\n| metric | dense | pruned |")
 
 
+def test_the_calibration_text_is_added_once_it_is_known(tmp_path: Path) -> None:
+    late = with_results(model_card(tmp_path, FACTS), {}, {"source": "hf:a/b@c", "seed": 7})
+    table = late.partition("## Calibration\n")[2].partition("## Use")[0]
+    assert table.startswith("\n| | |\n|---|---|\n| text | `hf:a/b@c` |\n| seed | `7` |\n| ")
+    assert late.count("| text |") == 1 or "source" in FACTS.calibration
+
+
 def test_equal_facts_give_equal_text(tmp_path: Path) -> None:
     assert model_card(tmp_path, FACTS) == model_card(tmp_path, replace(FACTS))
 

@@ -15,7 +15,7 @@ from zpruner.calibrate.gradients import GradientSums, check_gradients, collect_g
 from zpruner.calibrate.replay import BlockReplay
 from zpruner.calibrate.snapshots import GradientSnapshots, Snapshots
 from zpruner.calibrate.tokens import read_windows, write_windows
-from zpruner.calibrate.windows import calibration_windows, evaluation_windows, windows_hash
+from zpruner.calibrate.windows import calibration_windows, evaluation_windows, limits_of, windows_hash
 
 __all__ = [
     "MIN_EXPERT_TOKENS",
@@ -39,6 +39,7 @@ __all__ = [
     "finish_activations",
     "gradients_of",
     "layer_from_json",
+    "limits_of",
     "read_windows",
     "warning",
     "windows_hash",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Literal, Protocol, assert_never
+from typing import TYPE_CHECKING, Literal, Protocol, assert_never
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from zpruner.errors import InvalidSettingError, ShapeMismatchError, SourceError, TextTooShortError
 from zpruner.sources import Documents, TokenTable
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 Sampling = Literal["stream", "documents"]
 
@@ -35,6 +38,7 @@ def calibration_windows(
     seqlen: int,
     seed: int,
     vocab_size: int,
+    longest: int | None = None,
     sampling: Sampling = "stream",
     part: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
@@ -54,6 +58,7 @@ def calibration_windows(
         seqlen: tokens per window, at least 2.
         seed: of the random choice, at least 0.
         vocab_size: ids must lie below it.
+        longest: the most tokens that the model takes at once; None: any number.
         sampling: see above; "documents" needs documents.
         part: (start, stop), shares in [0, 1] of the documents (of the tokens of a single document, of the rows of
             a token table) to take the windows from. Parts that do not overlap give windows that share no text.
@@ -63,6 +68,7 @@ def calibration_windows(
         TextTooShortError: fewer tokens than the windows need.
         SourceError: a token id outside the vocabulary.
     """
+    _check_length(seqlen, longest)
     _require_at_least("nsamples", nsamples, 1)
     _require_at_least("seed", seed, 0)
     random = np.random.Generator(np.random.PCG64(seed))
@@ -84,6 +90,7 @@ def evaluation_windows(
     *,
     seqlen: int,
     vocab_size: int,
+    longest: int | None = None,
     windows: int | None = None,
     part: tuple[float, float] = (0.0, 1.0),
     stride: int | None = None,
@@ -94,6 +101,7 @@ def evaluation_windows(
     remainder that fills no window is dropped. Windows start `stride` tokens apart (None: `seqlen`, as published).
     Other arguments and errors as in `calibration_windows`.
     """
+    _check_length(seqlen, longest)
     if windows is not None:
         _require_at_least("windows", windows, 1)
     step = seqlen if stride is None else stride
@@ -103,6 +111,13 @@ def evaluation_windows(
     ids = _consecutive_ids(text, tokenizer, windows or 1, seqlen, step, part)
     every = np.lib.stride_tricks.sliding_window_view(ids, seqlen)[::step]
     return _checked(every[:windows], text.source, vocab_size)
+
+
+def limits_of(config: PretrainedConfig) -> tuple[int, int | None]:
+    """Return the size of a model's vocabulary, and the most tokens that it takes at once (None: any number)."""
+    text = config.get_text_config()
+    longest = getattr(text, "max_position_embeddings", None)
+    return int(text.vocab_size), longest if isinstance(longest, int) and longest > 0 else None
 
 
 def windows_hash(windows: Tensor) -> str:
@@ -120,6 +135,13 @@ def windows_hash(windows: Tensor) -> str:
     digest = hashlib.sha256(np.asarray(windows.shape, dtype="<i8").tobytes())
     digest.update(windows.cpu().numpy().astype("<i4").tobytes())
     return digest.hexdigest()
+
+
+def _check_length(seqlen: int, longest: int | None) -> None:
+    if longest is not None and seqlen > longest:
+        raise InvalidSettingError(
+            "seqlen", str(seqlen), f"at most {longest}, the most tokens that the model takes at once", "Lower it."
+        )
 
 
 def _consecutive_ids(

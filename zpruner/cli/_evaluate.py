@@ -32,6 +32,8 @@ def evaluate(
     ] = None,
     windows: Annotated[int | None, typer.Option(min=1, help="The first so many windows.  [default: all]")] = None,
     batch_size: option.BatchSize = 8,
+    blocks: option.Blocks = None,
+    ignore: option.Ignore = None,
     sha256: option.Sha256 = None,
     dtype: option.Dtype = option.DtypeName.auto,
     device: option.Device = "auto",
@@ -58,7 +60,7 @@ def evaluate(
     noise = f"  (95 % interval {interval.low:.4f} to {interval.high:.4f})" if interval else ""
     typer.echo(f"perplexity  {perplexity_of(losses):.4f}{noise}")
     typer.echo(f"windows     {len(ids)} of {ids.shape[1]} tokens, hash {windows_hash(ids)[:16]}")
-    sparsity = achieved_sparsity(network, take_inventory(network).layers)
+    sparsity = achieved_sparsity(network, take_inventory(network, blocks, ignore or ()).layers)
     typer.echo(f"sparsity    {sparsity:.2%} of the prunable weights are zero")
 
 

@@ -36,14 +36,38 @@ def export(
             f"Add '{method}/{sparsity}' to evaluation.checkpoints in params.yaml and run `dvc repro`.",
         )
     checkpoint.verify_all()
+    calibration = calibrated_on(root, checkpoint.folder / "README.md")
     facts = {key: value for key, value in checkpoint.manifest.items() if key not in ("model", "hash", "files")}
     with place(output, force) as staging:
         for name in checkpoint.manifest["files"]:
             shutil.copyfile(checkpoint.folder / name, staging / name)
         card = staging / "README.md"
-        card.write_text(with_results(card.read_text(encoding="utf-8"), found), encoding="utf-8")
+        card.write_text(with_results(card.read_text(encoding="utf-8"), found, calibration), encoding="utf-8")
         write_manifest(staging, checkpoint.model, **facts)
     typer.echo(f"{output}: {len(found)} measurements in its README.md")
+
+
+def calibrated_on(root: Path, card: Path) -> dict[str, Any]:
+    """Return what params.yaml says of the calibration text, provided that `card` tells of a calibration on it.
+
+    Raises:
+        ArtifactError: the windows are not those of the checkpoint's calibration, or cannot be read.
+    """
+    from zpruner.calibrate import read_windows
+    from zpruner.params import load
+
+    text = card.read_text(encoding="utf-8")
+    if "calibration_hash" not in text:  # written by `zpruner prune`, which knows the text
+        return {}
+    settings = load(root / "params.yaml").calibration
+    path = root / "data" / "calibration" / "tokens.arrow"
+    windows, found = read_windows(path)
+    if found not in text:
+        raise ArtifactError(
+            str(path), f"windows of hash {found}", "those that the checkpoint was calibrated on", "Run `dvc repro`."
+        )
+    chosen = settings.model_dump(mode="json", include={"source", "sha256", "sampling", "part", "seed"})
+    return {**chosen, "seqlen": windows.shape[1]}
 
 
 def measured(folder: Path, method: str, sparsity: str) -> dict[str, tuple[float, float]]:

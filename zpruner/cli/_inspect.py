@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ import typer
 from zpruner.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zpruner.store import ArtifactReader
 
 
@@ -97,17 +100,26 @@ def _folder(folder: Path) -> Lines:
 
 
 def _checkpoint(folder: Path) -> Lines:
-    from zpruner.model import Checkpoint
+    from zpruner.model import MANIFEST, Checkpoint
 
-    checkpoint = Checkpoint(folder)
-    checkpoint.verify_all()
-    files: dict[str, dict[str, Any]] = checkpoint.manifest["files"]
-    total = sum(entry["bytes"] for entry in files.values())
-    facts = [("kind", "checkpoint"), ("files", f"{len(files)}, {total:,} bytes, every checksum right")]
-    facts += _provenance(checkpoint.manifest, leave_out=("files",))
+    if (folder / MANIFEST).is_file():
+        checkpoint = Checkpoint(folder)
+        checkpoint.verify_all()
+        files: dict[str, dict[str, Any]] = checkpoint.manifest["files"]
+        sizes, checked = [entry["bytes"] for entry in files.values()], "every checksum right"
+        made_from = _provenance(checkpoint.manifest, leave_out=("files",))
+        tensors: Iterator[tuple[str, Tensor]] = ((name, checkpoint.read(name)) for name in checkpoint.names())
+    else:
+        shards = sorted(folder.glob("*.safetensors"))
+        if not shards:
+            raise ArtifactError(
+                str(folder), "a checkpoint without safetensors files", "one with them", "Convert it with transformers."
+            )
+        sizes, checked = [shard.stat().st_size for shard in shards], f"no {MANIFEST}, so no checksums"
+        made_from, tensors = [], _tensors(shards)
+    facts = [("kind", "checkpoint"), ("files", f"{len(sizes)}, {sum(sizes):,} bytes, {checked}"), *made_from]
     entries, zeros, weights = [], 0, 0
-    for name in checkpoint.names():
-        tensor = checkpoint.read(name)
+    for name, tensor in tensors:
         text = f"{name}: {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
         if tensor.ndim >= 2:
             empty = int((tensor == 0).sum())
@@ -116,6 +128,19 @@ def _checkpoint(folder: Path) -> Lines:
         entries.append(text)
     facts.append(("zeros", f"{zeros / max(weights, 1):.4%} of {weights:,} matrix weights, embeddings included"))
     return facts, entries
+
+
+def _tensors(shards: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    for shard in shards:
+        try:
+            with safe_open(shard, "pt") as file:
+                yield from ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 - no mapping
+        except SafetensorError as error:
+            raise ArtifactError(
+                str(shard), f"no whole safetensors file ({error})", "one", "Get the checkpoint again."
+            ) from None
 
 
 def _reader(folder: Path) -> ArtifactReader:

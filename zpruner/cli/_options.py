@@ -33,6 +33,13 @@ Dtype = Annotated[DtypeName, typer.Option(help="Number format; auto is the check
 Device = Annotated[str, typer.Option(help="auto is the accelerator where there is one, else the CPU.")]
 Downloads = Annotated[Path, typer.Option(help="Where downloads are kept.", envvar="ZPRUNER_DOWNLOADS")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
+Blocks = Annotated[
+    str | None, typer.Option(help="Path of the decoder blocks in the model, where its structure does not tell.")
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", metavar="PATTERN", help="Layers that stay dense, e.g. '*.0.mlp.*'; may be repeated."),
+]
 Seqlen = Annotated[int, typer.Option(min=2, help="Tokens per window.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Windows per forward pass.")]
 
@@ -52,8 +59,9 @@ def open_model(
 
     Raises:
         SourceError, HashMismatchError, InvalidSettingError, ModelStructureError: as `fetch_model` and `load_model`.
+        ArtifactError: a checkpoint with checksums that are not right.
     """
-    from zpruner.model import copy_checkpoint, load_model
+    from zpruner.model import MANIFEST, Checkpoint, copy_checkpoint, load_model
     from zpruner.sources import LocalPath, fetch_model, folder_sha256, load_tokenizer, parse_source
     from zpruner.work import digest_of
 
@@ -62,6 +70,8 @@ def open_model(
         folder = parsed.path
         if sha256 is not None:
             _require(source, folder_sha256(folder), sha256)
+        if (folder / MANIFEST).is_file():
+            Checkpoint(folder).verify_all()
     else:
         folder = downloads / "models" / digest_of([source, sha256, dtype])
         if not (folder / "config.json").is_file():
@@ -79,7 +89,7 @@ def read_evaluation_windows(
     settings: PerplexitySettings, downloads: Path, model: PreTrainedModel, tokenizer: Any
 ) -> Tensor:
     """Return the consecutive windows of a text, int32 (windows, seqlen)."""
-    from zpruner.calibrate import evaluation_windows
+    from zpruner.calibrate import evaluation_windows, limits_of
     from zpruner.evaluate import evaluation_text
     from zpruner.sources import read_text
 
@@ -92,12 +102,13 @@ def read_evaluation_windows(
         split=settings.split,
         documents=settings.documents,
     )
-    vocab_size: int = model.config.get_text_config().vocab_size
+    vocab_size, longest = limits_of(model.config)
     return evaluation_windows(
         evaluation_text(text, settings),
         tokenizer,
         seqlen=settings.seqlen,
         vocab_size=vocab_size,
+        longest=longest,
         windows=settings.windows,
         part=settings.part,
         stride=settings.stride,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from zpruner.composition import Composition
+    from zpruner.model import Inventory
     from zpruner.pipeline import PrunedLayer
     from zpruner.types import SparsityPattern
 
@@ -68,6 +69,8 @@ def prune(
     ] = None,
     evaluate_sha256: Annotated[str | None, typer.Option(help="SHA-256 that this text must have.")] = None,
     evaluate_windows: Annotated[int | None, typer.Option(min=1, help="Its first windows.  [default: all]")] = None,
+    blocks: option.Blocks = None,
+    ignore: option.Ignore = None,
     sha256: option.Sha256 = None,
     dtype: option.Dtype = option.DtypeName.auto,
     device: option.Device = "auto",
@@ -90,7 +93,8 @@ def prune(
     from zpruner.types import Stat
 
     network, tokenizer, folder = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code)
-    take_inventory(network)  # what cannot be pruned is told before anything is downloaded or measured
+    # What cannot be pruned is told before anything is downloaded or measured.
+    inventory = take_inventory(network, blocks, ignore or ())
     windows = load_windows(
         calibration,
         network,
@@ -107,7 +111,7 @@ def prune(
         measured = PerplexitySettings(source=evaluate, sha256=evaluate_sha256, seqlen=seqlen, windows=evaluate_windows)
         text = option.read_evaluation_windows(measured, downloads, network, tokenizer)
         before = perplexity(network, text, batch_size)
-    layers = _prune(network, windows, composition, settings, sparsity, propagation, batch_size)
+    layers = _prune(network, inventory, ignore or [], windows, composition, settings, sparsity, propagation, batch_size)
     if text is not None:
         results[f"perplexity ({evaluate}, {len(text)} windows of {seqlen})"] = (
             before,
@@ -282,6 +286,8 @@ def _compose(settings: dict[str, Any]) -> Composition:
 
 def _prune(
     model: PreTrainedModel,
+    inventory: Inventory,
+    ignore: list[str],
     windows: Tensor,
     composition: Composition,
     settings: dict[str, Any],
@@ -298,15 +304,22 @@ def _prune(
         collect_gradients,
         fill_experts,
     )
-    from zpruner.model import take_inventory
     from zpruner.pipeline import prune as prune_in_memory
     from zpruner.pipeline import prune_sequentially
     from zpruner.progress import progress
     from zpruner.types import Stat
 
     if propagation is Propagation.pruned:
-        return prune_sequentially(model, windows, method=settings, sparsity=sparsity, batch_size=batch_size)
-    inventory, collection = take_inventory(model), Collection()
+        return prune_sequentially(
+            model,
+            windows,
+            method=settings,
+            sparsity=sparsity,
+            batch_size=batch_size,
+            blocks=inventory.blocks,
+            ignore=ignore,
+        )
+    collection = Collection()
     gram = Stat.GRAM in composition.needs
     batches = collect(model, inventory, windows, collection, gram=gram, batch_size=batch_size)
     for _ in progress(batches, "calibrate", -(-len(windows) // batch_size), "batch"):

@@ -31,6 +31,9 @@ def validate(
         f"params.yaml: {len(params.methods)} methods x {len(params.sparsities)} sparsities = "
         f"{len(params.methods) * len(params.sparsities)} variants, every setting known and in range"
     )
+    if not (params.methods and params.sparsities):
+        empty = "methods" if not params.methods else "sparsities"
+        typer.echo(f"{empty} is empty: only the dense model will be evaluated")
     check_protocol(params.evaluation.perplexity)
     for line in check_sources(params, root):
         typer.echo(line)

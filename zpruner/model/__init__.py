@@ -1,6 +1,6 @@
 """Load models, find what can be pruned in them, read and write their weights. The only room that writes weights."""
 
-from zpruner.model.checkpoint import Checkpoint, write_manifest, write_pruned
+from zpruner.model.checkpoint import MANIFEST, Checkpoint, write_manifest, write_pruned
 from zpruner.model.choose import Choice, choose, open_runner
 from zpruner.model.conversion import find_converted
 from zpruner.model.copy import copy_checkpoint
@@ -13,6 +13,7 @@ from zpruner.model.spill import Spill
 from zpruner.model.weights import get_weight, set_weight
 
 __all__ = [
+    "MANIFEST",
     "Checkpoint",
     "Choice",
     "Inventory",

@@ -24,6 +24,7 @@ LATER = (
     "copies the checkpoint with them in it."
 )
 _CALIBRATION = "## Calibration\n"
+_HEAD = "| | |\n|---|---|\n"
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,20 @@ tokenizer = AutoTokenizer.from_pretrained("PATH/OF/THIS/FOLDER")
 """
 
 
-def with_results(card: str, results: Mapping[str, tuple[float, float]]) -> str:
-    """Return a card that `model_card` wrote, with metric -> (dense, pruned) added in front of the calibration."""
+def with_results(
+    card: str, results: Mapping[str, tuple[float, float]], calibration: Mapping[str, Any] | None = None
+) -> str:
+    """Return a card that `model_card` wrote with what is known later.
+
+    Args:
+        card: the text.
+        results: metric -> (dense, pruned), added in front of the calibration.
+        calibration: name -> value, put first in the calibration's table.
+    """
     before, heading, after = card.partition(_CALIBRATION)
     before = before.replace(f"{LATER}\n\n", "")
-    return f"{before}{_results(results)}\n{heading}{after}"
+    rows = [(_LABELS.get(key, key), value) for key, value in _flat("", calibration or {})]
+    return f"{before}{_results(results)}\n{heading}{after.replace(_HEAD, _table(rows), 1)}"
 
 
 def _results(results: Mapping[str, tuple[float, float]]) -> str:
@@ -157,7 +167,7 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
-    return "| | |\n|---|---|\n" + "".join(f"| {_line(key)} | {_code(value)} |\n" for key, value in rows)
+    return _HEAD + "".join(f"| {_line(key)} | {_code(value)} |\n" for key, value in rows)
 
 
 def _line(text: object) -> str:

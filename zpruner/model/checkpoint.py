@@ -19,7 +19,7 @@ from zpruner.work import Work, atomic_file, checksum, digest_of, read_sealed_jso
 
 MANIFEST = "zpruner.json"
 SHARD_INDEX = "model.safetensors.index.json"
-_REPAIR = "Delete the folder and run `dvc repro` (or `dvc checkout --force` to restore it from the cache)."
+_REPAIR = "Make it again: delete the folder and run `dvc repro` (or `dvc checkout --force`), or `zpruner prune`."
 
 
 class Checkpoint:

@@ -68,9 +68,7 @@ def load_hub_table(ref: HubRef, config: str | None, split: str | None, downloads
         SourceError: it cannot be loaded, or `datasets` is not installed.
     """
     if split is None:
-        raise InvalidSettingError(
-            f"split of {ref}", "null", "the name of a split, such as train or test", "Set split in params.yaml."
-        )
+        raise InvalidSettingError(f"split of {ref}", "null", "the name of a split, such as train or test", "Set split.")
     with _hub_errors(ref, downloads), quiet():
         from datasets import load_dataset
         from datasets.exceptions import DatasetsError

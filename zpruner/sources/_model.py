@@ -61,7 +61,7 @@ def fetch_model(
         DiskFullError: no space left.
     """
     if dtype not in DTYPES:
-        raise InvalidSettingError("model.dtype", repr(dtype), f"one of {', '.join(DTYPES)}", "Correct params.yaml.")
+        raise InvalidSettingError("model.dtype", repr(dtype), f"one of {', '.join(DTYPES)}", "Correct it.")
     if destination.exists():
         raise InvalidSettingError(
             f"destination {destination}", "a path that exists", "a path to create", "Remove it or choose another."
@@ -129,7 +129,7 @@ def _obtain(source: str, sha256: str | None, downloads: Path, trust_remote_code:
                 source,
                 "no such file or folder",
                 "a checkpoint folder or a .gguf file",
-                "Correct model.source in params.yaml.",
+                "Correct the source.",
             )
 
 
@@ -146,7 +146,7 @@ def _checkpoint(path: Path) -> Path:
         str(path),
         "no such checkpoint",
         "a .gguf file, or a folder with config.json and *.safetensors (weights in *.bin or *.pt are never read)",
-        "Give such a checkpoint in model.source of params.yaml.",
+        "Give such a checkpoint.",
     )
 
 
@@ -259,5 +259,5 @@ def _unreadable(source: str, error: Exception) -> SourceError:
         source,
         f"a checkpoint that cannot be read ({first_line(error)})",
         "a whole checkpoint of a model that transformers knows",
-        "Get it again, or correct model.source in params.yaml.",
+        "Get it again, or correct the source.",
     )

@@ -94,4 +94,4 @@ def _inner_path(text: str, path: str) -> str:
 
 
 def _refuse(text: str, expected: str) -> NoReturn:
-    raise InvalidSettingError("source", repr(text), expected, "Correct the source in params.yaml.")
+    raise InvalidSettingError("source", repr(text), expected, "Correct the source.")

@@ -117,9 +117,7 @@ def _obtain(parsed: PackageFile | HubRef | LocalPath, source: str, sha256: str |
                 require_sha256(source, file_sha256(path), sha256)
             return path
         case _:
-            raise SourceError(
-                source, "no such file", "a file of text, JSON lines, Parquet or Arrow", "Correct it in params.yaml."
-            )
+            raise SourceError(source, "no such file", "a file of text, JSON lines, Parquet or Arrow", "Correct it.")
 
 
 def _read_file(path: Path, column: str, documents: str, source: str) -> Documents | TokenTable:
@@ -187,7 +185,7 @@ def _from_table(table: pa.Table, column: str, source: str) -> Documents | TokenT
             source,
             f"column {column} of type {texts.type} with {texts.null_count} nulls",
             "strings without nulls",
-            "Name another column in params.yaml.",
+            "Name another column.",
         )
     return Documents(source, tuple(texts.to_pylist()))
 
@@ -218,11 +216,9 @@ def _token_ids(column: pa.ChunkedArray, source: str) -> NDArray[np.int32]:
 
 def _no_column(source: str, column: str, known: object) -> SourceError:
     names = ", ".join(map(str, known)) if isinstance(known, list | dict) else str(known)
-    return SourceError(source, f"no column {column}", f"one of {names}", "Set column in params.yaml.")
+    return SourceError(source, f"no column {column}", f"one of {names}", "Set column.")
 
 
 def _refuse_setting(is_set: bool, source: str, setting: str, applies_to: str) -> None:
     if is_set:
-        raise InvalidSettingError(
-            source, setting, f"it for {applies_to} only", "Remove it from params.yaml, or change the source."
-        )
+        raise InvalidSettingError(source, setting, f"it for {applies_to} only", "Remove it, or change the source.")

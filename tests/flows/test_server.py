@@ -111,6 +111,7 @@ def deploy(site: Site, toy: Toy, seconds: int | None) -> None:
     """Deploy what prefect.yaml says, with a schedule for the impatient and without refreshing."""
     yaml = YAML(typ="safe")
     settings = yaml.load(tiny.REPOSITORY / "prefect.yaml")
+    settings["deployments"] = [one for one in settings["deployments"] if one["name"] in ("nightly", "grid")]
     nightly, grid = settings["deployments"]
     nightly["parameters"] |= {"refresh": ["base"]}
     nightly["schedules"] = [{"interval": seconds}] if seconds else []

@@ -37,7 +37,8 @@ the share of the blocks' weights of two or more dimensions; *dense* and *sequent
 2:4 with SparseGPT, saving, loading and measuring worked under that propagation; *replay* that running the blocks one
 by one gave the forward pass bit for bit. `pytest -m slow tests/test_families.py tests/model/test_stream.py` tries every
 registered method on each, unstructured and 2:4, and reading it block by block (llama4_text cannot be read so, since its
-code asks where the embedding lies; xlstm's code does not run in bfloat16). Encoder-decoders are refused.
+code asks where the embedding lies, nor zamba, whose blocks share weights; xlstm's code does not run in bfloat16).
+Encoder-decoders are refused.
 
 An expert that met t < T tokens (T: `calibration.min_expert_tokens`, 128) is reported, and its statistics are filled up
 with T - t tokens' worth of the average over all experts of its mixture; one that met none has the average alone. With

@@ -1,4 +1,6 @@
 import copy
+import gc
+import weakref
 
 import pytest
 import tiny
@@ -6,9 +8,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from zpruner.calibrate import Collection, calibrate, check_complete, collect
+from zpruner.calibrate import Collection, calibrate, check_complete, collect, collect_by_block
 from zpruner.errors import InvalidSettingError, ModelStructureError, NonFiniteError
-from zpruner.model import take_inventory
+from zpruner.model import WholeRunner, take_inventory
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (5, 24), generator=torch.Generator().manual_seed(3), dtype=torch.int32)
 
@@ -176,3 +178,26 @@ def test_a_layer_that_is_never_called():
     assert calibrate(model, WINDOWS, ignore=["*.spare"]).inventory.skipped
     with pytest.raises(ModelStructureError, match=r"layer model\.layers\.0\.self_attn\.q_proj"):
         check_complete(take_inventory(tiny.build("llama")), Collection())
+
+
+def test_statistics_are_freed_as_soon_as_a_block_is_done():
+    model = tiny.build("llama")
+    inventory, alive = take_inventory(model), []
+
+    def done(block, collection):
+        assert not any(found() for found in alive), "an earlier block's"
+        alive.extend(weakref.ref(sums.gram) for sums in collection.accumulators.values())
+
+    gc.disable()
+    try:
+        collect_by_block(WholeRunner(model), inventory, WINDOWS, done, gram=True, batch_size=2)
+    finally:
+        gc.enable()
+    assert len(alive) > inventory.n_blocks
+
+
+def test_blocks_that_share_a_weight_are_not_calibrated_one_by_one():
+    model = tiny.build("llama")
+    model.model.layers[2].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
+    with pytest.raises(ModelStructureError, match=r"layers\.2\.mlp\.up_proj\.weight: got a weight that several.*never"):
+        collect_by_block(WholeRunner(model), take_inventory(model), WINDOWS, print, gram=False, batch_size=2)

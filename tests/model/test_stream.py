@@ -75,8 +75,8 @@ def losses(runner: Runner) -> list[list[float]]:
         return list(predictor.run(batches, lambda index, logits: batch_losses(logits, batches[index])))
 
 
-UNUSUAL = ("llama4_text", "xlstm")
-"""The one's code follows an absent weight's device; the other's does not run in bfloat16 at all."""
+UNUSUAL = ("llama4_text", "xlstm", "zamba")
+"""Code that follows an absent weight's device; that does not run in bfloat16; blocks that share weights."""
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,9 @@ def test_a_family_in_parts_is_the_whole_model(family: str, tmp_path: Path) -> No
     def done(block: int, collection: Collection) -> None:
         seen.append(block)
         for layer in (layer for layer in inventory.layers if layer.block == block):
+            if layer.name not in sums.collection.owner:  # an expert that no token met
+                assert layer.name not in collection.owner
+                continue
             assert collection.owner[layer.name] == sums.collection.owner[layer.name]
             state = collection.accumulators[collection.owner[layer.name]].state()
             same = sums.collection.accumulators[collection.owner[layer.name]].state()

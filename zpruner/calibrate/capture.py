@@ -6,7 +6,7 @@ An expert of a mixture is a layer of its own: only the tokens routed to it count
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -17,7 +17,6 @@ from zpruner.model import Inventory, PrunableLayer, get_weight
 from zpruner.model.products import Products, memory_of
 
 if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
 
     from zpruner.calibrate.dense import Collection
@@ -116,8 +115,8 @@ class _Watch:
         self._lasting: dict[int, dict[int, tuple[PrunableLayer, Tensor]]] = {}
         """Memory of a weight -> address of a matrix in it -> its layer, and the matrix (out, in)."""
         self._passing: dict[int, dict[int, tuple[PrunableLayer, Tensor]]] = {}
-        self._handles: list[RemovableHandle] = []
-        self._products = Products(self, self._report)
+        # Closing it drops what it holds: a cycle would keep the statistics of a block until it is collected.
+        self._entered = ExitStack()
 
     def __contains__(self, memory: object) -> bool:
         return memory in self._lasting or memory in self._passing
@@ -135,13 +134,12 @@ class _Watch:
                 self._passing.clear()
                 self.leave(block)
 
-            self._handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-        self._products.__enter__()
+            self._entered.callback(module.register_forward_pre_hook(before).remove)
+            self._entered.callback(module.register_forward_hook(after).remove)
+        self._entered.enter_context(Products(self, self._report))
 
     def __exit__(self, *error: Any) -> None:
-        self._products.__exit__(*error)
-        for handle in self._handles:
-            handle.remove()
+        self._entered.close()
 
     def _add(self, block: int, table: dict[int, dict[int, tuple[PrunableLayer, Tensor]]]) -> None:
         for layer in self.layers.get(block, ()):

@@ -17,7 +17,7 @@ from zpruner.calibrate.experts import MIN_EXPERT_TOKENS, fill_experts
 from zpruner.calibrate.gradients import GradientSums, collect_gradients
 from zpruner.composition import check_weight
 from zpruner.errors import ModelStructureError, NonFiniteError
-from zpruner.model import Inventory, Runner, get_weight, take_inventory
+from zpruner.model import TIED_BEFORE, Inventory, Runner, get_weight, take_inventory
 from zpruner.types import LayerStats, all_finite
 
 if TYPE_CHECKING:
@@ -155,7 +155,16 @@ def collect_by_block(
 
     Raises:
         NonFiniteError: as `collect`.
+        ModelStructureError: blocks that share a weight, whose inputs are then those of all of them.
     """
+    for name, reason in inventory.skipped:
+        if reason == TIED_BEFORE:
+            raise ModelStructureError(
+                name,
+                "a weight that several decoder blocks share",
+                "blocks of their own, to be calibrated one by one",
+                "Set model.streaming to never in params.yaml.",
+            )
     batches = windows.split(batch_size)
     watching = [
         _Watched(runner, inventory, block, gram, len(batches), done)

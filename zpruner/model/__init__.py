@@ -4,7 +4,7 @@ from zpruner.model.checkpoint import MANIFEST, Checkpoint, write_manifest, write
 from zpruner.model.choose import Choice, choose, open_runner
 from zpruner.model.conversion import find_converted
 from zpruner.model.copy import copy_checkpoint
-from zpruner.model.inventory import take_inventory
+from zpruner.model.inventory import TIED_BEFORE, take_inventory
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
 from zpruner.model.load import load_model, quiet_transformers, resolve_device, resolve_devices
 from zpruner.model.runner import Runner, StreamedRunner, WholeRunner
@@ -14,6 +14,7 @@ from zpruner.model.weights import get_weight, set_weight
 
 __all__ = [
     "MANIFEST",
+    "TIED_BEFORE",
     "Checkpoint",
     "Choice",
     "Inventory",

@@ -18,6 +18,8 @@ from zpruner.model.usage import Use, kind_of, observe_use
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+TIED_BEFORE = "tied to a weight listed before"
+
 
 def take_inventory(model: PreTrainedModel, blocks: str | None = None, ignore: Iterable[str] = ()) -> Inventory:
     """List every weight of two or more dimensions inside the decoder blocks as prunable or as skipped.
@@ -134,7 +136,7 @@ def _tied(model: PreTrainedModel, path: str) -> dict[str, str]:
             if id(parameter) in outside:
                 tied[name] = "tied to a weight outside the decoder blocks"
             elif id(parameter) in seen:
-                tied[name] = "tied to a weight listed before"
+                tied[name] = TIED_BEFORE
             seen.add(id(parameter))
     return tied
 

@@ -113,7 +113,8 @@ def disturb(start: Start, toy: Toy, api: str, victim: str, seed: int, tmp_path: 
     assert again.wait(100) == 0, (tmp_path / "second.log").read_text()
     repeated = {entry["name"] for entry in toy.journal()[before:]}
     assert not repeated & finished
-    assert repeated | finished == {"base", "part@p0", "part@p1", "part@p2", "last"}
+    # What had ended, but was not in dvc.lock yet, came from the run cache and is in neither of the two.
+    assert set(toy.runs()) == set(lock(toy.root)) == {"base", "part@p0", "part@p1", "part@p2", "last"}
     assert "up to date" in tiny.run(["dvc", "status"], toy.root).stdout
 
 
@@ -172,7 +173,7 @@ def test_real_stages_killed_anywhere(start: Start, small: tuple[Path, Path], see
         line.split("Running stage '")[1].split("'")[0] for line in second.read_text().splitlines() if "Running" in line
     }
     assert not ran & finished
-    assert ran | finished == set(lock(done))
+    assert ran | finished <= set(lock(root)) == set(lock(done))
     timed = ("costs/", "report/", ".work", ".downloads")  # these hold durations
     assert artifacts(root / "data", timed) == artifacts(done / "data", timed)
 

@@ -108,9 +108,20 @@ ALL = (*FAMILIES, *MORE)
 
 
 def build(family: str) -> PreTrainedModel:
-    """Return a tiny float32 model with seeded random weights."""
-    if family in MORE:
-        return build_more(family)
+    """Return a tiny float32 model with seeded random weights, none of them a tensor of zeros.
+
+    Some families begin with branches that are multiplied by zero, which training changes.
+    """
+    model = build_more(family) if family in MORE else _build(family)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return model
+
+
+def _build(family: str) -> PreTrainedModel:
     model_type, settings = FAMILIES[family]
     config = AutoConfig.for_model(model_type, vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **settings)
     torch.manual_seed(0)

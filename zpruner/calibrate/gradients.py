@@ -7,7 +7,6 @@ decoder blocks are recomputed in the backward pass, so that memory stays near th
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,10 +57,7 @@ def collect_gradients(
 
     Raises:
         NonFiniteError: NaN or infinity in a layer's gradient.
-        ModelStructureError: after the last window, a decoder block without any gradient.
-
-    Warns:
-        UserWarning: layers whose gradient is zero everywhere, after the last window.
+        ModelStructureError: after the last window, a layer whose gradient is zero everywhere.
     """
     device = next(model.parameters()).device
     tensors = dict.fromkeys(layer.tensor for layer in inventory.layers)
@@ -81,35 +77,23 @@ def collect_gradients(
             if collection.windows == 1:
                 _check_finite(collection, inventory)
             yield collection.windows
-    if idle := check_gradients(collection, inventory):
-        warnings.warn(
-            f"the loss does not depend on {len(idle)} of {len(inventory.layers)} layers (the first: {idle[0]}): their "
-            "gradients are zero, and scores that multiply by them tie. List them under model.ignore to keep them.",
-            stacklevel=2,
-        )
+    check_gradients(collection, inventory)
 
 
-def check_gradients(collection: GradientSums, inventory: Inventory) -> list[str]:
-    """Return the names of the layers whose gradient is zero everywhere, experts that met no token apart.
+def check_gradients(collection: GradientSums, inventory: Inventory) -> None:
+    """Raise NonFiniteError or ModelStructureError naming the first layer whose gradient is NaN, or zero everywhere.
 
-    A branch that is multiplied by zero, as some families begin with, has no gradient and need not have one.
-
-    Raises:
-        NonFiniteError: NaN or infinity in a layer's gradient.
-        ModelStructureError: a decoder block none of whose layers has a gradient.
+    An expert that no token was routed to has no gradient, which is no error.
     """
     _check_finite(collection, inventory)
-    some = {layer.name: bool(layer.view(collection.sums[layer.tensor]).any()) for layer in inventory.layers}
-    alive = {layer.block for layer in inventory.layers if some[layer.name]}
     for layer in inventory.layers:
-        if layer.block not in alive:
+        if layer.pool is None and not bool(layer.view(collection.sums[layer.tensor]).any()):
             raise ModelStructureError(
-                f"gradients of {inventory.blocks}.{layer.block}",
+                f"gradient of layer {layer.name}",
                 f"zero for every weight over {collection.windows} windows",
-                "a loss that depends on the block",
-                "List its layers under model.ignore in params.yaml, or calibrate with a text that reaches them.",
+                "a loss that depends on the layer",
+                "List the layer under model.ignore in params.yaml, or calibrate with a text that reaches it.",
             )
-    return [layer.name for layer in inventory.layers if layer.pool is None and not some[layer.name]]
 
 
 def _check_finite(collection: GradientSums, inventory: Inventory) -> None:

@@ -63,7 +63,7 @@ def make_tree(
             for stage, seconds in (("mask", 1.21), ("apply", 3.4), ("evaluate", 11.8)):
                 cost(data, f"{stage}/{method}/{label}", stage, seconds)
     cost(data, "calibrate", "calibrate", 21.5)
-    cost(data, "fetch/model", "fetch model", 4.25)
+    cost(data, "fetch/model", "fetch", 4.25)
     return data
 
 

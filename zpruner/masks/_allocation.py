@@ -13,7 +13,11 @@ from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern
 
 
 class Allocation(BaseModel, ABC):
-    """Gives every layer a sparsity of its own; all layers together have exactly the one asked for."""
+    """Gives every layer a sparsity of its own; all layers together have exactly the one asked for.
+
+    Where every row is to lose as many weights as its neighbours (`group: row`), the counts are whole rows', and the
+    sum is the nearest below.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -54,7 +58,11 @@ class Allocation(BaseModel, ABC):
 
 
 class Owl(Allocation):
-    """Blocks with more outliers among |W| sqrt(a) keep more (OWL, arXiv 2310.05175)."""
+    """Blocks with more outliers among |W| sqrt(a) keep more (OWL, arXiv 2310.05175).
+
+    The paper's bound holds: no block deviates by more than `spread`. Its code stretches the range from the least to
+    the most to twice that, so that a single block can deviate by more.
+    """
 
     spread: float = Field(default=0.08, ge=0.0, lt=1.0)
     """Largest deviation of a block's sparsity; lambda in the paper."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from zpruner.errors import ArtifactError, DuplicateNameError
@@ -162,7 +163,12 @@ class _Costs:
         """Return the costs of the stages that run once for all variants."""
         root = self._root
         paths = [p for s in _SHARED_STAGES for p in (root / f"{s}.json", *sorted((root / s).glob("*.json")))]
-        costs = [self._read(path, "dvc repro") for path in paths if path.is_file()]
+        costs = [
+            replace(cost, stage=cost.stage if path.parent == root else f"{cost.stage} {path.stem}")
+            for path in paths
+            if path.is_file()
+            for cost in [self._read(path, "dvc repro")]
+        ]
         return tuple(cost for cost in costs if cost.seconds)  # gradients that nothing needed took none
 
     def _read(self, path: Path, command: str) -> Cost:

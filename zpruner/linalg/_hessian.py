@@ -106,5 +106,7 @@ def inverse_factor(hessian: DampedHessian) -> Tensor:
         SolverError: H is not positive definite.
     """
     reverse = checked_cholesky(hessian.matrix.flip(0, 1), hessian).flip(0, 1)
-    identity = torch.eye(len(reverse), dtype=reverse.dtype, device=reverse.device)
-    return torch.linalg.solve_triangular(reverse, identity, upper=True)
+    # Columns lie one after another, so that the solution takes the identity's place.
+    identity = torch.zeros(reverse.shape, dtype=reverse.dtype, device=reverse.device).mT
+    identity.diagonal().fill_(1.0)
+    return torch.linalg.solve_triangular(reverse, identity, upper=True, out=identity)

@@ -46,7 +46,7 @@ def watching(stop: Callable[[], None]) -> Iterator[threading.Event]:
         yield cancelled
     finally:
         over.set()
-        watcher.join()
+        watcher.join(POLL_SECONDS)  # longer only where the server is away, and then there is nothing to wait for
 
 
 def _is_cancelled(client: SyncPrefectClient, run: UUID) -> bool:

@@ -20,10 +20,13 @@ import typer
 
 import zpruner
 from zpruner.calibrate import evaluation_windows, read_windows
+from zpruner.composition import compose
 from zpruner.model import get_weight
+from zpruner.params import MethodSettings
 from zpruner.presets import PRESETS
 from zpruner.progress import progress
 from zpruner.sources import read_text
+from zpruner.types import Stat
 
 PATTERNS = ["0.5", "0.6", "0.7", "2:4", "4:8"]
 METHODS = [name for name in PRESETS if name != "pruner_zero"]  # it needs gradients
@@ -107,21 +110,29 @@ def read(log: Path) -> dict[tuple[str, str, str], dict[str, float]]:
 
 
 def show(found: dict[tuple[str, str, str], dict[str, float]]) -> None:
-    """Print a Markdown table per propagation: perplexity, and in brackets layer error and seconds."""
+    """Print a Markdown table per propagation: perplexity, and in brackets layer error and seconds.
+
+    An error with `~` takes the inputs as uncorrelated: a method without need of Gram matrices collects none where the
+    statistics are its own.
+    """
     dense = found.get(("", "", "dense"), {}).get("perplexity", math.nan)
     patterns = [p for p in PATTERNS if any(key[1] == p for key in found)]
     for propagation in dict.fromkeys(key[0] for key in found if key[0]):
         print(f"\n### propagation: {propagation} (dense model: {dense:.2f})\n")
         print(f"| method | {' | '.join(patterns)} |\n|---|{'--:|' * len(patterns)}")
-        for method in dict.fromkeys(key[2] for key in found if key[0] == propagation):
+        measured = [key[2] for key in found if key[0] == propagation]
+        for method in dict.fromkeys(measured if propagation == "dense" else ["magnitude", *measured]):
+            rough = propagation == "pruned" and Stat.GRAM not in compose(MethodSettings(**PRESETS[method])).needs
             cells = []
             for pattern in patterns:
                 entry = found.get((propagation, pattern, method))
                 if entry is None:
-                    cells.append("as apt_mm" if method == "apt_sm" and ":" not in pattern else "")
+                    # Without groups S is M, and magnitude looks at no statistics.
+                    same = "as apt_mm" if method == "apt_sm" and ":" not in pattern else ""
+                    cells.append("as with dense" if method == "magnitude" else same)
                     continue
                 error, seconds = entry["layer_error"], entry["cpu_seconds"]
-                cells.append(f"{entry['perplexity']:.2f} ({error:.4f}, {seconds:.0f} s)")
+                cells.append(f"{entry['perplexity']:.2f} ({'~' * rough}{error:.4f}, {seconds:.0f} s)")
             print(f"| {method} | {' | '.join(cells)} |")
 
 

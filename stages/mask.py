@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from operator import attrgetter
 from pathlib import Path
 
 from safetensors.torch import load_file, save
@@ -168,7 +169,9 @@ def _prune_blocks(
         gradient=_gradient(scores),
     )
     todo = {layer.block for layer in inventory.layers if work.done(f"weight-{layer.name}") is None}
-    for _ in progress(blocks, "prune block after block", inventory.n_blocks, "block", inventory.n_blocks - len(todo)):
+    # Everything has been written by then; whoever held a block would hold it while the next one is pruned.
+    ended = map(attrgetter("block"), blocks)
+    for _ in progress(ended, "prune block after block", inventory.n_blocks, "block", inventory.n_blocks - len(todo)):
         pass
 
 

@@ -249,7 +249,8 @@ def prune_blocks(
     correcting = composition.correction is not None
     gram = gram or Stat.GRAM in composition.needs
     replay = BlockReplay(model, inventory, windows, batch_size, correcting, runner)
-    for block in range(inventory.n_blocks):
+
+    def prune_block(block: int) -> PrunedBlock | None:
         layers = [layer for layer in inventory.layers if layer.block == block]
         known, fresh = {layer.name: finished(layer.name) for layer in layers}, None
         with replay.holding(block):
@@ -278,8 +279,13 @@ def prune_blocks(
                     set_weight(model, layer, new)
             if block + 1 < inventory.n_blocks:
                 replay.advance(block)
+        return fresh
+
+    for block in range(inventory.n_blocks):
+        fresh = prune_block(block)
         if fresh is not None:
             yield fresh
+        del fresh  # before the next block is measured: two would not fit where one does
 
 
 def layer_patterns(

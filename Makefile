@@ -2,10 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Threads that wait sleep: spinning made short operations four times as slow beside other work. glibc keeps the memory
-# of freed tensors up to 32 MB: giving it back and clearing it again took 7 % of a forward pass.
-ENV := PATH="$(CURDIR)/$(BIN):$$PATH" DO_NOT_TRACK=1 OMP_WAIT_POLICY=PASSIVE \
-	MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456
+# Threads that wait sleep: spinning made short operations four times as slow beside other work.
+ENV := PATH="$(CURDIR)/$(BIN):$$PATH" DO_NOT_TRACK=1 OMP_WAIT_POLICY=PASSIVE
 
 .PHONY: repro table test test-slow lint clean
 

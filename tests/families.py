@@ -117,7 +117,7 @@ def build(family: str) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
-                parameter.normal_(std=0.1)
+                parameter.normal_(std=1e-3)
     return model
 
 

@@ -103,8 +103,9 @@ SETTINGS = [
         TextTooShortError,
         r"text\.txt.*tokens, expected at least 319968",
     ),
-    ("fetch-calibration", "calibration.seqlen", 100_000, TextTooShortError, r"text\.txt"),
-    ("fetch-evaluation", "evaluation.perplexity.seqlen", 100_000, TextTooShortError, r"text\.txt"),
+    ("fetch-evaluation", "evaluation.perplexity.windows", 100_000, TextTooShortError, r"text\.txt"),
+    ("fetch-calibration", "calibration.seqlen", 129, InvalidSettingError, r"seqlen: got 129, expected at most 128"),
+    ("fetch-evaluation", "evaluation.perplexity.seqlen", 129, InvalidSettingError, r"expected at most 128"),
     ("calibrate", "model.blocks", "model.layer", ModelStructureError, r"model\.blocks: .*Did you mean 'model\.layers'"),
     (
         "calibrate",

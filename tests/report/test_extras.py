@@ -224,3 +224,16 @@ def test_models_are_known_by_name(tmp_path: Path, source: str, expected: str) ->
     tree = make_full_tree(tmp_path)
     claim(tree, "wikitext2")
     assert published(read(tree, model={"source": source})).rows[0].published == expected
+
+
+@pytest.mark.parametrize(("windows", "shown"), [(4, False), (5, True)])
+def test_few_windows_have_no_intervals(tmp_path: Path, windows: int, shown: bool) -> None:
+    tree = make_full_tree(tmp_path)
+    for path in (tree / "evaluation").rglob("*.json"):
+        metrics = json.loads(path.read_text())
+        if "divergence" in metrics:
+            metrics["divergence"]["windows"] = windows
+            path.write_text(json.dumps(metrics))
+    write(read(tree), tmp_path)
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    assert ("too few for intervals" in page) is not shown

@@ -18,18 +18,20 @@ def storage(record: Record) -> Storage | None:
     return Storage(found.count("stored"), **sizes)
 
 
+FEWEST_WINDOWS = 5
+"""Fewer windows give intervals far narrower than what the next windows would show."""
+
+
 def divergence(record: Record) -> Divergence | None:
     """Read `divergence` of a metrics file."""
     if not record.has("divergence"):
         return None
     found = record.record("divergence")
-    return Divergence(
-        found.number("kl"),
-        found.share("top1_agreement"),
-        found.count("windows"),
-        _interval(found, "kl_interval"),
-        _interval(found, "top1_agreement_interval"),
-    )
+    windows = found.count("windows")
+    intervals = [_interval(found, key) for key in ("kl_interval", "top1_agreement_interval")]
+    if windows < FEWEST_WINDOWS:
+        intervals = [None, None]
+    return Divergence(found.number("kl"), found.share("top1_agreement"), windows, *intervals)
 
 
 def _interval(record: Record, key: str) -> Interval | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -20,6 +22,8 @@ from zpruner.progress import progress
 from zpruner.store import Provenance, artifact_writer
 from zpruner.types import LayerStats, Stat
 from zpruner.work import digest_of
+
+T = TypeVar("T")
 
 
 def run(method: Method, root: Root = Path()) -> None:
@@ -59,8 +63,9 @@ def run(method: Method, root: Root = Path()) -> None:
     device = resolve_device(project.params.model.device)
     with artifact_writer(work, "scores", provenance) as writer:
         todo = [layer for layer in layers if work.done(layer.name) is None]
-        if deferred and gradients is None:
-            todo = []
+
+        def bar(items: Iterable[T]) -> Iterable[T]:
+            return progress(items, f"score {method}", len(layers), "layer", len(layers) - len(todo))
 
         def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
             stats = activations.stats(layer.name)
@@ -68,12 +73,12 @@ def run(method: Method, root: Root = Path()) -> None:
                 stats = replace(stats, grad_sq=gradients.grad_sq(layer.name))
             return dense.read_weight(layer).to(device), stats.to(device)
 
-        everything = progress(ahead(todo, read), f"score {method}", len(layers), "layer", len(layers) - len(todo))
-        for layer, (weight, stats) in everything:
-            if deferred and stats.grad_sq is not None:  # the mask stage needs them, and reads nothing but this artifact
-                writer.write(layer.name, {"grad_sq": stats.grad_sq})
-            else:
+        if not deferred:
+            for layer, (weight, stats) in bar(ahead(todo, read)):
                 writer.write(layer.name, {"score": composition.score(weight, stats).values})
+        elif gradients is not None:  # the mask stage needs them, and reads nothing but this artifact
+            for layer in bar(todo):
+                writer.write(layer.name, {"grad_sq": gradients.grad_sq(layer.name)})
         writer.finish(
             project.scores(method),
             layers=[layer.to_json() for layer in layers],

@@ -200,7 +200,7 @@ def test_labels(label):
         ("calibration", {"seed": -1}, "calibration.seed: got -1, expected greater than or equal to 0. "),
         ("calibration", {"seed": 1 << 70}, f"calibration.seed: got {1 << 70}, expected less than {1 << 63}. "),
         ("calibration", {"part": [0.5, 0.2]}, "calibration.part: got [0.5, 0.2], expected 0 <= start < stop <= 1. "),
-        ("calibration", {"part": [0.5]}, "calibration.part: got [0.5], expected as many values as the default has. "),
+        ("calibration", {"part": [0.5]}, "calibration.part: got [0.5], expected two numbers, 0 <= start < stop <= 1. "),
         ("sparsities", {"s50": None}, "sparsities.s50: got None, expected a ratio in [0, 1) such as 0.5, or N:M"),
     ],
 )

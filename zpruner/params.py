@@ -54,6 +54,12 @@ class ModelSettings(Settings):
     memory: float | None = Field(default=None, gt=0)
 
 
+def _as_part(value: object) -> object:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("two numbers, 0 <= start < stop <= 1")
+    return value
+
+
 def _check_part(part: tuple[float, float]) -> tuple[float, float]:
     if not 0.0 <= part[0] < part[1] <= 1.0:
         raise ValueError("0 <= start < stop <= 1")
@@ -69,7 +75,7 @@ class TextSettings(Settings):
     config: str | None = None
     split: str | None = None
     documents: Literal["file", "lines"] = "file"
-    part: Annotated[tuple[float, float], AfterValidator(_check_part)] = (0.0, 1.0)
+    part: Annotated[tuple[float, float], BeforeValidator(_as_part), AfterValidator(_check_part)] = (0.0, 1.0)
     seqlen: int = Field(gt=1)
     batch_size: int = Field(default=8, gt=0)
 
@@ -131,7 +137,16 @@ class EvaluationSettings(Settings):
     checkpoints: Literal["all"] | tuple[str, ...] = "all"
 
 
-def _check_patterns(sparsities: tuple[float | str, ...]) -> tuple[float | str, ...]:
+def _as_sparsity(value: object) -> object:
+    if not isinstance(value, int | float | str):
+        raise ValueError('a ratio in [0, 1) such as 0.5, or N:M such as "2:4"')
+    return value
+
+
+Sparsity = Annotated[float | str, BeforeValidator(_as_sparsity)]
+
+
+def _check_patterns(sparsities: tuple[Sparsity, ...]) -> tuple[Sparsity, ...]:
     for value in sparsities:
         SparsityPattern.parse(value)
     return sparsities
@@ -145,7 +160,7 @@ class SearchSettings(EvolutionSettings):
     """
 
     text: TextSettings
-    sparsities: Annotated[tuple[float | str, ...], AfterValidator(_check_patterns)] = Field(min_length=1)
+    sparsities: Annotated[tuple[Sparsity, ...], AfterValidator(_check_patterns)] = Field(min_length=1)
     group: ComparisonGroup = ComparisonGroup.ROW
 
 
@@ -182,7 +197,7 @@ class Params(Settings):
     model: ModelSettings
     calibration: CalibrationSettings
     methods: dict[str, MethodSettings]
-    sparsities: dict[str, float | str]
+    sparsities: dict[str, Sparsity]
     evaluation: EvaluationSettings
     search: SearchSettings | None = None
 
@@ -339,26 +354,15 @@ def explain(error: ValidationError, where: str, root: type[BaseModel]) -> Invali
     # An unknown key comes before a missing one: it is often the same key, misspelt.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     path = [str(part) for part in first["loc"]]
-    short = first["type"] == "missing" and isinstance(first["loc"][-1], int)
-    if short or (len(path) > 1 and path[-1] in _UNION):
-        path.pop()
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         return InvalidSettingError(
             where, f"unknown key '{key}'", "a known key", did_you_mean(path[-1], _known(root, path[:-1]))
         )
-    if first["type"] == "missing" and not short:
+    if first["type"] == "missing":
         return InvalidSettingError(where, f"no '{key}'", "a value", f"Add {key}.")
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if short:
-        expected = "as many values as the default has"
-    if path[:1] == ["sparsities"]:
-        expected = 'a ratio in [0, 1) such as 0.5, or N:M such as "2:4"'
     return InvalidSettingError(f"{where}: {key}", repr(first["input"]), expected, "Correct the value.")
-
-
-_UNION = ("float", "int", "str")
-"""What pydantic adds to the path of a value that may be one of several types."""
 
 
 def _known(model: type[BaseModel], path: list[str]) -> list[str]:

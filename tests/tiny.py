@@ -192,6 +192,7 @@ def environment() -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "DVC_NO_ANALYTICS": "1",
+        "DO_NOT_TRACK": "1",
         "PYTHONWARNINGS": "",
     }
 

@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled
 
 from flows._api import api
+from flows._ending import exit_status
 from flows.graph import read_graph
 from flows.pipeline import pipeline
 from flows.publish import model_name, read_results
@@ -107,20 +108,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cron", help="serve it on this schedule (UTC) to the Prefect server at PREFECT_API_URL")
     options = vars(parser.parse_args(arguments)) | {"root": str(Path.cwd())}
     cron = options.pop("cron")
-    try:
-        if cron is None:
-            once(options)
-        else:
-            serve(cron, options)
-    except ZprunerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except RuntimeError:  # the failed instances are in the log
-        return 1
-    except (KeyboardInterrupt, CancelledRun):
-        print("Interrupted. Finished instances are kept: run again to go on.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: once(options) if cron is None else serve(cron, options))
 
 
 def once(options: dict[str, Any]) -> None:

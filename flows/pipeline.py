@@ -16,13 +16,13 @@ from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 from prefect.task_runners import TaskRunner
 
 from flows import share as sharing
 from flows._api import api
+from flows._ending import exit_status
 from flows.cancel import watching
 from flows.graph import Graph, read_graph, read_stale
 from flows.instance import Outcome, Place
@@ -31,7 +31,7 @@ from flows.publish import model_name, publish, run_name, run_tags
 from flows.runners import Here, InClone, gather, has_clones, settings_digest, task_runner
 from flows.tasks import instance, up_to_date
 from flows.worker import Worker, Workers, early_or_new, early_worker
-from zpruner.errors import InvalidSettingError, ZprunerError
+from zpruner.errors import InvalidSettingError
 
 
 def _flow_run_name() -> str:
@@ -166,8 +166,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--runner", default="threads", help="threads, dask, ray; dask=ADDRESS, ray=ADDRESS: a cluster")
     options = parser.parse_args(arguments)
     root = Path.cwd()
-    with ExitStack() as stack:
-        try:
+
+    def run() -> None:
+        with ExitStack() as stack:
             _check_options(options.parallel, options.runner, options.share)
             server = stack.enter_context(api())  # comes up while the next lines work
             graph = read_graph(root).part(options.targets)
@@ -180,16 +181,9 @@ def main(arguments: list[str]) -> int:
                 counts: Any = {Outcome.ran: 0, Outcome.restored: 0, Outcome.unchanged: len(graph)}
             else:
                 counts = pipeline(str(root), **vars(options))
-        except ZprunerError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except RuntimeError:  # the failed instances are in the log
-            return 1
-        except (KeyboardInterrupt, CancelledRun):
-            print("Interrupted. Finished instances are kept: run again to go on.", file=sys.stderr)
-            return 130
-    print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
-    return 0
+        print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

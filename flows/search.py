@@ -15,9 +15,9 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from flows._api import api
+from flows._ending import exit_status
 from flows.pipeline import pipeline
 from flows.publish import model_name
-from zpruner.errors import ZprunerError
 
 DVC_FILE = "search/dvc.yaml"
 
@@ -54,21 +54,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m flows.search", description="Search for pruning formulas.")
     parser.add_argument("--share", action="store_true", help="pull from the default remote before, push after")
     options = parser.parse_args(arguments)
-    with api() as server:
-        if server is not None:
-            server.wait()
-        try:
+
+    def run() -> None:
+        with api() as server:
+            if server is not None:
+                server.wait()
             found = search(**vars(options))
-        except ZprunerError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except RuntimeError:  # the failed instances are in the log
-            return 1
-        except KeyboardInterrupt:
-            print("Interrupted. Evaluations are kept: run again to go on.", file=sys.stderr)
-            return 130
-    print(f"{found['formula']}  (fitness {found['fitness']:.4f}, {found['evaluations']} evaluations)")
-    return 0
+        print(f"{found['formula']}  (fitness {found['fitness']:.4f}, {found['evaluations']} evaluations)")
+
+    return exit_status(run, "Evaluations")
 
 
 if __name__ == "__main__":

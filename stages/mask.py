@@ -21,8 +21,8 @@ from zpruner.calibrate import Activations, Collection, finish_activations, read_
 from zpruner.composition import Composition, compose, derive_mask
 from zpruner.model import Checkpoint, PrunableLayer, choose, open_runner, resolve_device
 from zpruner.params import canonical_json
-from zpruner.pipeline import layer_patterns, prune_blocks
 from zpruner.progress import progress
+from zpruner.sequential import layer_patterns, prune_blocks
 from zpruner.store import ArtifactReader, ArtifactWriter, Provenance, artifact_writer
 from zpruner.types import LayerStats, Mask, ScoreMatrix, SparsityPattern
 from zpruner.work import atomic_file

@@ -16,9 +16,10 @@ from zpruner.errors import (
     UnknownNameError,
     did_you_mean,
 )
+from zpruner.explain import explain
 from zpruner.masks import ALLOCATIONS, REFINEMENTS, Allocation, MaskRefinement, select
 from zpruner.methods import METHODS, PruningMethod
-from zpruner.params import Choice, MethodSettings, explain
+from zpruner.params import Choice, MethodSettings
 from zpruner.registry import Registry
 from zpruner.types import ComparisonGroup, LayerStats, Mask, ScoreMatrix, SparsityPattern, Stat, all_finite
 from zpruner.updates import UPDATES, Correction, WeightUpdate

@@ -6,7 +6,7 @@ import json
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -23,10 +23,10 @@ from ruamel.yaml.error import YAMLError
 
 from zpruner.errors import InvalidPatternError, InvalidSettingError, did_you_mean
 from zpruner.evolution import EvolutionSettings
+from zpruner.explain import explain
+from zpruner.setting_files import FORMULAS, read_files
 from zpruner.types import ComparisonGroup, SparsityPattern
 
-FORMULAS = "formulas"
-"""The folder of a project whose files settings may name: a DVC dependency of every method."""
 LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
 
 
@@ -261,42 +261,6 @@ def load(path: Path) -> Params:
     return check(data, str(path))
 
 
-def read_files(settings: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
-    """Return hyper-parameters with every `{file: NAME}` replaced by the JSON that the file holds.
-
-    Args:
-        settings: hyper-parameters of a score.
-        folder: that NAME is relative to.
-        where: what to call the settings in an error.
-
-    Raises:
-        InvalidSettingError: a name outside the folder, no such file, or one that is not JSON.
-    """
-    return {
-        key: _read_json(folder, value["file"], f"{where}.{key}.file")
-        if isinstance(value, dict) and value.keys() == {"file"}
-        else value
-        for key, value in settings.items()
-    }
-
-
-def _read_json(folder: Path, name: object, where: str) -> Any:
-    path = folder / str(name)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise InvalidSettingError(where, f"'{name}'", f"a file below {folder}", "Copy it there.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        known = [str(p.relative_to(folder)) for p in folder.rglob("*.json")] if folder.is_dir() else []
-        raise InvalidSettingError(
-            where, f"'{name}'", f"a file below {folder}", did_you_mean(str(name), known)
-        ) from None
-    except ValueError as error:
-        raise InvalidSettingError(
-            where, f"'{name}', which is not JSON ({error})", "JSON", "Correct the file."
-        ) from None
-
-
 def check(data: object, where: str) -> Params:
     """Return the checked settings of already parsed YAML; see `load`."""
     if not isinstance(data, dict):
@@ -347,43 +311,6 @@ def _check_apart(params: Params, text: TextSettings, where: str) -> None:
                 "a text that only the search reads",
                 "Choose parts that do not overlap, or another source.",
             )
-
-
-def explain(error: ValidationError, where: str, root: type[BaseModel]) -> InvalidSettingError:
-    """Turn a complaint of pydantic about settings of class `root` into one sentence."""
-    # An unknown key comes before a missing one: it is often the same key, misspelt.
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    path = [str(part) for part in first["loc"]]
-    key = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        return InvalidSettingError(
-            where, f"unknown key '{key}'", "a known key", did_you_mean(path[-1], _known(root, path[:-1]))
-        )
-    if first["type"] == "missing":
-        return InvalidSettingError(where, f"no '{key}'", "a value", f"Add {key}.")
-    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return InvalidSettingError(f"{where}: {key}", repr(first["input"]), expected, "Correct the value.")
-
-
-def _known(model: type[BaseModel], path: list[str]) -> list[str]:
-    """Return the keys that settings of class `model` know at `path`."""
-    parts = iter(path)
-    for part in parts:
-        field = model.model_fields.get(part)
-        candidates = [] if field is None else _models_in(field.annotation)
-        if field is None or not candidates:
-            return []
-        if get_origin(field.annotation) is dict:
-            next(parts, None)  # a label
-        model = candidates[0]
-    return list(model.model_fields)
-
-
-def _models_in(annotation: object) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    args = getattr(annotation, "__args__", ())
-    return [model for arg in args for model in _models_in(arg)]
 
 
 def _entry(kind: str, entries: dict[str, Any], label: str) -> Any:

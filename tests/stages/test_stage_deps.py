@@ -14,6 +14,8 @@ HOW = [
     "stages/_ran.py",
     "zpruner/allocator.py",
     "zpruner/errors.py",
+    "zpruner/explain.py",
+    "zpruner/setting_files.py",
     "zpruner/evolution.py",
     "zpruner/params.py",
     "zpruner/presets.py",
@@ -128,5 +130,5 @@ def test_a_methods_helpers_are_dependencies_of_the_scores_or_masks(name):
 
 def test_closures_are_not_empty():
     found = imports(tiny.REPOSITORY / "stages" / "mask.py")
-    assert {"zpruner/masks/_select.py", "zpruner/pipeline.py", "zpruner/calibrate/accumulate.py"} <= found
+    assert {"zpruner/masks/_select.py", "zpruner/sequential.py", "zpruner/calibrate/accumulate.py"} <= found
     assert "zpruner/methods/_formula/parse.py" in imports(tiny.REPOSITORY / "zpruner" / "methods" / "expression.py")

@@ -69,7 +69,8 @@ def _settings(text: str | None, protocol: str | None, **given: str | int | None)
     from pydantic import ValidationError
 
     from zpruner.evaluate import protocol as published
-    from zpruner.params import PerplexitySettings, explain
+    from zpruner.explain import explain
+    from zpruner.params import PerplexitySettings
 
     changes = {key: value for key, value in {"source": text, **given}.items() if value is not None}
     if text is None and protocol is None:

@@ -20,7 +20,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint folder.")] = False,
 ) -> None:
     """Copy a variant of the pipeline with what was measured on it in its model card, to publish it."""
-    from zpruner.cli._prune import check_output, place
+    from zpruner.cli._output import check_output, place
     from zpruner.model import Checkpoint, write_manifest
     from zpruner.model.card import with_results
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zpruner.cli import _options as option
+from zpruner.cli._output import check_output, save
 from zpruner.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -148,27 +145,6 @@ def prune(
     typer.echo(str(output))
 
 
-def check_output(output: Path, force: bool) -> None:
-    """Raise InvalidSettingError unless `output` can be written: it is new, or a checkpoint folder and `force`."""
-    if not output.exists():
-        place = next(folder for folder in output.absolute().parents if folder.exists())
-        try:
-            with TemporaryDirectory(dir=place, prefix=".zpruner-"):
-                return
-        except OSError as error:
-            raise InvalidSettingError(
-                f"--output {output}", f"{place}: {error.strerror}", "a place to write to", "Choose another folder."
-            ) from None
-    if not force:
-        raise InvalidSettingError(
-            f"--output {output}", "a path that exists", "a new folder", "Choose another, or add --force to replace it."
-        )
-    if not (output / "config.json").is_file():
-        raise InvalidSettingError(
-            f"--output {output}", "something that is no checkpoint folder", "one to replace", "Remove it yourself."
-        )
-
-
 def pattern_of(ratio: float | None, kind: str) -> str:
     """Return the pattern that --sparsity-ratio and --sparsity-type describe, as params.yaml writes it.
 
@@ -210,8 +186,8 @@ def composition_settings(
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    from zpruner.params import read_files
     from zpruner.presets import PRESETS
+    from zpruner.setting_files import read_files
 
     chosen: dict[str, Any] = {}
     for text in settings:
@@ -228,55 +204,12 @@ def composition_settings(
     return {**base, **{key: value for key, value in parts.items() if value}}
 
 
-def save(model: PreTrainedModel, tokenizer: Any, output: Path, card: str, source: str, force: bool) -> None:
-    """Write the checkpoint beside `output` and rename it, so that `output` is whole or not there.
-
-    Raises:
-        DiskFullError: no space left.
-    """
-    from zpruner.model import write_manifest
-    from zpruner.sources._quiet import quiet
-
-    with place(output, force) as staging, quiet():
-        model.save_pretrained(staging)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(staging)
-        (staging / "README.md").write_text(card, encoding="utf-8")
-        write_manifest(staging, source)
-
-
-@contextmanager
-def place(output: Path, force: bool) -> Iterator[Path]:
-    """Yield an empty folder that becomes `output`, whole, when the block ends without an error; or not at all.
-
-    Raises:
-        DiskFullError: no space left.
-    """
-    from zpruner.work import disk_full_named
-
-    staging = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        with disk_full_named(output):
-            staging.mkdir(parents=True)
-            yield staging
-        check_output(output, force)
-        if output.exists():
-            old = output.with_name(f".{output.name}.old")
-            output.rename(old)
-            staging.rename(output)
-            shutil.rmtree(old)
-        else:
-            staging.rename(output)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def _compose(settings: dict[str, Any]) -> Composition:
     from pydantic import ValidationError
 
     from zpruner.composition import compose
-    from zpruner.params import MethodSettings, explain
+    from zpruner.explain import explain
+    from zpruner.params import MethodSettings
 
     try:
         return compose(MethodSettings(**settings))

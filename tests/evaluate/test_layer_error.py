@@ -29,6 +29,16 @@ def test_with_a_gram_matrix_it_is_the_share_of_the_output_that_is_lost(dtype):
     assert error_basis(stats) == "gram"
 
 
+@pytest.mark.parametrize("width", [191, 192, 193, 400, 576])
+def test_wide_layers_are_summed_in_panels(width):
+    torch.manual_seed(width)
+    X = torch.randn(width, 600, dtype=torch.float64) + torch.randn(1, 600, dtype=torch.float64)
+    W = torch.randn(5, width, dtype=torch.float64)
+    pruned = W * (torch.rand(5, width) > 0.3)
+    stats = LayerStats("layer", 600, 4, sq_sum=X.square().sum(1), gram=(X @ X.T).float())
+    assert layer_error(W, pruned, stats) == pytest.approx(direct(X, W, pruned), rel=1e-5)
+
+
 def test_without_one_the_inputs_are_taken_as_uncorrelated():
     X, W, pruned, stats = setup(gram=False)
     a = X.square().sum(1)

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from zpruner.types import LayerStats
 
+_PANEL = 192
+"""Columns multiplied at once: as fast as the whole product, with up to half the work left out."""
+
 
 def layer_error(weight: Tensor, pruned: Tensor, stats: LayerStats) -> float:
     """Return ||(W - W') X||^2 / ||W X||^2 over the calibration tokens.
@@ -35,4 +38,12 @@ def error_basis(stats: LayerStats) -> str:
 
 
 def _energy(weight: Tensor, gram: Tensor) -> Tensor:
-    return torch.sum((weight @ gram) * weight, dtype=torch.float64)
+    """Return tr(W G W^T), float64: of the symmetric G, the blocks above the diagonal count twice, those below never."""
+    total = torch.zeros((), dtype=torch.float64, device=weight.device)
+    for start in range(0, gram.shape[0], _PANEL):
+        stop = min(start + _PANEL, gram.shape[0])
+        panel = weight[:, start:stop]
+        product = panel @ gram[start:stop, start:stop]
+        product.addmm_(weight[:, :start], gram[:start, start:stop], alpha=2)
+        total += torch.sum(product.mul_(panel), dtype=torch.float64)
+    return total

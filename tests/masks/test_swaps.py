@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zpruner.errors import InvalidPatternError
 from zpruner.masks import select
@@ -124,6 +125,44 @@ def test_tiles_do_not_change_the_result(monkeypatch):
     whole = Swaps().refine(weight, keep, stats, HALF)
     monkeypatch.setattr("zpruner.masks.swaps._ELEMENTS", 512)
     assert torch.equal(Swaps().refine(weight, keep, stats, HALF), whole)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor made; views of the Hessian count for nothing."""
+
+    def __init__(self, hessian):
+        super().__init__()
+        self.hessian, self.elements = hessian, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(made, torch.Tensor) and made.untyped_storage().nbytes() != self.hessian:
+                self.elements = max(self.elements, made.untyped_storage().nbytes() // made.element_size())
+        return result
+
+
+@pytest.mark.parametrize("pattern", [HALF, TWO_OF_FOUR], ids=str)
+def test_memory_stays_bounded_at_the_width_of_a_large_model(monkeypatch, pattern):
+    width, rows, elements = 11008, 24, 1 << 17
+    generator = torch.Generator().manual_seed(1)
+    weight, x = torch.randn(rows, width, generator=generator), torch.randn(width, 32, generator=generator)
+    stats = LayerStats("blocks.0.down", 32, 4, gram=x @ x.T)
+    keep = by_magnitude(weight, pattern)
+    monkeypatch.setattr("zpruner.masks.swaps._ELEMENTS", elements)
+    whole, largest, tiles = Swaps._refine_rows, Largest(4 * width * width), []
+
+    def watched(self, weight, *args):
+        tiles.append(len(weight))
+        with largest:
+            return whole(self, weight, *args)
+
+    monkeypatch.setattr(Swaps, "_refine_rows", watched)
+    refined = Swaps(max_swaps=1, candidates=16).refine(weight, keep, stats, pattern)
+    assert tiles == [11, 11, 2]
+    assert 11 * width <= largest.elements <= elements
+    before, after = (((weight * ~mask).double() @ x.double()).square().sum(1) for mask in (keep, refined))
+    assert (after < before).all()
 
 
 def test_scales_dead_inputs_and_few_tokens():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dvc.dvcfile import PROJECT_FILE
 from dvc.exceptions import DvcException
@@ -17,7 +17,10 @@ from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
+from flows.mend import UNREADABLE, forget_dead, mend_locks
 from zpruner.errors import UnknownNameError, did_you_mean
+
+T = TypeVar("T")
 
 LOCK_SECONDS = 60.0
 
@@ -139,13 +142,12 @@ class Graph(Mapping[str, Instance]):
 
 
 def read_graph(root: Path) -> Graph:
-    """Return the graph of the DVC project at `root`.
+    """Return the graph of the DVC project at `root`, whose dvc.lock is mended if DVC was killed while writing it.
 
     Raises:
         dvc.exceptions.DvcException: no DVC project, or a dvc.yaml that DVC refuses.
     """
-    with Repo(str(root)) as repo:
-        return _graph(repo)
+    return _read(root, _graph)
 
 
 def read_stale(root: Path, graph: Graph) -> set[str]:
@@ -153,10 +155,22 @@ def read_stale(root: Path, graph: Graph) -> set[str]:
 
     An instance below a changed one may turn out unchanged once that has run; DVC decides that when it gets there.
     """
+    names = _read(root, lambda repo: {one.addressing: _name(one) for one in _runnable(repo.index.graph.nodes)})
     with Repo(str(root)) as repo:
-        names = {stage.addressing: _name(stage) for stage in _runnable(repo.index.graph.nodes)}
+        forget_dead(repo)
         changed = _status(repo)
     return graph.below(names[address] for address in changed if names.get(address) in graph)
+
+
+def _read(root: Path, read: Callable[[Repo], T]) -> T:
+    """Read something of a DVC project; where its dvc.lock is cut off, wait for who is writing it or mend it."""
+    try:
+        with Repo(str(root)) as repo:
+            return read(repo)
+    except UNREADABLE:
+        with Repo(str(root), _wait_for_lock=True) as repo, repo.lock:
+            mend_locks(repo)
+            return read(repo)
 
 
 def _status(repo: Any) -> dict[str, Any]:

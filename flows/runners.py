@@ -22,6 +22,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from flows import share
 from flows.instance import SMALLER, Outcome, OutOfMemoryStageError, Place, StageError, reproduce
 from flows.machine import machine_slots
+from flows.mend import mend
 from flows.slots import Slots
 from flows.worker import Workers
 from zpruner.errors import InvalidSettingError
@@ -110,6 +111,7 @@ class InClone:
     def reproduce(self, name: str, log: Log, *, force: bool) -> Outcome:
         """Fetch what the instance needs, let DVC bring it up to date, push what came out."""
         root = _clone(self.settings)
+        mend(root)
         share.check_remote(root)
         with Workers(root) as workers:  # whose libraries are imported while the next lines fetch
             share.fetch(root, log, name)

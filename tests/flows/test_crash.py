@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -18,6 +19,7 @@ import pytest
 import tiny
 from prefect.client.orchestration import get_client
 from prefect.states import Cancelling
+from ruamel.yaml import YAMLError
 from toys import Toy, lock, make_toy
 
 DRIVER = """
@@ -88,8 +90,18 @@ def artifacts(folder: Path, leave_out: tuple[str, ...] = ()) -> dict[str, bytes]
     return {name: data for name, data in tiny.files_of(folder, leave_out).items() if not name.endswith(".gitignore")}
 
 
-def locked(root: Path) -> dict[str, object]:
-    return lock(root) if (root / "dvc.lock").exists() else {}
+class Locked:
+    """Knows what has been in dvc.lock, which is empty or cut off while DVC writes it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names: set[str] = set()
+
+    def names(self) -> set[str]:
+        """Return every instance that has been there."""
+        with suppress(OSError, YAMLError, TypeError):
+            self._names |= set(lock(self._root))
+        return set(self._names)
 
 
 def disturb(start: Start, toy: Toy, api: str, victim: str, seed: int, tmp_path: Path) -> None:
@@ -101,13 +113,15 @@ def disturb(start: Start, toy: Toy, api: str, victim: str, seed: int, tmp_path: 
         toy.change("part", label, sleep=0.2)
     command = [sys.executable, "-c", DRIVER]
     process = start(command, toy.root, tmp_path / "first.log", PREFECT_API_URL=api)
+    locked = Locked(toy.root)
     entries = rng.randrange(10)
-    wait_for(lambda: len(toy.journal()) >= entries or process.poll() is not None)
-    time.sleep(rng.random() * 0.3)
+    wait_for(lambda: locked.names() is not None and (len(toy.journal()) >= entries or process.poll() is not None))
+    pause = time.monotonic() + rng.random() * 0.3
+    wait_for(lambda: locked.names() is not None and time.monotonic() > pause)
     kill(process, victim)
     process.wait(100)
     wait_for(lambda: not inside(toy.root))
-    finished = set(locked(toy.root))
+    finished = locked.names()
     before = len(toy.journal())
     again = start(command, toy.root, tmp_path / "second.log", PREFECT_API_URL=api)
     assert again.wait(100) == 0, (tmp_path / "second.log").read_text()
@@ -161,12 +175,14 @@ def test_real_stages_killed_anywhere(start: Start, small: tuple[Path, Path], see
     command = [sys.executable, "-m", "flows.pipeline", "--parallel", "2"]
     process = start(command, root, tmp_path / "first.log")
     instances = rng.randrange(8)
-    wait_for(lambda: len(locked(root)) >= instances and (root / "data" / ".work").is_dir())
-    time.sleep(rng.random() * 2)
+    locked = Locked(root)
+    wait_for(lambda: len(locked.names()) >= instances and (root / "data" / ".work").is_dir())
+    pause = time.monotonic() + rng.random() * 2
+    wait_for(lambda: locked.names() is not None and time.monotonic() > pause)
     kill(process, ("flow", "worker", "server")[seed % 3])
     process.wait(200)
     wait_for(lambda: not inside(root))
-    finished = set(locked(root))
+    finished = locked.names()
     second = tmp_path / "second.log"
     assert start(command, root, second).wait(300) == 0, second.read_text()
     ran = {
@@ -203,7 +219,7 @@ def test_a_cancelled_run_stops_its_stage_and_resumes(
         with get_client(sync_client=True) as client:
             assert client.read_flow_run(run).state_name == "Cancelled"
     toy.change("part", "p1", sleep=0)
-    begun = set(locked(toy.root))
+    begun = set(lock(toy.root))
     before = len(toy.runs())
     again = start(command, toy.root, tmp_path / "second.log", PREFECT_API_URL=api)
     assert again.wait(100) == 0, (tmp_path / "second.log").read_text()

@@ -12,11 +12,16 @@ import socket
 import sys
 from collections.abc import Mapping
 
+PR_SET_PDEATHSIG = 1
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Refused(Exception):  # noqa: N818 - no error: the caller starts Python the plain way
     """The worker is gone, or cannot stand in for a new interpreter here."""
+
+
+class Gone(Refused):
+    """There is no worker any more."""
 
 
 class Job:
@@ -50,8 +55,11 @@ class Job:
             reply = self._replies.readline()
         except OSError as error:
             self._socket.close()
-            raise Refused(f"no worker ({error})") from None
-        answer = json.loads(reply or '{"refused": "the worker has ended"}')
+            raise Gone(f"no worker ({error})") from None
+        if not reply:
+            self.close()
+            raise Gone("the worker has ended")
+        answer = json.loads(reply)
         if "refused" in answer:
             self.close()
             raise Refused(answer["refused"])
@@ -77,13 +85,43 @@ def ignored_signals() -> list[int]:
     return [number for number in FORWARDED if signal.getsignal(number) is signal.SIG_IGN]
 
 
-def main(path: str, arguments: list[str]) -> None:
-    """Run `python ARGUMENTS` in the worker at `path`, or in a new interpreter where that is not possible."""
+def is_orphan(owner: int) -> bool:
+    """Return whether `owner` is no ancestor of this process any more (Linux; elsewhere False)."""
+    pid = os.getppid()
+    while pid > 1 and pid != owner:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123 - pathlib is slow to import
+                pid = int(stat.read().rpartition(b")")[2].split()[1])
+        except FileNotFoundError:
+            return sys.platform == "linux"
+    return pid != owner
+
+
+def end_with_parent(owner: int) -> None:
+    """See to it that this process, whatever it becomes, ends with its parent; end it if the owner is gone already."""
+    if sys.platform == "linux":
+        import ctypes  # the usual way need not pay for it
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if is_orphan(owner):
+        sys.exit("not started: the run that it belongs to has ended")
+
+
+def main(path: str, owner: int, arguments: list[str]) -> None:
+    """Run `python ARGUMENTS` in the worker at `path`, or in a new interpreter where that is not possible.
+
+    Args:
+        path: the worker's socket.
+        owner: the process that started the worker, and above that the command whose stages run in it.
+        arguments: `["-m", module, ...]`.
+    """
     try:
         cwd = os.getcwd()  # noqa: PTH109 - pathlib is slow to import
         job = Job(path, arguments, os.environ, (0, 1, 2), cwd)
     except Refused as reason:
         print(f"plain start-up of Python: {reason}", file=sys.stderr, flush=True)
+        if isinstance(reason, Gone):
+            end_with_parent(owner)
         os.execv(sys.executable, [sys.executable, *arguments])
     for number in set(FORWARDED) - set(ignored_signals()):
         signal.signal(number, lambda received, _frame: job.signal(received))
@@ -96,4 +134,4 @@ def main(path: str, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

@@ -8,7 +8,8 @@ DVC runs its stages as ever, the command in dvc.lock is the same, and so is ever
   child, so changes to it count at once;
 - a child gets the caller's streams, folder, environment and umask; where the environment differs in what libraries
   may have read on import, Python starts the plain way, and says so;
-- signals reach the child; it dies when its caller, the worker or the worker's owner dies.
+- signals reach the child; it dies when its caller, the worker or the worker's owner dies; where the worker is gone,
+  Python starts the plain way, unless the command that asked for it is gone as well.
 """
 
 from __future__ import annotations
@@ -146,9 +147,10 @@ class Worker:
 
     def _write_launcher(self) -> None:
         python, client = shlex.quote(sys.executable), shlex.quote(str(Path(__file__).with_name("_client.py")))
+        ours = f"{shlex.quote(self.socket)} {os.getpid()}"
         lines = [
             "#!/bin/sh",
-            f'case "$1:$2" in -m:stages.*) exec {python} -IS {client} {shlex.quote(self.socket)} "$@" ;; esac',
+            f'case "$1:$2" in -m:stages.*) exec {python} -IS {client} {ours} "$@" ;; esac',
             f'exec {python} "$@"',
         ]
         launcher = self._folder / "python"

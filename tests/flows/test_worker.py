@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows._client import Refused
@@ -216,3 +217,23 @@ def test_closing_kills_what_runs_and_removes_the_socket(root: Path) -> None:
     assert ends(pid)
     assert not Path(worker.socket).parent.exists()
     assert time.monotonic() - begun < 20
+
+
+def test_a_stage_whose_run_was_killed_does_not_start_on_its_own(root: Path, tmp_path: Path) -> None:
+    """Whoever kills the worker may do so while the shell that DVC runs a stage with is coming up."""
+    dvc = "import subprocess, sys; subprocess.Popen(sys.argv[1:])"  # it dies with the worker; the shell does not
+    shell = ["/bin/sh", "-c", "read go; exec python -m stages.facts </dev/null"]
+    hold, go = os.pipe()
+    with Worker(root, ()) as worker, (tmp_path / "log").open("w+") as log:
+        command = [sys.executable, "-c", dvc, *shell]
+        subprocess.run(command, cwd=root, env=worker.environment, stdin=hold, stdout=log, stderr=log)
+        worker._process.kill()
+        worker._process.wait()
+        [waiting] = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == shell]
+        os.write(go, b"\n")
+        assert ends(waiting.pid)
+        text = (tmp_path / "log").read_text()
+    for end in (hold, go):
+        os.close(end)
+    assert "not started: the run that it belongs to has ended" in text
+    assert "argv" not in text

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +27,8 @@ from flows._serve import die_with
 from zpruner.errors import ZprunerError
 
 TIMEOUT_SECONDS = 300
+SERVER = "flows._api"
+RESTARTS = 3
 
 
 class PrefectServerError(ZprunerError):
@@ -33,25 +36,40 @@ class PrefectServerError(ZprunerError):
 
 
 class TemporaryApi:
-    """Prefect's server in a child process."""
+    """Prefect's server in a child process, which is started again if it dies: a run would wait minutes for it."""
 
     def __init__(self) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}/api"
+            self._port = int(probe.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self._port}/api"
+        self._lock = threading.Lock()
+        self._closed = False
+        self._process = self._start()
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+
+    def _start(self) -> subprocess.Popen[bytes]:
         environment = os.environ | {
             "PREFECT_UI_ENABLED": "0",
             "PREFECT__SERVER_EPHEMERAL": "1",
             "PREFECT__SERVER_FINAL": "1",
             "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
         }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "flows._api", str(os.getpid()), str(port)],
+        return subprocess.Popen(
+            [sys.executable, "-m", SERVER, str(os.getpid()), str(self._port)],
             env=environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the run, which has its end to report
         )
+
+    def _keep(self) -> None:
+        for _ in range(RESTARTS):
+            status = self._process.wait()
+            with self._lock:
+                if self._closed:
+                    return
+                print(f"Prefect's server ended (exit status {status}): starting it again", file=sys.stderr)
+                self._process = self._start()
 
     def wait(self) -> None:
         """Wait until it answers.
@@ -63,6 +81,7 @@ class TemporaryApi:
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                    self._keeper.start()
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)
@@ -75,6 +94,8 @@ class TemporaryApi:
 
     def close(self) -> None:
         """Stop it."""
+        with self._lock:
+            self._closed = True
         self._process.terminate()
         try:
             self._process.wait(5)

@@ -140,6 +140,7 @@ def _empty() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tiny.run(["git", "init", "-q"], folder)
     tiny.run(["dvc", "init", "-q"], folder)
+    shutil.copy(tiny.REPOSITORY / ".dvc" / "config", folder / ".dvc" / "config")
     return folder
 
 

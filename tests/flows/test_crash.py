@@ -73,16 +73,13 @@ def inside(root: Path) -> list[psutil.Process]:
     return found
 
 
-def kill(process: subprocess.Popen[bytes], victim: str) -> None:
-    """Kill the flow's process, or the child of it that runs a module."""
+def kill(process: subprocess.Popen[bytes], victim: str, rng: random.Random) -> None:
+    """Kill the flow's process, or one of those children of it that run a module."""
     module = VICTIMS[victim]
     if module is None:
         process.kill()
-    else:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            if module in child.cmdline():
-                child.kill()
-                break
+    elif found := [child for child in psutil.Process(process.pid).children() if module in child.cmdline()]:
+        rng.choice(found).kill()
 
 
 def artifacts(folder: Path, leave_out: tuple[str, ...] = ()) -> dict[str, bytes]:
@@ -118,7 +115,7 @@ def disturb(start: Start, toy: Toy, api: str, victim: str, seed: int, tmp_path: 
     wait_for(lambda: locked.names() is not None and (len(toy.journal()) >= entries or process.poll() is not None))
     pause = time.monotonic() + rng.random() * 0.3
     wait_for(lambda: locked.names() is not None and time.monotonic() > pause)
-    kill(process, victim)
+    kill(process, victim, rng)
     process.wait(100)
     wait_for(lambda: not inside(toy.root))
     finished = locked.names()
@@ -179,7 +176,7 @@ def test_real_stages_killed_anywhere(start: Start, small: tuple[Path, Path], see
     wait_for(lambda: len(locked.names()) >= instances and (root / "data" / ".work").is_dir())
     pause = time.monotonic() + rng.random() * 2
     wait_for(lambda: locked.names() is not None and time.monotonic() > pause)
-    kill(process, ("flow", "worker", "server")[seed % 3])
+    kill(process, ("flow", "worker", "server")[seed % 3], rng)
     process.wait(200)
     wait_for(lambda: not inside(root))
     finished = locked.names()

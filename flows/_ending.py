@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from dvc.exceptions import DvcException
 from prefect.exceptions import CancelledRun
 
 from zpruner.errors import ZprunerError
@@ -19,7 +20,7 @@ def exit_status(run: Callable[[], None], kept: str = "Finished instances") -> in
     """
     try:
         run()
-    except ZprunerError as error:
+    except (ZprunerError, DvcException) as error:  # of DVC's: no project, a dvc.yaml that it refuses, a busy one
         print(f"error: {error}", file=sys.stderr)
         return 1
     except RuntimeError:  # the failed instances are in the log

@@ -113,6 +113,7 @@ def main(arguments: list[str]) -> int:
 
 def once(options: dict[str, Any]) -> None:
     """Run the flow now."""
+    read_graph(Path(options["root"]))  # what is wrong with the project is said before a server is started
     with api() as server:
         if server is not None:
             server.wait()

@@ -16,6 +16,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows._api import api
 from flows._ending import exit_status
+from flows.graph import read_graph
 from flows.pipeline import pipeline
 from flows.publish import model_name
 
@@ -56,6 +57,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     def run() -> None:
+        read_graph(Path.cwd())  # what is wrong with the project is said before a server is started
         with api() as server:
             if server is not None:
                 server.wait()

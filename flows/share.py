@@ -194,7 +194,7 @@ def main(arguments: list[str]) -> int:
             check_remote(root)
             step = pull if options.step == "pull" else push
             step(root, print)
-    except ZprunerError as error:
+    except (ZprunerError, DvcException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

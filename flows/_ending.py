@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+import httpx
 from dvc.exceptions import DvcException
 from prefect.exceptions import CancelledRun
+from prefect.settings import PREFECT_API_URL
 
+from flows._api import PrefectServerError
 from zpruner.errors import ZprunerError
 
 
@@ -22,6 +25,11 @@ def exit_status(run: Callable[[], None], kept: str = "Finished instances") -> in
         run()
     except (ZprunerError, DvcException) as error:  # of DVC's: no project, a dvc.yaml that it refuses, a busy one
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except httpx.TransportError as error:
+        server, got = str(PREFECT_API_URL.value()), f"{type(error).__name__}: {error}"
+        todo = f"Start it, or unset PREFECT_API_URL: a run then has a server of its own. {kept} are kept."
+        print(f"error: {PrefectServerError(server, got, 'an answer', todo)}", file=sys.stderr)
         return 1
     except RuntimeError:  # the failed instances are in the log
         return 1

@@ -51,3 +51,16 @@ def test_a_graph_that_dvc_refuses(
     assert main(arguments) == 1
     assert capsys.readouterr().err.startswith("error: './dvc.yaml' validation failed")
     assert toy.runs() == []
+
+
+@pytest.mark.usefixtures("no_server", "worker")
+def test_a_server_that_does_not_answer(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(toy.root)
+    assert nightly.main([]) == 1
+    said = capsys.readouterr().err
+    assert "error: http://127.0.0.1:9/api: got ConnectError:" in said
+    assert said.rstrip().endswith("Finished instances are kept.")
+    assert "Traceback" not in said
+    assert toy.runs() == []

@@ -219,7 +219,7 @@ def test_a_cancelled_run_stops_its_stage_and_resumes(
         with get_client(sync_client=True) as client:
             assert client.read_flow_run(run).state_name == "Cancelled"
     toy.change("part", "p1", sleep=0)
-    begun = set(lock(toy.root))
+    begun = Locked(toy.root).names()
     before = len(toy.runs())
     again = start(command, toy.root, tmp_path / "second.log", PREFECT_API_URL=api)
     assert again.wait(PATIENCE) == 0, (tmp_path / "second.log").read_text()

@@ -177,5 +177,5 @@ def test_change_what_some_methods_share(project):
     tiny.repro(project)
     path = project / "zpruner" / "methods" / "_block.py"
     path.write_text(path.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
-    reached = ["score@wanda", "score@solver", "mask@solver-s50", "evaluate@solver-s50", "report"]
+    reached = ["needs", "score@wanda", "score@solver", "mask@solver-s50", "evaluate@solver-s50", "report"]
     assert sorted(tiny.repro(project)) == sorted(reached)

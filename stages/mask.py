@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from operator import attrgetter
+from functools import partial
 from pathlib import Path
 
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from stages._ahead import ahead
 from stages._project import Method, Project, Root, Sparsity, main, say
 from zpruner.calibrate import Activations, Collection, finish_activations, read_windows, write_inputs
 from zpruner.composition import Composition, compose, derive_mask
-from zpruner.model import Checkpoint, PrunableLayer, choose, open_runner, resolve_device
+from zpruner.model import Checkpoint, PrunableLayer, Stored, choose, open_runner, resolve_device, write_tensors
 from zpruner.params import canonical_json
 from zpruner.progress import progress
-from zpruner.sequential import layer_patterns, prune_blocks
+from zpruner.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.store import ArtifactReader, ArtifactWriter, Provenance, artifact_writer
 from zpruner.types import LayerStats, Mask, ScoreMatrix, SparsityPattern
 from zpruner.work import atomic_file
@@ -137,21 +137,23 @@ def _prune_blocks(
     def file_of(layer: str) -> Path:
         return work.scratch / f"weight-{layer}.safetensors"
 
-    def finished(layer: str) -> Tensor | None:
-        if work.done(f"weight-{layer}") is None:
-            return None
+    def finished(layer: str) -> Tensor:
         return load_file(file_of(layer), device=str(runner.device))["weight"]
 
     def measured(collection: Collection) -> None:
         write_inputs(stats, collection)
         stats.drain()
 
-    def solved(mask: Mask, weight: Tensor) -> None:
-        _write_mask(masks, mask)
+    def solved(found: SolvedLayer) -> None:
+        _write_mask(masks, found.mask)
         masks.drain()
-        with atomic_file(file_of(mask.layer)) as file:
-            file.write(save({"weight": weight.cpu().contiguous()}))
-        work.record(f"weight-{mask.layer}", {}, file_of(mask.layer), file.checksum)
+        path = file_of(found.mask.layer)
+        with atomic_file(path) as file:
+            write_tensors(file, {"weight": Stored.of(found.weight)})
+        work.record(f"weight-{found.mask.layer}", {}, path, file.checksum)
+
+    done = [layer for layer in inventory.layers if work.done(f"weight-{layer.name}") is not None]
+    known = {layer.name: partial(finished, layer.name) for layer in done}
 
     blocks = prune_blocks(
         model,
@@ -162,16 +164,14 @@ def _prune_blocks(
         batch_size=params.calibration.batch_size,
         gram=params.calibration.gram,
         min_expert_tokens=params.calibration.min_expert_tokens,
-        finished=finished,
+        finished=known,
         measured=measured,
         solved=solved,
         runner=runner,
         gradient=_gradient(scores),
     )
-    todo = {layer.block for layer in inventory.layers if work.done(f"weight-{layer.name}") is None}
-    # Everything has been written by then; whoever held a block would hold it while the next one is pruned.
-    ended = map(attrgetter("block"), blocks)
-    for _ in progress(ended, "prune block after block", inventory.n_blocks, "block", inventory.n_blocks - len(todo)):
+    todo = {layer.block for layer in inventory.layers if layer.name not in known}
+    for _ in progress(blocks, "prune block after block", inventory.n_blocks, "block", inventory.n_blocks - len(todo)):
         pass
 
 

@@ -27,7 +27,7 @@ from zpruner.explain import explain
 from zpruner.model import get_weight, load_model, set_weight, take_inventory
 from zpruner.params import MethodSettings
 from zpruner.presets import PRESETS
-from zpruner.sequential import layer_patterns, prune_blocks
+from zpruner.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.sources import load_tokenizer, read_text
 from zpruner.types import Mask, SparsityPattern, Stat
 
@@ -178,7 +178,12 @@ def prune_sequentially(
     )
     grad_sq = gradients_of(model, inventory, windows) if Stat.GRAD_SQ in composition.needs else {}
     results = []
-    blocks_done = prune_blocks(
+
+    def solved(found: SolvedLayer) -> None:
+        lost = layer_error(found.dense, found.weight, found.stats)
+        results.append(PrunedLayer(found.mask.layer, found.mask, found.mask.sparsity, lost))
+
+    for _ in prune_blocks(
         model,
         inventory,
         windows,
@@ -186,12 +191,10 @@ def prune_sequentially(
         patterns,
         batch_size=batch_size,
         min_expert_tokens=min_expert_tokens,
+        solved=solved,
         gradient=grad_sq.get,
-    )
-    for pruned in blocks_done:
-        for layer, (mask, weight) in pruned.layers.items():
-            stats = pruned.collection.stats(layer)
-            results.append(PrunedLayer(layer, mask, mask.sparsity, layer_error(pruned.dense[layer], weight, stats)))
+    ):
+        pass
     return tuple(results)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,16 +20,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PrunedBlock:
-    """One block of sequential pruning: statistics, and of every layer the mask, the new and the dense weight.
+class SolvedLayer:
+    """One layer of sequential pruning: its mask, new and dense weight (out, in), and what it was measured with."""
 
-    Layers that an interrupted run had finished are left out.
-    """
-
-    block: int
-    collection: Collection
-    layers: Mapping[str, tuple[Mask, Tensor]]
-    dense: Mapping[str, Tensor]
+    mask: Mask
+    weight: Tensor
+    dense: Tensor
+    stats: LayerStats
 
 
 def prune_blocks(
@@ -41,16 +39,17 @@ def prune_blocks(
     batch_size: int,
     gram: bool = False,
     min_expert_tokens: int = MIN_EXPERT_TOKENS,
-    finished: Callable[[str], Tensor | None] = lambda _: None,
+    finished: Mapping[str, Callable[[], Tensor]] | None = None,
     measured: Callable[[Collection], None] = lambda _: None,
-    solved: Callable[[Mask, Tensor], None] = lambda *_: None,
+    solved: Callable[[SolvedLayer], None] = lambda _: None,
     runner: Runner | None = None,
     gradient: Callable[[str], Tensor | None] = lambda _: None,
-) -> Iterator[PrunedBlock]:
-    """Prune a model in memory block after block; yields each block when its weights are in place.
+) -> Iterator[int]:
+    """Prune a model in memory block after block; yields each block's index when its weights are in place.
 
     All layers of a block are measured together, before any of them is pruned; then the block runs once more, so
-    that the next one sees what the pruned block puts out.
+    that the next one sees what the pruned block puts out. Besides the block there is in memory what is left to do:
+    the statistics of an input go when the last layer that reads it is pruned.
 
     Args:
         model: its weights are overwritten.
@@ -61,54 +60,55 @@ def prune_blocks(
         batch_size: windows per call.
         gram: collect Gram matrices even where the composition needs none.
         min_expert_tokens: see `zpruner.calibrate.fill_experts`.
-        finished: given a layer's name, the weight (out, in) that an interrupted run gave it, or None. A block all of
-            whose layers are finished is only run, and not yielded.
+        finished: names of the layers that an interrupted run had finished -> what gives the weight (out, in) that it
+            gave them. A block all of whose layers are finished is only run, and not yielded.
         measured: called with the statistics of a block before its layers are pruned.
-        solved: called with the mask and the new weight of every layer as soon as they are known.
-        runner: of `model`, where its weights are read block by block; what is pruned is then only yielded.
+        solved: called with every layer as soon as it is pruned.
+        runner: of `model`, where its weights are read block by block; what is pruned is then only handed to `solved`.
         gradient: given a layer's name, its grad_sq, float32 (out, in), in the unpruned model; None where the
             composition needs none.
     """
     correcting = composition.correction is not None
     gram = gram or Stat.GRAM in composition.needs
+    known = finished or {}
     replay = BlockReplay(model, inventory, windows, batch_size, correcting, runner)
 
-    def prune_block(block: int) -> PrunedBlock | None:
+    def solve(layer: PrunableLayer, stats: LayerStats) -> None:
+        dense = get_weight(model, layer).clone()
+        if (grad_sq := gradient(layer.name)) is not None:
+            stats = replace(stats, grad_sq=grad_sq.to(dense.device))
+        weight, pattern = composition.correct(dense, stats), patterns[layer.name]
+        mask = composition.mask(composition.score(weight, stats, pattern), weight, stats, pattern)
+        pruned = composition.apply(weight, mask, stats)
+        solved(SolvedLayer(mask, pruned, dense, stats))
+        set_weight(model, layer, pruned)
+
+    def prune_block(block: int, todo: list[PrunableLayer]) -> None:
+        collection = replay.measure(block, gram, min_expert_tokens)
+        measured(collection)
+        readers = Counter(collection.owner[layer.name] for layer in todo)
+        for layer in todo:
+            solve(layer, collection.stats(layer.name))
+            owner = collection.owner[layer.name]
+            readers[owner] -= 1
+            if not readers[owner]:
+                del collection.accumulators[owner]
+
+    for block in range(inventory.n_blocks):
         layers = [layer for layer in inventory.layers if layer.block == block]
-        known, fresh = {layer.name: finished(layer.name) for layer in layers}, None
+        todo = [layer for layer in layers if layer.name not in known]
         with replay.holding(block):
-            if any(weight is None for weight in known.values()):
-                collection = replay.measure(block, gram, min_expert_tokens)
-                measured(collection)
-                results, dense = {}, {}
-                for layer in layers:
-                    if known[layer.name] is not None:
-                        continue
-                    dense[layer.name] = get_weight(model, layer).clone()
-                    stats = collection.stats(layer.name)
-                    if (grad_sq := gradient(layer.name)) is not None:
-                        stats = replace(stats, grad_sq=grad_sq.to(dense[layer.name].device))
-                    weight = composition.correct(dense[layer.name], stats)
-                    pattern = patterns[layer.name]
-                    mask = composition.mask(composition.score(weight, stats, pattern), weight, stats, pattern)
-                    known[layer.name] = pruned = composition.apply(weight, mask, stats)
-                    results[layer.name] = (mask, pruned)
-                    solved(mask, pruned)
-                fresh = PrunedBlock(block, collection, results, dense)
+            if todo:
+                prune_block(block, todo)
             else:
                 replay.advance_dense(block)
             for layer in layers:
-                if (new := known[layer.name]) is not None:
-                    set_weight(model, layer, new)
+                if layer.name in known:
+                    set_weight(model, layer, known[layer.name]())
             if block + 1 < inventory.n_blocks:
                 replay.advance(block)
-        return fresh
-
-    for block in range(inventory.n_blocks):
-        fresh = prune_block(block)
-        if fresh is not None:
-            yield fresh
-        del fresh  # before the next block is measured: two would not fit where one does
+        if todo:
+            yield block
 
 
 def layer_patterns(

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from zpruner.background import Background
 from zpruner.errors import ArtifactError
 from zpruner.work import Work, atomic_file, read_sealed_json, write_sealed_json
 
@@ -81,17 +82,14 @@ class ArtifactWriter:
 
     def __init__(self, work: Work, kind: str, provenance: Provenance) -> None:
         self.work, self.kind, self.provenance = work, kind, provenance
-        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="artifact-writer")
-        self._pending: list[Future[None]] = []
+        self._background = Background(_WRITERS, "artifact-writer")
 
     def write(self, name: str, columns: Mapping[str, Tensor], **facts: Any) -> None:
         """Queue one file: `columns` are 1-D (one value per row) or 2-D (one fixed-size list per row).
 
         `facts` are JSON values kept with the file in the index. Errors of earlier writes are raised here.
         """
-        while len(self._pending) >= _WRITERS:  # bounds the memory of what waits
-            self._pending.pop(0).result()
-        self._pending.append(self._pool.submit(self._write, name, dict(columns), dict(facts)))
+        self._background.submit(partial(self._write, name, dict(columns), dict(facts)))
 
     def finish(self, out: Path, **extra: Any) -> None:
         """Wait for all files, write the index (with `extra` top-level entries) and publish the folder as `out`."""
@@ -109,12 +107,11 @@ class ArtifactWriter:
 
     def drain(self) -> None:
         """Wait for everything queued; raise the first error."""
-        while self._pending:
-            self._pending.pop(0).result()
+        self._background.drain()
 
     def close(self) -> None:
         """Stop the background threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._background.close()
 
     def _write(self, name: str, columns: dict[str, Tensor], facts: dict[str, Any]) -> None:
         table = _to_table(columns, {"kind": self.kind, "name": name, **asdict(self.provenance)})

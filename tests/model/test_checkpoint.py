@@ -1,6 +1,8 @@
+import errno
 import json
 import random
 import shutil
+import threading
 
 import pytest
 import tiny
@@ -9,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from zpruner.errors import ArtifactError, ModelStructureError
 from zpruner.model import Checkpoint, PrunableLayer, take_inventory, write_manifest, write_pruned
+from zpruner.model import checkpoint as checkpoint_room
 from zpruner.work import Work
 
 WEIGHTS = "model.safetensors"
@@ -191,6 +194,49 @@ def test_a_resumed_copy_has_the_same_bytes_and_repeats_nothing(tmp_path, dense):
     assert not (tmp_path / "out").exists()
     assert tiny.files_of(pruned(tmp_path, dense, counted)) == whole
     assert calls == [2] * 7
+
+
+def test_a_background_thread_writes_and_what_stops_it_stops_the_caller(tmp_path, dense, monkeypatch):
+    """One block is pruned while the one before it is written; only what is on disk is journalled."""
+    whole, real = tiny.files_of(pruned(tmp_path / "whole", dense)), checkpoint_room.write_tensors
+    threads, full = [], OSError(errno.EIO, "the disk is broken")
+
+    def write(file, tensors):
+        threads.append(threading.current_thread())
+        if len(threads) == 3:
+            raise full
+        return real(file, tensors)
+
+    monkeypatch.setattr(checkpoint_room, "write_tensors", write)
+    work = Work(tmp_path / "work", "apply", "key")
+    with pytest.raises(OSError, match="the disk is broken") as caught:
+        pruned(tmp_path, dense, work=work)
+    assert caught.value is full
+    assert threading.main_thread() not in threads
+    assert list(work.items()) == ["model-00001-of-00004.safetensors", "model-00002-of-00004.safetensors"]
+    assert sorted(file.name for file in work.files.iterdir()) == list(work.items())  # nothing half written
+    assert tiny.files_of(pruned(tmp_path, dense)) == whole
+    assert len(threads) == 5  # shards 3 and 4
+
+
+def test_a_block_is_pruned_while_the_one_before_it_is_written_and_no_earlier(tmp_path, dense, monkeypatch):
+    real, written, begun = checkpoint_room.write_tensors, [], threading.Event()
+
+    def prune(layer, weight):
+        if layer.block == 1:
+            begun.set()
+        assert layer.block < 2 or len(written) >= 2  # what stays, and block 0
+        return halve(layer, weight)
+
+    def write(file, tensors):
+        assert len(written) != 1 or begun.wait(timeout=60)
+        size = real(file, tensors)
+        written.append(size)
+        return size
+
+    monkeypatch.setattr(checkpoint_room, "write_tensors", write)
+    pruned(tmp_path, dense, prune)
+    assert len(written) == 4
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "config.json", "tokenizer.json"])

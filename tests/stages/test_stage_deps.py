@@ -13,6 +13,7 @@ HOW = [
     "stages/_project.py",
     "stages/_ran.py",
     "zpruner/allocator.py",
+    "zpruner/background.py",
     "zpruner/errors.py",
     "zpruner/explain.py",
     "zpruner/setting_files.py",

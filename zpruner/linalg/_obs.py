@@ -28,7 +28,7 @@ def obs_sweep(
 
     Args:
         weight: float32 (out, in), dense.
-        hessian: of the layer's input.
+        hessian: of the layer's input; its matrix is taken (see `inverse_factor`).
         choose: called once per `step` columns, left to right.
         step: the number of columns decided together: the block for unstructured pruning, M for N:M.
         block_size: columns treated before the update reaches all later ones; rounded up to a multiple of `step`

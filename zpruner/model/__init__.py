@@ -10,6 +10,7 @@ from zpruner.model.load import load_model, quiet_transformers, resolve_device, r
 from zpruner.model.runner import Runner, StreamedRunner, WholeRunner
 from zpruner.model.skeleton import Skeleton
 from zpruner.model.spill import Spill
+from zpruner.model.tensors import Stored, write_tensors
 from zpruner.model.weights import get_weight, set_weight
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Runner",
     "Skeleton",
     "Spill",
+    "Stored",
     "StreamedRunner",
     "WholeRunner",
     "choose",
@@ -38,4 +40,5 @@ __all__ = [
     "take_inventory",
     "write_manifest",
     "write_pruned",
+    "write_tensors",
 ]

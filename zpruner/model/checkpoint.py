@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from torch import Tensor
 
+from zpruner.background import Background
 from zpruner.errors import ArtifactError, ModelStructureError
 from zpruner.model.conversion import Conversion, Converted, empty_model
 from zpruner.model.layers import PrunableLayer
@@ -48,6 +50,7 @@ class Checkpoint:
         self._converted = {name: entry for entry in self.converted for name in entry.parameters}
         self._last: tuple[Converted, dict[str, Tensor]] | None = None
         self._verified: set[str] = set()
+        self._verifying = Lock()  # tensors are read in several threads
         self._tensors: dict[str, str] = {}
         for name, facts in files.items():
             file = folder / name
@@ -144,11 +147,12 @@ class Checkpoint:
 
     def verify(self, file: str) -> None:
         """Raise ArtifactError unless the file's bytes are the manifest's."""
-        if file not in self._verified:
-            expected = self.manifest["files"][file]["checksum"]
-            if (got := checksum(self.folder / file)) != expected:
-                raise ArtifactError(str(self.folder / file), f"checksum {got}", f"checksum {expected}", _REPAIR)
-            self._verified.add(file)
+        with self._verifying:
+            if file not in self._verified:
+                expected = self.manifest["files"][file]["checksum"]
+                if (got := checksum(self.folder / file)) != expected:
+                    raise ArtifactError(str(self.folder / file), f"checksum {got}", f"checksum {expected}", _REPAIR)
+                self._verified.add(file)
 
     def verify_all(self) -> None:
         """Raise ArtifactError unless every file's bytes are the manifest's."""
@@ -181,6 +185,9 @@ def write_pruned(
 ) -> None:
     """Write a pruned copy of `dense` into `work.files`, shard by shard; finished shards are not written again.
 
+    A shard is written by a background thread, which journals it once it is on disk, while the next one is pruned: two
+    are in memory at most.
+
     The first shard holds every tensor that no method changes, so that its bytes are the same in every variant; then
     comes one shard per decoder block.
 
@@ -200,26 +207,20 @@ def write_pruned(
     pruned_names = {name for entry in changed for name in entry.stored}
     kept = [Converted((name,), (name,)) for name in dense.names() if name not in pruned_names]
     shards = [kept, *([e for e, found in changed.items() if found[0].block == block] for block in blocks)]
-    total, size = len(shards), 0
-    weight_map: dict[str, str] = {}
-    for number, entries in enumerate(shards, start=1):
-        shard = f"model-{number:05d}-of-{total:05d}.safetensors"
-        weight_map |= {name: shard for entry in entries for name in entry.stored}
-        facts_of_shard = work.done(shard)
-        if facts_of_shard is None:
-            made: dict[str, Tensor] = {}
-            tensors = {}
-            for entry in entries:
-                for name in entry.stored:
-                    tensors[name] = dense.later(name)
-                    if entry in changed:
-                        read = partial(_pruned, dense, entry, changed[entry], prune, name, made)
-                        tensors[name] = replace(tensors[name], read=read)
-            with atomic_file(work.files / shard) as file:
-                facts_of_shard = {"tensor_bytes": write_tensors(file, tensors)}
-            work.record(shard, facts_of_shard, work.files / shard, file.checksum)
-        size += facts_of_shard["tensor_bytes"]
-        on_shard()
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    with Background(1, "shard-writer") as background:
+        for shard, entries in zip(names, shards, strict=True):
+            if work.done(shard) is None:
+                tensors = {name: dense.later(name) for entry in entries for name in entry.stored}
+                for entry in (found for found in entries if found in changed):
+                    made = _pruned(dense, entry, changed[entry], prune)
+                    tensors |= {n: replace(tensors[n], read=partial(made.pop, n)) for n in entry.stored}
+                background.submit(partial(_write_shard, work, shard, tensors))
+                del tensors
+            on_shard()
+        background.drain()
+    weight_map = {n: shard for shard, found in zip(names, shards, strict=True) for e in found for n in e.stored}
+    size = sum(work.items()[shard]["tensor_bytes"] for shard in names)
     for name in dense.manifest["files"]:
         if not name.endswith(".safetensors") and name != SHARD_INDEX:
             dense.verify(name)
@@ -232,19 +233,21 @@ def write_pruned(
     )
 
 
+def _write_shard(work: Work, shard: str, tensors: Mapping[str, Stored]) -> None:
+    with atomic_file(work.files / shard) as file:
+        facts = {"tensor_bytes": write_tensors(file, tensors)}
+    work.record(shard, facts, work.files / shard, file.checksum)
+
+
 def _pruned(
     dense: Checkpoint,
     entry: Converted,
     layers: list[PrunableLayer],
     prune: Callable[[PrunableLayer, Tensor], Tensor],
-    name: str,
-    made: dict[str, Tensor],
-) -> Tensor:
-    """Return a stored tensor of `entry` with its layers pruned; what else is made on the way is kept in `made`."""
-    if name not in made:
-        parameters = dense.read_parameters(entry)
-        for layer in layers:
-            weight = layer.view(parameters[layer.tensor])
-            weight.copy_(prune(layer, weight))
-        made |= dense.conversion.to_stored(parameters) if entry in dense.converted else parameters
-    return made.pop(name)
+) -> dict[str, Tensor]:
+    """Return the stored tensors of `entry`, by name, with its layers pruned."""
+    parameters = dense.read_parameters(entry)
+    for layer in layers:
+        weight = layer.view(parameters[layer.tensor])
+        weight.copy_(prune(layer, weight))
+    return dense.conversion.to_stored(parameters) if entry in dense.converted else parameters

@@ -1,0 +1,47 @@
+"""Calls on background threads, of which a bounded number waits: files are written while the next one is computed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+
+class Background:
+    """Runs calls on threads of its own, begun in the order in which they came. Use as a context manager.
+
+    Args:
+        threads: calls that run at a time. As many may be unfinished when another one comes, which bounds the memory
+            of what they hold.
+        name: of the threads.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._pending: deque[Future[None]] = deque()
+
+    def submit(self, call: Callable[[], None]) -> None:
+        """Queue a call, once there is room for it. The error of an earlier one is raised here instead."""
+        while len(self._pending) >= self._threads:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(call))
+
+    def drain(self) -> None:
+        """Wait for every call; raise the first error."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for every call, whatever becomes of it, and end the threads."""
+        self._pool.shutdown()

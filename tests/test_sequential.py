@@ -13,13 +13,14 @@ from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 
 import zpruner
 from stages import apply, calibrate, fetch, mask, score
-from zpruner.calibrate import Activations, BlockReplay
+from zpruner.calibrate import Activations, BlockReplay, Collection
 from zpruner.composition import Composition, compose
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.model import PrunableLayer, get_weight, load_model, set_weight, take_inventory
 from zpruner.params import MethodSettings
+from zpruner.sequential import SolvedLayer, prune_blocks
 from zpruner.store import ArtifactReader
-from zpruner.types import LayerStats, Mask
+from zpruner.types import LayerStats, Mask, SparsityPattern
 from zpruner.updates import Correction
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (6, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
@@ -88,6 +89,35 @@ def test_statistics_are_those_of_the_model_with_earlier_blocks_pruned(family: st
             assert torch.equal(by_name[layer.name].mask.keep, expected), layer.name
             set_weight(reference, layer, weight * expected)
     assert torch.equal(last_hidden(model, WINDOWS), last_hidden(reference, WINDOWS))
+
+
+def test_statistics_are_let_go_with_the_last_layer_that_reads_them() -> None:
+    model = tiny.build("llama")
+    inventory = take_inventory(model)
+    composition = compose(MethodSettings(score="sparsegpt", update={"name": "obs"}))
+    patterns = {layer.name: SparsityPattern.parse(0.5) for layer in inventory.layers}
+    collections: list[Collection] = []
+    alive: dict[str, set[str]] = {}
+
+    def solved(found: SolvedLayer) -> None:
+        alive[found.mask.layer] = set(collections[-1].accumulators)
+
+    blocks = prune_blocks(
+        model,
+        inventory,
+        WINDOWS,
+        composition,
+        patterns,
+        batch_size=2,
+        measured=collections.append,
+        solved=solved,
+    )
+    for block in blocks:
+        names = [layer.name for layer in inventory.layers if layer.block == block]
+        owner = collections[-1].owner
+        assert [alive[name] for name in names] == [{owner[later] for later in names[i:]} for i in range(len(names))]
+        assert len(alive[names[0]]) == 4
+        assert not collections[-1].accumulators
 
 
 def test_propagation_matters() -> None:

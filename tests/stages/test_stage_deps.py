@@ -30,6 +30,7 @@ HOW = [
     "zpruner/model/choose.py",
     "zpruner/model/conversion.py",
     "zpruner/model/lockstep.py",
+    "zpruner/model/read_ahead.py",
     "zpruner/model/runner.py",
     "zpruner/model/skeleton.py",
     "zpruner/model/spill.py",

@@ -61,9 +61,13 @@ class Alps(PruningMethod):
         weight = weight.masked_fill(hessian.dead, 0.0) * root
         # The mask does not depend on the scale, and scaled weights can neither overflow nor vanish.
         weight = weight / weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-        matrix = hessian.matrix / root / root.unsqueeze(1)
+        matrix = hessian.take().div_(root).div_(root.unsqueeze(1))
+        goal = weight @ matrix
+        # Laid out by columns, it is decomposed in its own memory.
+        values, vectors = torch.empty_like(root), matrix.mT.contiguous().mT
+        del matrix
         try:
-            values, vectors = torch.linalg.eigh(matrix)
+            torch.linalg.eigh(vectors, out=(values, vectors))
         except LinAlgError as error:
             raise _failed(stats.layer, str(error).splitlines()[0], "Check the calibration statistics.") from None
 
@@ -71,7 +75,7 @@ class Alps(PruningMethod):
             return select(matrix.abs(), pattern, ComparisonGroup.LAYER, stats.layer)
 
         # Kept in the basis of the eigenvectors, V needs two products a step.
-        goal = (weight @ matrix) @ vectors
+        goal = goal @ vectors
         keep = project(weight)
         sparse, dual, rho = weight * keep, torch.zeros_like(weight), self.rho
         norm = float(weight.norm())

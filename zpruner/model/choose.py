@@ -22,6 +22,8 @@ _SHARE = 0.6
 """Share of the memory available that weights and statistics may take: the rest is for activations and temporaries."""
 _SPILL_SHARE = 0.1
 """Share of it that waiting hidden states may take before they go to disk."""
+_AHEAD_SHARE = 0.1
+"""Share of it that a block may take that is read before it is needed."""
 
 
 @dataclass(frozen=True)
@@ -93,4 +95,6 @@ def open_runner(checkpoint: Checkpoint, settings: ModelSettings, streamed: bool,
         return WholeRunner(load_model(checkpoint.folder, device=settings.device, trust_remote_code=trust))
     dtype = getattr(torch, str(checkpoint.manifest["dtype"]))
     skeleton = Skeleton(checkpoint.folder, checkpoint, dtype, resolve_device(settings.device), trust)
-    return StreamedRunner(skeleton, settings.blocks, Spill(scratch, int(_SPILL_SHARE * memory_limit(settings))))
+    limit = memory_limit(settings)
+    spill = Spill(scratch, int(_SPILL_SHARE * limit))
+    return StreamedRunner(skeleton, settings.blocks, spill, room=int(_AHEAD_SHARE * limit))

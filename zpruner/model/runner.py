@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -106,13 +106,15 @@ class WholeRunner(Runner):
 class StreamedRunner(Runner):
     """A model of which one unit of weights is in memory at a time: a decoder block, the embedding, or the head.
 
-    Small modules outside the blocks stay in memory.
+    The unit that is needed next is read meanwhile, where there is room for it: then there are two. Small modules
+    outside the blocks stay in memory.
 
     Args:
         skeleton: the model without weights.
         blocks: path of the decoder blocks, where structure does not tell.
         spill: where hidden states go that memory has no room for.
         small: bytes up to which a module outside the blocks stays.
+        room: bytes of a unit that may be read before it is needed; 0: none is.
     """
 
     streamed = True
@@ -123,7 +125,9 @@ class StreamedRunner(Runner):
         blocks: str | None,
         spill: Spill,
         small: int = _SMALL,
+        room: int = 0,
     ) -> None:
+        self._room = room
         self.skeleton, self.model, self.device = skeleton, skeleton.model, skeleton.device
         self._spill = spill
         self._prepare: Callable[[int], None] | None = None
@@ -132,6 +136,10 @@ class StreamedRunner(Runner):
         """Unit -> stored names: modules that come and go."""
         moving = {name for names in self.units.values() for name in names}
         skeleton.put(name for name in skeleton.stored if name not in moving)
+        self._following = self._order()
+        """Unit -> the one that is expected to be needed after it."""
+        self._blocks = {unit for unit in self.units if unit.rpartition(".")[0] == self._path}
+        self._passing = False
         self._there: str | None = None
         self._held: str | None = None
         self._lockstep = Lockstep(self._bring, lambda unit: unit == self._there)
@@ -140,7 +148,13 @@ class StreamedRunner(Runner):
 
     def run(self, calls: Sequence[Callable[[], T]]) -> Iterator[T]:
         """Run all calls side by side, each unit read once where all calls take the same way through the model."""
-        yield from self._lockstep.run(calls)
+        self._passing = True
+        try:
+            results = self._lockstep.run(calls)
+        finally:
+            self._passing = False
+            self.skeleton.announce(())
+        yield from results
 
     @property
     def current(self) -> int | None:
@@ -173,20 +187,38 @@ class StreamedRunner(Runner):
         self._spill.restore(index, hidden)
 
     def release(self) -> None:
-        """Let go of the unit that is in memory."""
+        """Let go of the unit that is in memory, and of what was read of the next one."""
+        self.skeleton.announce(())
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._there is not None:
             self.skeleton.take_out(self.units[self._there])
             self._there = None
 
     def _bring(self, unit: str) -> None:
         assert self._held in (None, unit), f"{unit} needed while {self._held} is held"
-        self.release()
+        self._let_go()
         self.skeleton.put(self.units[unit])
         self._there = unit
+        self._announce(unit)
         prefix, _, index = unit.rpartition(".")
         if prefix == self._path and self._prepare is not None:
             with torch.no_grad():
                 self._prepare(int(index))
+
+    def _announce(self, unit: str) -> None:
+        """Begin to read the unit that comes after `unit`; where blocks are held one by one, the next block."""
+        following = self._following.get(unit, unit)
+        wanted = following != unit and (self._passing or following in self._blocks)
+        names = self.units[following] if wanted else []
+        self.skeleton.announce(names if self.skeleton.sizes(names) <= self._room else [])
+
+    def _order(self) -> dict[str, str]:
+        """Return what follows each unit where the model calls its modules in the order in which it lists them."""
+        place = {name: index for index, name in enumerate(self.skeleton.stored)}
+        listed = sorted(self.units, key=lambda unit: place[self.units[unit][0]])
+        return dict(pairwise(listed))
 
     def _find_units(self, small: int) -> dict[str, list[str]]:
         blocks = [f"{self._path}.{index}" for index in range(len(self.model.get_submodule(self._path)))]

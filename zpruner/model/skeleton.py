@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,10 @@ from zpruner.errors import ModelStructureError
 from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
 from zpruner.model.conversion import Conversion, empty_model
 from zpruner.model.load import quiet_transformers
+from zpruner.model.read_ahead import ReadAhead, Tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-class Tensors(Protocol):
-    """Named tensors that are read one at a time, such as a checkpoint's."""
-
-    def names(self) -> list[str]:
-        """Return all names."""
-        ...
-
-    def read(self, name: str) -> Tensor:
-        """Return one tensor, on the CPU."""
-        ...
 
 
 class Skeleton:
@@ -57,7 +46,8 @@ class Skeleton:
         self.model = empty_model(folder, dtype, trust_remote_code=trust_remote_code)
         if self.model.dtype == torch.bfloat16 and not multiplies_bfloat16(device):
             widen_products(self.model)
-        self._mapping = _Mapping(self.model, dtype)
+        self._mapping = _Mapping(self.model, dtype, device)
+        self._ahead = ReadAhead(tensors, device)
         self._mapping.keep_wide()
         stored = self.model.state_dict(keep_vars=True)
         self._empty = dict(stored)
@@ -76,15 +66,18 @@ class Skeleton:
             ModelStructureError: a tensor of another shape, or one that cannot be converted.
         """
         wanted = {tied for name in names for tied in self.tied[name]}
-        sources = {source: None for name in wanted for source in self._stored_as.get(name, ())}
-        self._mapping.load({name: _Later(self.tensors, name) for name in sources}, self.folder)
+        sources = self._sources(wanted)
+        self._ahead.keep(sources)
+        self._mapping.load({name: _Later(self._ahead, name) for name in sources}, self.folder)
         for name in wanted:
             tensor = _find(self.model, name)
             if tensor.is_meta:
                 tensor = next(t for t in (_find(self.model, other) for other in self.tied[name]) if not t.is_meta)
             _assign(self.model, name, tensor)
-        if self.device.type != "cpu":
-            self._move(wanted)
+
+    def announce(self, names: Iterable[str]) -> None:
+        """Begin to read what `put` needs for the tensors `names`, which are put in next; none: drop what was begun."""
+        self._ahead.announce(self._sources({tied for name in names for tied in self.tied[name]}))
 
     def to_store(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return the tensors `names`, as they are in the model now, in the form and by the names of a checkpoint.
@@ -117,14 +110,9 @@ class Skeleton:
         dropped = self.model.all_tied_weights_keys
         return next((other for other in self.tied[name] if other not in dropped), self.tied[name][0])
 
-    def _move(self, names: Iterable[str]) -> None:
-        moved: dict[int, Tensor] = {}
-        for name in names:
-            tensor = _find(self.model, name)
-            if id(tensor) not in moved:
-                there = tensor.detach().to(self.device)
-                moved[id(tensor)] = nn.Parameter(there) if isinstance(tensor, nn.Parameter) else there
-            _assign(self.model, name, moved[id(tensor)])
+    def _sources(self, names: Iterable[str]) -> list[str]:
+        """Return the stored tensors that the tensors `names` are made of, each once."""
+        return list({source: None for name in names for source in self._stored_as.get(name, ())})
 
     def _compute_buffers(self, stored: dict[str, Tensor]) -> None:
         """Compute what no checkpoint stores as transformers does after loading: by the model's own code, on the CPU."""
@@ -159,18 +147,18 @@ class Skeleton:
 class _Later:
     """A tensor that is read when transformers' loader slices it."""
 
-    def __init__(self, tensors: Tensors, name: str) -> None:
+    def __init__(self, tensors: ReadAhead, name: str) -> None:
         self._tensors, self._name = tensors, name
 
     def __getitem__(self, _: object) -> Tensor:
-        return self._tensors.read(self._name)
+        return self._tensors.take(self._name)
 
 
 class _Mapping:
     """Puts stored tensors into a model through transformers' loader."""
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
-        self.model, self.dtype = model, dtype
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
+        self.model, self.dtype, self.device = model, dtype, device
         self._wide = model._get_dtype_plan(dtype)
         self.conversion = Conversion(model)
 
@@ -192,7 +180,12 @@ class _Mapping:
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
 
-        plan = LoadStateDictConfig(dtype=self.dtype, dtype_plan=self._wide, weight_mapping=self.conversion.transforms)
+        plan = LoadStateDictConfig(
+            dtype=self.dtype,
+            dtype_plan=self._wide,
+            device_map={"": self.device},
+            weight_mapping=self.conversion.transforms,
+        )
         with quiet_transformers():
             found, _ = convert_and_load_state_dict_in_model(self.model, tensors, plan)
         if found.mismatched_keys:

@@ -158,6 +158,15 @@ def test_pruned_propagation_fills_up_too():
     assert measured.stats(name).tokens == pytest.approx(60, abs=1)
 
 
+def test_an_expert_that_no_token_met_is_pruned_block_after_block():
+    model = families.build("deepseek_v4")  # whose table sends every token to the same experts
+    layers = zpruner.prune_sequentially(model, WINDOWS, method="sparsegpt", sparsity=0.5)
+    inventory = take_inventory(model)
+    met = BlockReplay(model, inventory, WINDOWS, 4).measure(0, gram=False, min_expert_tokens=10)
+    assert met.few["model.layers.0.mlp.experts.gate_up_proj.1"] == 0
+    assert {layer.sparsity for layer in layers} == {0.5}
+
+
 @pytest.mark.parametrize("method", ["wanda", {"score": "sparsegpt", "correct": {}, "update": "obs"}])
 def test_experts_are_pruned_block_after_block(method):
     model = families.build("qwen3_moe")

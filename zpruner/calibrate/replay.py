@@ -97,7 +97,6 @@ class BlockReplay:
                 with capturing(self.model, self.inventory, collection, gram, layers, dense):
                     call.repeat(self.blocks[block], hidden)
                 self._keep_small(index)
-        check_complete(self.inventory, collection, block)
         check_finite(collection)
         fill_experts(Inventory(self.inventory.blocks, 1, tuple(layers), ()), collection, min_expert_tokens)
         check_complete(self.inventory, collection, block)

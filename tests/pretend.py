@@ -118,4 +118,11 @@ _library.fallback(_without_a_tensor, "PrivateUse1")
 torch.accelerator.synchronize = lambda device=None, /: None
 torch.accelerator.max_memory_allocated = lambda device=None, /: 0
 _tensor = torch.tensor
-torch.tensor = lambda data, *, device=None, **rest: _tensor(data, **rest).to(device or "cpu")
+
+
+def _tensor_on(data: Any, *, device: Any = None, **rest: Any) -> torch.Tensor:
+    made = _tensor(data, **rest)
+    return made if device is None else made.to(device)  # without one: where a `with torch.device` says
+
+
+torch.tensor = _tensor_on

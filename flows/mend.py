@@ -93,7 +93,8 @@ def forget_dead(repo: Repo) -> None:
     path = Path(repo.tmp_dir) / RWLOCK_FILE
     if not path.exists():
         return
-    with make_lock(str(path.with_name(RWLOCK_LOCK)), tmp_dir=repo.tmp_dir, wait=True):
+    hardlink = repo.config["core"].get("hardlink_lock", False)
+    with make_lock(str(path.with_name(RWLOCK_LOCK)), tmp_dir=repo.tmp_dir, hardlink_lock=hardlink, wait=True):
         written = path.stat().st_mtime
         try:
             before: dict[str, dict[str, Any]] | None = json.loads(path.read_bytes())

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 import torch
+from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_map
 from torch.utils.backend_registration import (
     _DummyBackendModule,
@@ -118,6 +119,7 @@ _library.fallback(_without_a_tensor, "PrivateUse1")
 torch.accelerator.synchronize = lambda device=None, /: None
 torch.accelerator.max_memory_allocated = lambda device=None, /: 0
 _tensor = torch.tensor
+_device_constructors()  # kept from now on: with the function below in it, `with torch.device("meta")` would miss ours
 
 
 def _tensor_on(data: Any, *, device: Any = None, **rest: Any) -> torch.Tensor:

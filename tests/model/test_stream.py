@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +27,13 @@ from zpruner.model import (
     WholeRunner,
     get_weight,
     load_model,
+    open_runner,
     set_weight,
     take_inventory,
     write_manifest,
 )
+from zpruner.model.read_ahead import ReadAhead
+from zpruner.params import ModelSettings
 
 WINDOWS = torch.randint(3, families.VOCABULARY, (5, 24), dtype=torch.int32, generator=torch.Generator().manual_seed(4))
 
@@ -175,6 +178,22 @@ def test_a_unit_that_has_no_room_is_read_when_it_is_needed(tmp_path: Path) -> No
     runner, tensors = noted(tmp_path, room=room - 1)
     list(runner.run(forwards(runner.model)))
     assert not [name for name in tensors.ahead if "layers" in name]
+
+
+@pytest.mark.parametrize(("memory", "ahead"), [(1.0, True), (1e-5, False)])
+def test_what_is_read_ahead_may_take_a_tenth_of_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: float, ahead: bool
+) -> None:
+    checkpoint, announced = save(families.build("llama"), tmp_path), []
+
+    def announce(_: ReadAhead, names: Iterable[str]) -> None:
+        announced.extend(names)
+
+    monkeypatch.setattr(ReadAhead, "announce", announce)
+    settings = ModelSettings(source="tiny", memory=memory, device="cpu")
+    runner = open_runner(checkpoint, settings, True, tmp_path / "hidden")
+    list(runner.run(forwards(runner.model)))
+    assert bool(announced) == ahead
 
 
 def test_an_error_of_reading_ahead_is_raised_where_the_weight_is_needed(tmp_path: Path) -> None:

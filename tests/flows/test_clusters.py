@@ -21,7 +21,7 @@ from toys import Toy, commit, lock, make_toy
 from flows import share
 from flows.runners import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(find_spec(package) is None, reason=f"needs {package}: pip install"))
     for name, package in (("dask", "prefect_dask"), ("ray", "prefect_ray"))

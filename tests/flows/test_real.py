@@ -12,7 +12,7 @@ import pytest
 import tiny
 from toys import commit, lock
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def untimed(root: Path) -> dict[str, Any]:

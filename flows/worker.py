@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
@@ -193,12 +193,24 @@ def early_or_new(root: Path) -> AbstractContextManager[Worker | Workers]:
     return Workers(root) if early is None else nullcontext(early)
 
 
+def _mend(root: Path) -> None:
+    from dvc.exceptions import DvcException
+
+    from flows.mend import mend
+
+    with suppress(DvcException):  # whatever else is wrong, DVC itself says
+        mend(root)
+
+
 def main(command: list[str]) -> int:
     """Run a command with its stages in a warm worker; returns its exit status."""
     if not command:
         print("usage: python -m flows.worker COMMAND [ARGUMENT ...], e.g. python -m flows.worker dvc repro")
         return 2
-    with Worker(Path.cwd()) as worker:
+    root = Path.cwd()
+    with Worker(root) as worker:
+        if command[0] == "dvc" and (root / "dvc.lock").exists():
+            _mend(root)  # while the worker imports
         process = subprocess.Popen(command, env=worker.environment)
         # Ctrl-C reaches the command as well; a termination has to be passed on.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -52,6 +52,16 @@ def test_a_kill_while_dvc_writes_its_lock_costs_nothing_finished(
     assert lock(done.root) == finished
 
 
+@pytest.mark.usefixtures("whole")
+def test_dvc_in_the_warm_worker_goes_on_as_well(done: Toy) -> None:
+    before, finished = done.runs(), lock(done.root)
+    (done.root / "dvc.lock").write_text("")
+    result = tiny.run([sys.executable, "-m", "flows.worker", "dvc", "repro"], done.root)
+    assert "dvc.lock was cut off" in result.stderr
+    assert done.runs() == before
+    assert lock(done.root) == finished
+
+
 @pytest.mark.parametrize(
     ("start", "end"),
     [("  part@p1:", "    deps:\n"), ("  part@p1:", "\n      m"), ("  last:", "  last:\n"), ("  base:", "\n")],

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Self
 
 
 class Background:
-    """Runs calls on threads of its own, begun in the order in which they came. Use as a context manager.
+    """Runs calls on threads of its own, begun in the order in which they came. Close it at the end.
 
     Args:
         threads: calls that run at a time. As many may be unfinished when another one comes, which bounds the memory
@@ -33,14 +31,6 @@ class Background:
         """Wait for every call; raise the first error."""
         while self._pending:
             self._pending.popleft().result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Wait for every call, whatever becomes of it, and end the threads."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +9,8 @@ import families
 import pytest
 import tiny
 import torch
+from streams import WINDOWS, forwards, save
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 import zpruner
 from zpruner.calibrate import BlockReplay, Collection, collect_by_block
@@ -27,15 +25,9 @@ from zpruner.model import (
     WholeRunner,
     get_weight,
     load_model,
-    open_runner,
     set_weight,
     take_inventory,
-    write_manifest,
 )
-from zpruner.model.read_ahead import ReadAhead
-from zpruner.params import ModelSettings
-
-WINDOWS = torch.randint(3, families.VOCABULARY, (5, 24), dtype=torch.int32, generator=torch.Generator().manual_seed(4))
 
 
 class Counting(StreamedRunner):
@@ -56,24 +48,10 @@ class Counting(StreamedRunner):
         assert self.skeleton.materialised() - self.always == tied - self.always, unit
 
 
-def save(model: PreTrainedModel, folder: Path) -> Checkpoint:
-    model.save_pretrained(folder)
-    write_manifest(folder, "tiny", dtype=str(model.dtype).removeprefix("torch."))
-    return Checkpoint(folder)
-
-
 def streamed(checkpoint: Checkpoint, spill: Spill | None = None) -> Counting:
     dtype = getattr(torch, checkpoint.manifest["dtype"])
     skeleton = Skeleton(checkpoint.folder, checkpoint, dtype, torch.device("cpu"))
     return Counting(skeleton, spill or Spill())
-
-
-def forwards(model: PreTrainedModel) -> list[Callable[[], Tensor]]:
-    def logits(batch: Tensor) -> Tensor:
-        found: Tensor = model(input_ids=batch.long(), use_cache=False).logits
-        return found
-
-    return [partial(logits, batch) for batch in WINDOWS.split(2)]
 
 
 def losses(runner: Runner) -> list[list[float]]:
@@ -131,86 +109,6 @@ def test_a_family_in_parts_is_the_whole_model(family: str, tmp_path: Path) -> No
     collect_by_block(runner, inventory, WINDOWS, done, gram=True, batch_size=2)
     assert seen == list(range(inventory.n_blocks))
     assert losses(runner) == losses(WholeRunner(model))
-
-
-class Noted:
-    """A checkpoint that notes which thread reads what."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-        self.ahead: list[str] = []
-        self.at_once: list[str] = []
-
-    def names(self) -> list[str]:
-        return self.checkpoint.names()
-
-    def read(self, name: str) -> Tensor:
-        ahead = threading.current_thread().name.startswith("weight-reader")
-        (self.ahead if ahead else self.at_once).append(name)
-        return self.checkpoint.read(name)
-
-
-def noted(folder: Path, room: int) -> tuple[StreamedRunner, Noted]:
-    tensors = Noted(save(families.build("llama"), folder))
-    skeleton = Skeleton(folder, tensors, torch.float32, torch.device("cpu"))
-    return StreamedRunner(skeleton, None, Spill(), small=0, room=room), tensors
-
-
-def test_the_next_unit_is_read_while_one_is_used(tmp_path: Path) -> None:
-    runner, tensors = noted(tmp_path, room=1 << 30)
-    list(runner.run(forwards(runner.model)))
-    assert sorted([*tensors.ahead, *tensors.at_once]) == sorted(tensors.names())  # each once
-    assert all("embed_tokens" in name for name in tensors.at_once)
-    tensors.ahead.clear()
-    for block in range(2):
-        with runner.holding(block):
-            pass
-    runner.release()
-    assert {name.split(".")[2] for name in tensors.at_once if "layers" in name} == {"0"}
-    assert {name.split(".")[2] for name in tensors.ahead} == {"1"}  # whoever holds blocks needs no head
-
-
-def test_a_unit_that_has_no_room_is_read_when_it_is_needed(tmp_path: Path) -> None:
-    runner, tensors = noted(tmp_path, room=0)
-    room = max(runner.skeleton.sizes(runner.units[f"model.layers.{i}"]) for i in range(2))
-    list(runner.run(forwards(runner.model)))
-    assert not tensors.ahead
-    runner, tensors = noted(tmp_path, room=room - 1)
-    list(runner.run(forwards(runner.model)))
-    assert not [name for name in tensors.ahead if "layers" in name]
-
-
-@pytest.mark.parametrize(("memory", "ahead"), [(1.0, True), (1e-5, False)])
-def test_what_is_read_ahead_may_take_a_tenth_of_the_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: float, ahead: bool
-) -> None:
-    checkpoint, announced = save(families.build("llama"), tmp_path), []
-
-    def announce(_: ReadAhead, names: Iterable[str]) -> None:
-        announced.extend(names)
-
-    monkeypatch.setattr(ReadAhead, "announce", announce)
-    settings = ModelSettings(source="tiny", memory=memory, device="cpu")
-    runner = open_runner(checkpoint, settings, True, tmp_path / "hidden")
-    list(runner.run(forwards(runner.model)))
-    assert bool(announced) == ahead
-
-
-def test_an_error_of_reading_ahead_is_raised_where_the_weight_is_needed(tmp_path: Path) -> None:
-    runner, tensors = noted(tmp_path, room=1 << 30)
-    broken, read = OSError("the disk is broken"), tensors.read
-
-    def fail(name: str) -> Tensor:
-        if name == "model.layers.1.mlp.down_proj.weight":
-            raise broken
-        return read(name)
-
-    tensors.read = fail  # type: ignore[method-assign]
-    with runner.holding(0):
-        pass
-    with pytest.raises(OSError, match="the disk is broken") as caught, runner.holding(1):
-        pass
-    assert caught.value is broken
 
 
 def test_code_that_follows_an_absent_weights_device_is_refused(tmp_path: Path) -> None:

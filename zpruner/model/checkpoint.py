@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -208,7 +209,7 @@ def write_pruned(
     kept = [Converted((name,), (name,)) for name in dense.names() if name not in pruned_names]
     shards = [kept, *([e for e, found in changed.items() if found[0].block == block] for block in blocks)]
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    with Background(1, "shard-writer") as background:
+    with closing(Background(1, "shard-writer")) as background:
         for shard, entries in zip(names, shards, strict=True):
             if work.done(shard) is None:
                 tensors = {name: dense.later(name) for entry in entries for name in entry.stored}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zpruner.calibrate import Activations
-from zpruner.evaluate import layer_error, pack_sample, sample_bits, storage
+from zpruner.evaluate import layer_error, pack_sample, sample_bits, share_of_zeros, storage
 from zpruner.model import Checkpoint, PrunableLayer, Runner
 from zpruner.types import SparsityPattern
 from zpruner.work import Work
@@ -77,7 +77,7 @@ def measure_layers(
                     "block": layer.block,
                     "kind": layer.kind,
                     "weights": pruned.numel(),
-                    "sparsity": float((pruned == 0).double().mean()),
+                    "sparsity": share_of_zeros([pruned]),
                     "layer_error": layer_error(dense.read_weight(layer).to(pruned.device), pruned, stats),
                 }
                 if layer.name in activations.few:

@@ -27,6 +27,16 @@ def test_the_exact_result_rounded_once(bias):
     assert ((got.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-5).all()
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("piece", [64, 3 * 64, 7 * 64])
+def test_pieces_of_the_weight_make_the_same_product(bias, piece, monkeypatch):
+    x, w, b = operands(bias)
+    whole = linear(x, w, b)
+    monkeypatch.setattr("zpruner.model.bfloat16._PIECE", piece)
+    assert torch.allclose(linear(x, w, b).float(), whole.float(), rtol=2**-7)
+    assert torch.allclose(linear(x[0, 0], w, b).float(), whole[0, 0].float(), rtol=2**-7)
+
+
 def test_other_dtypes_are_left_to_torch():
     x, w, b = (t.float() for t in operands())
     assert torch.equal(linear(x, w, b), nn.functional.linear(x, w, b))
@@ -60,7 +70,9 @@ def test_a_widened_model_computes_what_torch_computes():
     assert (after - before).abs().max() < 0.03 * before.abs().max()
 
 
-def test_gradients_reach_the_weights():
+@pytest.mark.parametrize("piece", [2 * 64, 1 << 21])
+def test_gradients_reach_the_weights(piece, monkeypatch):
+    monkeypatch.setattr("zpruner.model.bfloat16._PIECE", piece)
     x, w, b = operands()
     weight = w.clone().requires_grad_()
     linear(x, weight, b).float().square().sum().backward()

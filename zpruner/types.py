@@ -115,7 +115,7 @@ class LayerStats:
     """Calibration statistics of one layer's input; fields not collected are None.
 
     Shapes: sq_sum, abs_sum, max_abs (in,); gram, cross (in, in); grad_sq (out, in). `tokens` and `windows` count
-    what the sums ran over.
+    what the sums ran over. `energy` is ||W X||^2 of the unpruned layer, without its bias.
     """
 
     layer: str
@@ -127,6 +127,7 @@ class LayerStats:
     gram: Tensor | None = None
     grad_sq: Tensor | None = None
     cross: Tensor | None = None
+    energy: float | None = None
 
     def __post_init__(self) -> None:
         present = {s.value: t for s in Stat if (t := getattr(self, s.value)) is not None}
@@ -181,6 +182,7 @@ class LayerStats:
             moved(self.gram),
             moved(self.grad_sq),
             moved(self.cross),
+            self.energy,
         )
 
 

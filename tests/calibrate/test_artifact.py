@@ -14,7 +14,7 @@ from zpruner.calibrate import (
     write_inputs,
 )
 from zpruner.errors import ArtifactError
-from zpruner.model import take_inventory
+from zpruner.model import get_weight, take_inventory
 from zpruner.store import Provenance, artifact_writer
 from zpruner.work import Work
 
@@ -28,9 +28,9 @@ def calibration():
     return calibrate(tiny.build("llama"), WINDOWS, gram=True, ignore=["*.0.mlp.*"])
 
 
-def write(root, calibration):
+def write(root, calibration, weight=None):
     with artifact_writer(Work(root / "work", "calibrate", "key"), "activations", PROVENANCE) as writer:
-        write_inputs(writer, calibration.collection)
+        write_inputs(writer, calibration.collection, weight)
         finish_activations(writer, root / "out", calibration.inventory)
     return root / "out"
 
@@ -45,6 +45,27 @@ def test_statistics_come_back(tmp_path, calibration):
         for name in ("sq_sum", "abs_sum", "max_abs", "gram"):
             assert torch.equal(getattr(got, name), getattr(expected, name))
             assert getattr(got, name).dtype == getattr(expected, name).dtype
+
+
+def test_the_energy_of_every_output_comes_back(tmp_path, calibration):
+    model = tiny.build("llama")
+    layers = {layer.name: layer for layer in calibration.inventory.layers}
+    found = Activations(write(tmp_path, calibration, lambda name: get_weight(model, layers[name])), PROVENANCE)
+    outputs = dict.fromkeys(layers, 0.0)
+
+    def summing(name):
+        def hook(module, inputs, output):
+            outputs[name] += float(output.double().square().sum())
+
+        return hook
+
+    for name in layers:
+        model.get_submodule(name).register_forward_hook(summing(name))
+    with torch.no_grad():
+        model(input_ids=WINDOWS.long())
+    energies = {name: found.stats(name).to("cpu").energy for name in layers}
+    assert energies == pytest.approx(outputs, rel=1e-5)
+    assert {Activations(write(tmp_path / "without", calibration)).stats(name).energy for name in layers} == {None}
 
 
 def test_shared_inputs_are_stored_once(tmp_path, calibration):

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from zpruner.evaluate import error_basis, layer_error
+from zpruner.linalg import output_energy
 from zpruner.types import LayerStats
 
 
@@ -27,6 +30,15 @@ def test_with_a_gram_matrix_it_is_the_share_of_the_output_that_is_lost(dtype):
     X, W, pruned, stats = setup(dtype=dtype)
     assert layer_error(W, pruned, stats) == pytest.approx(direct(X, W, pruned), rel=1e-4)
     assert error_basis(stats) == "gram"
+
+
+@pytest.mark.parametrize("gram", [True, False])
+def test_a_known_energy_is_not_computed_again(gram):
+    _, W, pruned, stats = setup(gram=gram)
+    energy = output_energy(W, stats)
+    expected = layer_error(W, pruned, stats)
+    assert layer_error(W, pruned, replace(stats, energy=energy)) == expected
+    assert layer_error(W, pruned, replace(stats, energy=4 * energy)) == expected / 4
 
 
 @pytest.mark.parametrize("width", [191, 192, 193, 400, 576])

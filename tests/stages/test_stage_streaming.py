@@ -62,11 +62,11 @@ def test_a_killed_calibration_goes_on_at_its_first_unfinished_block(
     written: list[list[str]] = []
     original = calibrate.write_inputs
 
-    def write(writer, collection):
+    def write(writer, collection, weight):
         written.append(sorted(collection.accumulators))
         if len(written) == 2:
             raise Killed
-        original(writer, collection)
+        original(writer, collection, weight)
 
     monkeypatch.setattr(calibrate, "write_inputs", write)
     with pytest.raises(Killed):

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from zpruner.calibrate.dense import Collection
 from zpruner.errors import ArtifactError
+from zpruner.linalg import output_energy
 from zpruner.model import Inventory, PrunableLayer
 from zpruner.store import ArtifactReader, ArtifactWriter, Provenance
 from zpruner.types import LayerStats
 
 
-def write_inputs(writer: ArtifactWriter, collection: Collection) -> None:
-    """Write one file per captured input, with the names of the layers that read it; finished ones are kept."""
+def write_inputs(writer: ArtifactWriter, collection: Collection, weight: Callable[[str], Tensor] | None = None) -> None:
+    """Write one file per captured input, with the names of the layers that read it; finished ones are kept.
+
+    Args:
+        writer: of the artifact.
+        collection: statistics, complete.
+        weight: gives a layer's weight, float (out, in), for the energy of its output; None: energies are left out.
+    """
     for owner, sums in collection.accumulators.items():
         if writer.work.done(owner) is not None:
             continue
         readers = [layer for layer, found in collection.owner.items() if found == owner]
-        few = {layer: collection.few[layer] for layer in readers if layer in collection.few}
-        writer.write(owner, sums.state(), tokens=sums.tokens, readers=readers, **({"few": few} if few else {}))
+        facts: dict[str, Any] = {"tokens": sums.tokens, "readers": readers}
+        if few := {layer: collection.few[layer] for layer in readers if layer in collection.few}:
+            facts["few"] = few
+        if weight is not None:
+            facts["energy"] = {layer: output_energy(weight(layer), collection.stats(layer)) for layer in readers}
+        writer.write(owner, sums.state(), **facts)
 
 
 def finish_activations(writer: ArtifactWriter, out: Path, inventory: Inventory) -> None:
@@ -65,7 +77,7 @@ class Gradients:
             )
         expected.require(asdict(self.reader.provenance), folder)
 
-    def grad_sq(self, layer: str) -> torch.Tensor:
+    def grad_sq(self, layer: str) -> Tensor:
         """Return a layer's sum over windows of the squared gradient, float32 (out, in), on the CPU."""
         return self.reader.read(layer)["grad_sq"]
 
@@ -91,7 +103,7 @@ class Activations:
             tuple((name, reason) for name, reason in index["skipped"]),
         )
         self._input: dict[str, str | None] = {facts["name"]: facts["input"] for facts in index["layers"]}
-        self._cached: tuple[str, dict[str, torch.Tensor]] | None = None
+        self._cached: tuple[str, dict[str, Tensor]] | None = None
 
     @property
     def layers(self) -> tuple[PrunableLayer, ...]:
@@ -117,8 +129,9 @@ class Activations:
             )
         if self._cached is None or self._cached[0] != owner:  # layers that share an input follow each other
             self._cached = (owner, self.reader.read(owner))
-        tokens: int = self.reader.files[owner]["tokens"]
-        return LayerStats(layer, tokens, self.provenance.windows, **self._cached[1])
+        facts = self.reader.files[owner]
+        energy: float | None = facts.get("energy", {}).get(layer)
+        return LayerStats(layer, facts["tokens"], self.provenance.windows, **self._cached[1], energy=energy)
 
 
 def layer_from_json(facts: dict[str, Any], folder: Path) -> PrunableLayer:

@@ -41,7 +41,7 @@ class Collection:
     def stats(self, layer: str) -> LayerStats:
         """Return the statistics of a layer's input."""
         found = self.accumulators[self.owner[layer]]
-        return LayerStats(layer, found.tokens, self.windows, **found.state())
+        return LayerStats(layer, found.tokens, self.windows, **found.state(), energy=None)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Linear algebra of layer-wise pruning: one copy of each algorithm, on plain tensors."""
 
 from zpruner.linalg._conjugate_gradients import Solution, masked_cg
+from zpruner.linalg._energy import output_energy
 from zpruner.linalg._hessian import DampedHessian, damped_hessian, inverse_factor
 from zpruner.linalg._least_squares import Solver, choose_solver, least_squares
 from zpruner.linalg._masked_cholesky import masked_cholesky
@@ -18,4 +19,5 @@ __all__ = [
     "masked_cg",
     "masked_cholesky",
     "obs_sweep",
+    "output_energy",
 ]

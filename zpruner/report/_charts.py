@@ -197,6 +197,8 @@ def _blocks(
         if math.isfinite(y)
     ]
     last = max(p["x"] for p in points)
+    if field == "sparsity":  # near enough to each other, ticks would have the same label
+        values = [min(values) - 0.005, max(values) + 0.005]
     y = quantity("y", None, values, label="~f" if field == "layer_error" else ".1~%")
     y["axis"]["tickCount"] = 3 if field == "sparsity" else 5
     axis = {"title": "block", "grid": False, "tickCount": min(last + 1, 8), "format": "d"}

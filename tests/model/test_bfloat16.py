@@ -37,6 +37,12 @@ def test_pieces_of_the_weight_make_the_same_product(bias, piece, monkeypatch):
     assert torch.allclose(linear(x[0, 0], w, b).float(), whole[0, 0].float(), rtol=2**-7)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_no_token_at_all(bias):
+    _, w, b = operands(bias)
+    assert linear(torch.empty(0, 64, dtype=torch.bfloat16), w, b).shape == (0, 7)
+
+
 def test_other_dtypes_are_left_to_torch():
     x, w, b = (t.float() for t in operands())
     assert torch.equal(linear(x, w, b), nn.functional.linear(x, w, b))

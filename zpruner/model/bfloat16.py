@@ -57,4 +57,4 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         for part, added in zip(weight.split(rows), biases, strict=True)
     ]
     found = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
-    return found.reshape(*input.shape[:-1], -1)
+    return found.reshape(*input.shape[:-1], len(weight))

@@ -12,6 +12,7 @@ import pytest
 from report_tree import METHODS, SPARSITIES, edit, make_tree, read
 
 from zpruner.report import render_table, write
+from zpruner.report._charts import block_panels
 
 HOSTILE = "<script>alert(1)</script>\"'&|`*]]>"
 FILES = ("report.html", "report.md", "plots/perplexity.json", "plots/layers.json")
@@ -221,3 +222,14 @@ def test_nothing_is_replaced_when_rendering_fails(rendered: Path, tmp_path: Path
     with pytest.raises(ValueError, match="not a ratio"):
         write(broken, tmp_path / "out")
     assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == before
+
+
+def test_ticks_of_nearly_equal_sparsities_have_different_labels(tmp_path: Path) -> None:
+    methods, sparsities = {"wanda": METHODS["wanda"]}, {"s24": "2:4"}
+    data = make_tree(tmp_path, methods, sparsities)
+    path = data / "evaluation" / "wanda" / "s24.layers.json"
+    layers = json.loads(path.read_text())["layers"]
+    edit(path, layers=[{**layer, "sparsity": 0.5 + 1e-6 * layer["block"]} for layer in layers])
+    (panel,) = block_panels(read(data, methods, sparsities), "sparsity")
+    labels = re.findall(r">([\d.]+%)<", panel.svg)
+    assert len(labels) == len(set(labels)) >= 2

@@ -40,7 +40,13 @@ HOW = [
 """Say how and not what: where files lie, messages, bars, formats; and reading a model block by block, which tests hold
 to the numbers of a model in memory."""
 
-COMPOSING = ["zpruner/composition.py", "zpruner/masks", "zpruner/methods/_base.py", "zpruner/updates", "zpruner/linalg"]
+ENERGY = "zpruner/linalg/_energy.py"
+"""Imported with the statistics; calibrate and evaluate run it."""
+SOLVERS = [
+    path.relative_to(tiny.REPOSITORY).as_posix() for path in sorted((tiny.REPOSITORY / "zpruner/linalg").glob("*.py"))
+]
+SOLVERS.remove(ENERGY)
+COMPOSING = ["zpruner/composition.py", "zpruner/masks", "zpruner/methods/_base.py", "zpruner/updates", *SOLVERS]
 """Imported to check the settings."""
 STATISTICS = [
     f"zpruner/calibrate/{name}.py"
@@ -64,8 +70,8 @@ NOT_RUN = {
         "zpruner/types.py",
     ],
     "needs": [*COMPOSING, "zpruner/types.py"],
-    "gradients": [*COMPOSING, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
-    "score": [*COMPOSING, *STATISTICS, *MODELS],
+    "gradients": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
+    "score": [*COMPOSING, ENERGY, *STATISTICS, *MODELS],
     "mask": [
         *STATISTICS,
         *TEXTS,
@@ -75,11 +81,11 @@ NOT_RUN = {
         *INVENTORY,
     ],
     "apply": [*COMPOSING, *STATISTICS, *MODELS, "zpruner/types.py"],
-    "evaluate_dense": [*COMPOSING, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
+    "evaluate_dense": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
     "evaluate": [*COMPOSING, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/weights.py", "zpruner/types.py"],
     "search/text": [*COMPOSING, *MODELS, "zpruner/model/copy.py", "zpruner/types.py"],
-    "search/gradients": [*COMPOSING, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
-    "search/search": [*COMPOSING, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/layers.py"],
+    "search/gradients": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
+    "search/search": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/layers.py"],
     "search/report": [*COMPOSING, *MODELS, "zpruner/evaluate", "zpruner/types.py"],
     "report": [*COMPOSING, *INVENTORY, "zpruner/model/layers.py", "zpruner/types.py"],
 }

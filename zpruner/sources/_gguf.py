@@ -12,7 +12,7 @@ def parsed_once() -> Iterator[None]:
     """Let transformers parse the header of a GGUF file once, and list the names of its tensors once.
 
     It does the former for the config, the weights and the tokenizer, in pure Python, and the latter for every module
-    of the model: two thirds of the time that the default model took.
+    of the model: most of the time that the default model took.
     """
     try:
         import gguf

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from zpruner.errors import SolverError
-from zpruner.linalg import damped_hessian
+from zpruner.linalg import DampedHessian, damped_hessian
 from zpruner.masks import select
 from zpruner.methods._base import PruningMethod
 from zpruner.methods._block import required_pattern
@@ -25,11 +25,15 @@ class Alps(PruningMethod):
     """Find weights and support together: alternate a ridge solve and a projection, tied closer at every step.
 
     ADMM on `min ||(W - D) X||^2`, D sparse, with the Hessian scaled to a unit diagonal and decomposed once:
-    `V <- (W H - Y + rho D)(H + rho I)^-1`, `D <- project(V + Y / rho)`, `Y <- Y + rho (V - D)`,
+    `V <- W + (rho (D - W) - Y)(H + rho I)^-1`, `D <- project(V + Y / rho)`, `Y <- Y + rho (V - D)`,
     `rho <- growth rho`, until the support stands still and V has come to D. The published weights are the update
     `least_squares` on this mask, with the same damping. The paper raises rho every third step, by a factor that
     depends on the changes; a constant factor per step gave the same loss (0.2 % less on six layers) in two thirds
     of the steps.
+
+    The decomposition is float64, as its rounding is that of the loudest direction and a hard projection magnifies it;
+    the steps are float32, and written in differences from W: solving for V itself, as the paper does, takes the small
+    part of W H that matters from a large one. `benchmarks/agreement.py` has what each is worth.
     """
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
@@ -61,26 +65,20 @@ class Alps(PruningMethod):
         weight = weight.masked_fill(hessian.dead, 0.0) * root
         # The mask does not depend on the scale, and scaled weights can neither overflow nor vanish.
         weight = weight / weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-        matrix = hessian.take().div_(root).div_(root.unsqueeze(1))
-        goal = weight @ matrix
-        # Laid out by columns, it is decomposed in its own memory.
-        values, vectors = torch.empty_like(root), matrix.mT.contiguous().mT
-        del matrix
         try:
-            torch.linalg.eigh(vectors, out=(values, vectors))
+            values, vectors = _decompose(hessian, root)
         except LinAlgError as error:
             raise _failed(stats.layer, str(error).splitlines()[0], "Check the calibration statistics.") from None
 
         def project(matrix: Tensor) -> Tensor:
             return select(matrix.abs(), pattern, ComparisonGroup.LAYER, stats.layer)
 
-        # Kept in the basis of the eigenvectors, V needs two products a step.
-        goal = goal @ vectors
         keep = project(weight)
         sparse, dual, rho = weight * keep, torch.zeros_like(weight), self.rho
         norm = float(weight.norm())
         for _ in range(self.max_steps):
-            solved = ((rho * sparse - dual) @ vectors).add_(goal).div_(values.clamp_min(0.0) + rho) @ vectors.T
+            change = ((sparse - weight).mul_(rho).sub_(dual) @ vectors).div_(values + rho) @ vectors.T
+            solved = change.add_(weight)
             shifted = solved + dual / rho
             previous, keep = keep, project(shifted)
             sparse = shifted.mul_(keep)
@@ -95,6 +93,18 @@ class Alps(PruningMethod):
             f"a support that still changed after {self.max_steps} steps",
             "Raise alps.max_steps or alps.growth.",
         )
+
+
+def _decompose(hessian: DampedHessian, root: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (in,) and eigenvectors (in, in) of the Hessian scaled to a unit diagonal, as float32.
+
+    Takes the Hessian's matrix; `root` (in,) is the root of its diagonal.
+    """
+    matrix = hessian.take().double().div_(root).div_(root.unsqueeze(1))
+    # Laid out by columns, it is decomposed in its own memory.
+    values, vectors = matrix.new_empty(len(matrix)), matrix.mT
+    torch.linalg.eigh(vectors, out=(values, vectors))
+    return values.clamp_min_(0.0).float(), vectors.float()
 
 
 def _failed(layer: str, got: str, action: str) -> SolverError:

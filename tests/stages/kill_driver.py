@@ -27,6 +27,7 @@ from zpruner import work
 from zpruner.calibrate import gradients
 from zpruner.calibrate.accumulate import InputAccumulator
 from zpruner.composition import Composition
+from zpruner.presets import PRESETS
 from zpruner.work import JOURNAL, HashingFile, Work
 
 # What a stage computes once per finished item, and how many of those an item of the journal stands for.
@@ -36,6 +37,7 @@ COUNTED: dict[str, tuple[Any, str]] = {
     "score": (Composition, "score"),
     "mask": (Composition, "mask"),
     "mask-propagated": (Composition, "mask"),
+    "mask-best": (Composition, "mask"),
     "apply": (Composition, "apply"),
     "evaluate": (stages._layers, "layer_error"),
 }
@@ -176,7 +178,7 @@ def trials(folder: Path, stage: str, instance: Callable[[Path], None], before: P
         different = [name for name in expected if result[name] != expected[name]]
         assert not different, f"{where}: other bytes in {different}"
         repeated = set(again["recorded"]) & set(finished)
-        if stage == "mask-propagated":  # the weight comes last; inputs and masks have the same names
+        if stage in ("mask-propagated", "mask-best"):  # the weight comes last; inputs and masks have the same names
             repeated = {item for item in repeated if item.startswith("weight-")}
         assert not repeated, f"{where}: repeated {repeated}"
         assert again["calls"] <= whole["calls"] - saved_calls(stage, finished, whole["calls"]), (
@@ -193,7 +195,7 @@ def saved_calls(stage: str, finished: list[str], calls: int) -> int:
     match stage:
         case "score" | "mask" | "evaluate":
             return layers
-        case "mask-propagated":
+        case "mask-propagated" | "mask-best":
             return sum(item.startswith("weight-") for item in finished)
         case "apply":
             return 7 * sum("00001" not in item for item in finished)
@@ -212,6 +214,7 @@ def main(folder: Path, points: int, stages: list[str]) -> None:
         "": staged.make(folder / "dense"),
         "-wanted": staged.make(folder / "wanted", methods={staged.METHOD: {"score": "pruner_zero"}}),
         "-propagated": staged.make(folder / "pruned", propagation="pruned"),
+        "-best": staged.make(folder / "best", propagation="pruned", methods={staged.METHOD: PRESETS["best"]}),
     }
     for suffix, root in roots.items():
         for name, instance in staged.INSTANCES.items():

@@ -13,6 +13,7 @@ from zpruner.composition import compose
 from zpruner.model import Checkpoint, PrunableLayer, resolve_device
 from zpruner.params import canonical_json
 from zpruner.store import ArtifactReader, Provenance
+from zpruner.transfer import to_device, to_host
 from zpruner.types import Mask
 
 
@@ -65,12 +66,12 @@ class Variant:
         """Return the pruned weight, on the CPU, of a layer's dense weight (out, in), in the same dtype."""
         composition = self._composition
         mask = read_mask(self.masks, layer.name).to(self._device)
-        weight = weight.to(self._device)
+        weight = to_device(weight, self._device)
         with torch.no_grad():
             if composition.update is None and composition.correction is None:
-                return composition.apply(weight, mask, None).cpu()
+                return to_host(composition.apply(weight, mask, None))()
             stats = self.activations.stats(layer.name).to(self._device)
-            return composition.apply(composition.correct(weight, stats), mask, stats).cpu()
+            return to_host(composition.apply(composition.correct(weight, stats), mask, stats))()
 
 
 def read_mask(masks: ArtifactReader, layer: str) -> Mask:

@@ -24,6 +24,7 @@ from zpruner.params import canonical_json
 from zpruner.progress import progress
 from zpruner.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.store import ArtifactReader, ArtifactWriter, Provenance, artifact_writer
+from zpruner.transfer import to_device
 from zpruner.types import LayerStats, Mask, ScoreMatrix, SparsityPattern
 from zpruner.work import atomic_file
 
@@ -98,11 +99,11 @@ def _select(
     todo = [layer for layer in layers if masks.work.done(layer.name) is None]
 
     def read(layer: PrunableLayer) -> tuple[ScoreMatrix | None, tuple[Tensor, LayerStats] | None]:
-        values = None if solves else ScoreMatrix(layer.name, scores.read(layer.name)["score"].to(device))
+        values = None if solves else ScoreMatrix(layer.name, to_device(scores.read(layer.name)["score"], device))
         if not looks:
             return values, None
         stats = replace(activations.stats(layer.name), grad_sq=_gradient(scores)(layer.name))
-        return values, (dense.read_weight(layer).to(device), stats.to(device))
+        return values, (to_device(dense.read_weight(layer), device), stats.to(device))
 
     done = len(layers) - len(todo)
     for layer, (values, looked_at) in progress(ahead(todo, read), masks.work.name, len(layers), "layer", done):

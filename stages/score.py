@@ -20,6 +20,7 @@ from zpruner.model import Checkpoint, PrunableLayer, resolve_device
 from zpruner.params import canonical_json
 from zpruner.progress import progress
 from zpruner.store import Provenance, artifact_writer
+from zpruner.transfer import to_device
 from zpruner.types import LayerStats, Stat
 from zpruner.work import digest_of
 
@@ -71,7 +72,7 @@ def run(method: Method, root: Root = Path()) -> None:
             stats = activations.stats(layer.name)
             if gradients is not None:
                 stats = replace(stats, grad_sq=gradients.grad_sq(layer.name))
-            return dense.read_weight(layer).to(device), stats.to(device)
+            return to_device(dense.read_weight(layer), device), stats.to(device)
 
         if not deferred:
             for layer, (weight, stats) in bar(ahead(todo, read)):

@@ -2,11 +2,15 @@
 
 Registered with torch as a device of the name `pretend`. What a real accelerator refuses is refused here: mixing tensors
 of two devices, `.numpy()`. What costs time there is counted: values that the host waits for, and copies to the host.
+Copies that need not be waited for are made as late as a real one may make them: when somebody waits.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,10 +23,60 @@ from torch.utils.backend_registration import (
 
 DEVICE = "pretend"
 COUNTS: Counter[str] = Counter()
-"""`waits`: values that the host asked for; `copies`: tensors copied to the host; `calls`: operations on the device."""
+"""`waits`: values that the host asked for; `calls`: operations on the device; `uploads`, `copies`: tensors copied to
+the device and to the host, in line with its work; `overlapped`: copies, either way, on a stream of their own."""
 
 MEMORY = 1 << 34
 """Bytes that the device says are free."""
+
+_CURRENT = threading.local()
+
+
+class Stream(torch.Stream):
+    """Work in line; done when it is waited for, and not before."""
+
+    def __new__(cls, _: object = None) -> Stream:
+        return super().__new__(cls, device=DEVICE)
+
+    def __init__(self, _: object = None) -> None:
+        self.line: list[Callable[[], object]] = []
+
+    def __enter__(self) -> Stream:
+        _CURRENT.streams = [*getattr(_CURRENT, "streams", ()), self]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _CURRENT.streams = _CURRENT.streams[:-1]
+
+    def record_event(self) -> Event:
+        return Event(self, len(self.line))
+
+    def wait_event(self, event: Event) -> None:
+        self.line.append(event.synchronize)
+
+    def synchronize(self) -> None:
+        Event(self, len(self.line)).synchronize()
+
+
+class Event:
+    """A place in the line of a stream."""
+
+    def __init__(self, stream: Stream, place: int) -> None:
+        self._stream, self._place = stream, place
+
+    def synchronize(self) -> None:
+        for place in range(self._place):
+            work, self._stream.line[place] = self._stream.line[place], _done
+            work()
+
+
+def _done() -> None:
+    pass
+
+
+def current_stream(_: object = None) -> Stream:
+    return [_DEFAULT, *getattr(_CURRENT, "streams", ())][-1]
+
 
 _MAY_MIX = ("copy_", "index", "index_put_", "_index_put_impl_")
 
@@ -92,11 +146,20 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     args, kwargs = tree_map(unwrap, args), tree_map(unwrap, kwargs)
     if known and host and name not in _MAY_MIX:
         raise RuntimeError(f"{name}: tensors on two devices")
+    if name == "record_stream":
+        return None
     if name == "_local_scalar_dense":
         COUNTS["waits"] += 1
+    later = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
+    if name == "copy_" and later and current_stream() is not _DEFAULT:
+        COUNTS["overlapped"] += 1
+        current_stream().line.append(partial(func, *args, **kwargs))
+        return known.get(id(args[0]), args[0])
     to_host = device is not None and torch.device(device).type == "cpu"
     if to_host or (name == "copy_" and host and id(args[0]) not in known):
         COUNTS["copies"] += 1
+    if name == "_to_copy" and host and not to_host:
+        COUNTS["uploads"] += 1
     result = func(*args, **kwargs)
     if to_host or (name == "copy_" and id(args[0]) not in known):
         return result
@@ -116,6 +179,8 @@ def _without_a_tensor(func: Any, *args: Any, **kwargs: Any) -> Any:
 _setup_privateuseone_for_python_backend(DEVICE, backend_module=_Module())
 _library = torch.library.Library("_", "IMPL")
 _library.fallback(_without_a_tensor, "PrivateUse1")
+_DEFAULT = Stream()
+"""The stream of all other work, which is done at once."""
 torch.accelerator.synchronize = lambda device=None, /: None
 torch.accelerator.max_memory_allocated = lambda device=None, /: 0
 _tensor = torch.tensor
@@ -128,3 +193,13 @@ def _tensor_on(data: Any, *, device: Any = None, **rest: Any) -> torch.Tensor:
 
 
 torch.tensor = _tensor_on
+torch.Stream, torch.Event = Stream, Event
+torch.accelerator.current_stream = current_stream
+_empty = torch.empty
+
+
+def _empty_pageable(*size: Any, pin_memory: bool = False, **rest: Any) -> torch.Tensor:
+    return _empty(*size, **rest)
+
+
+torch.empty = _empty_pageable

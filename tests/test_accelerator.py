@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import stages.fetch
 import stages.mask
 import stages.score
 import zpruner
+from zpruner import transfer
 from zpruner.evaluate import Predictor, batch_losses
 from zpruner.masks import select
 from zpruner.methods import METHODS
@@ -194,7 +196,51 @@ def test_a_search_measures_formulas_there_as_on_the_cpu(accelerator: torch.devic
     assert len({round(value, 3) for value in found[0][:2]}) == 2
 
 
-SOME = "wanda or long_rows or waits or whole_model or room"
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.int64])
+def test_copies_on_their_own_stream_arrive_whole(
+    accelerator: torch.device, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_BUFFER", 1000)
+    whole = torch.randint(-9, 9, (60, 77), generator=torch.Generator().manual_seed(1)).to(dtype)
+    with ThreadPoolExecutor(1) as thread:  # a thread's buffers are as large as the constant was when it first copied
+        for tensor in (whole, whole.T, whole[:0], whole[3, 4], whole.view(-1)[:1000], whole[:, :1].view(-1)):
+            there = thread.submit(transfer.to_device, tensor, accelerator).result()
+            assert there.device.type == accelerator.type
+            assert there.shape == tensor.shape
+            back = thread.submit(transfer.to_host(there)).result()
+            assert back.device.type == "cpu"
+            assert torch.equal(back, tensor)
+            doubled = thread.submit(transfer.to_host(there.float() + there.float())).result()
+            assert torch.equal(doubled, tensor.float() * 2)
+
+
+@pytest.mark.gpu
+def test_weights_statistics_and_artifacts_are_copied_beside_the_work(accelerator: torch.device, tmp_path: Path) -> None:
+    if accelerator.type != "pretend":
+        pytest.skip("only the pretended device counts them")
+    from pretend import COUNTS
+
+    tiny.make_sources(tmp_path)
+    params = tiny.read_params(tmp_path)
+    params["model"]["device"] = str(accelerator)
+    params["methods"] = {"ria": {"score": "ria", "refine": "swaps"}}
+    tiny.write_params(tmp_path, params)
+    for what in (stages.fetch.What.model, stages.fetch.What.calibration):
+        stages.fetch.run(what, tmp_path)
+    stages.calibrate.run(tmp_path)
+    for run, columns in (
+        (lambda: stages.score.run("ria", tmp_path), 3),
+        (lambda: stages.mask.run("ria", "s50", tmp_path), 5),
+    ):
+        COUNTS.clear()
+        run()
+        layers = len(ArtifactReader(tmp_path / "data" / "scores" / "ria", "scores").files)
+        assert COUNTS["overlapped"] >= columns * layers
+        assert COUNTS["copies"] == COUNTS["uploads"] == 0
+
+
+SOME = "wanda or long_rows or waits or whole_model or room or beside or arrive"
 
 
 @pytest.mark.skipif("ZPRUNER_TEST_DEVICE" in os.environ, reason="this is that run")

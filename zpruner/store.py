@@ -8,7 +8,7 @@ reader checks checksum, schema, shape and provenance before a number is used.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from zpruner.background import Background
 from zpruner.errors import ArtifactError
+from zpruner.transfer import to_host
 from zpruner.work import Work, atomic_file, read_sealed_json, write_sealed_json
 
 FORMAT = 1
@@ -89,7 +90,8 @@ class ArtifactWriter:
 
         `facts` are JSON values kept with the file in the index. Errors of earlier writes are raised here.
         """
-        self._background.submit(partial(self._write, name, dict(columns), dict(facts)))
+        leaving = {key: to_host(tensor) for key, tensor in columns.items()}
+        self._background.submit(partial(self._write, name, leaving, dict(facts)))
 
     def finish(self, out: Path, **extra: Any) -> None:
         """Wait for all files, write the index (with `extra` top-level entries) and publish the folder as `out`."""
@@ -113,7 +115,8 @@ class ArtifactWriter:
         """Stop the background threads."""
         self._background.close()
 
-    def _write(self, name: str, columns: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def _write(self, name: str, leaving: Mapping[str, Callable[[], Tensor]], facts: dict[str, Any]) -> None:
+        columns = {key: fetch() for key, fetch in leaving.items()}
         table = _to_table(columns, {"kind": self.kind, "name": name, **asdict(self.provenance)})
         file = f"{name}.arrow"
         with atomic_file(self.work.files / file) as sink:
@@ -244,7 +247,7 @@ def read_metadata(schema: pa.Schema, path: Path) -> dict[str, Any]:
 
 
 def _to_table(columns: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> pa.Table:
-    arrays = {name: _to_array(tensor.detach().cpu()) for name, tensor in columns.items()}
+    arrays = {name: _to_array(tensor) for name, tensor in columns.items()}
     facts = {"format": FORMAT, "library": version("zpruner"), **metadata}
     schema_metadata = {b"zpruner": json.dumps(facts, sort_keys=True).encode()}
     return pa.table(arrays).replace_schema_metadata(schema_metadata)

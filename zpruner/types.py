@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zpruner.errors import InvalidPatternError, MissingStatisticError, NonFiniteError, ShapeMismatchError
+from zpruner.transfer import to_device
 
 _ON_DEVICE = 1 << 24
 
@@ -170,7 +171,7 @@ class LayerStats:
         """Return the same statistics on `device`."""
 
         def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
+            return None if tensor is None else to_device(tensor, device)
 
         return LayerStats(
             self.layer,
@@ -248,4 +249,4 @@ class Mask:
 
     def to(self, device: torch.device | str) -> Mask:
         """Return the same mask on `device`."""
-        return Mask(self.layer, self.keep.to(device))
+        return Mask(self.layer, to_device(self.keep, device))

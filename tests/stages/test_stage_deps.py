@@ -23,6 +23,7 @@ HOW = [
     "zpruner/progress.py",
     "zpruner/registry.py",
     "zpruner/store.py",
+    "zpruner/transfer.py",
     "zpruner/work.py",
     "zpruner/model/checkpoint.py",
     "zpruner/sources/_disk.py",

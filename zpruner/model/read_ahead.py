@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from zpruner.transfer import to_device
+
 
 class Tensors(Protocol):
     """Named tensors that are read one at a time, such as a checkpoint's."""
@@ -52,4 +54,4 @@ class ReadAhead:
         return self._read(name) if coming is None else coming.result()
 
     def _read(self, name: str) -> Tensor:
-        return self._tensors.read(name).to(self._device)
+        return to_device(self._tensors.read(name), self._device)

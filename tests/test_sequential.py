@@ -1,9 +1,6 @@
-"""Sequential propagation: replay, statistics of a half-pruned model, stages that reproduce, and resuming."""
+"""Sequential propagation: replay, statistics of a half-pruned model, and what is refused."""
 
 from __future__ import annotations
-
-import shutil
-from pathlib import Path
 
 import pytest
 import tiny
@@ -12,16 +9,13 @@ from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 
 import zpruner
-from stages import apply, calibrate, fetch, mask, score
-from zpruner.calibrate import Activations, BlockReplay, Collection
-from zpruner.composition import Composition, compose
+from zpruner.calibrate import BlockReplay, Collection
+from zpruner.composition import compose
 from zpruner.errors import ModelStructureError, NonFiniteError
-from zpruner.model import PrunableLayer, get_weight, load_model, set_weight, take_inventory
+from zpruner.model import get_weight, set_weight, take_inventory
 from zpruner.params import MethodSettings
 from zpruner.sequential import SolvedLayer, prune_blocks
-from zpruner.store import ArtifactReader
-from zpruner.types import LayerStats, Mask, SparsityPattern
-from zpruner.updates import Correction
+from zpruner.types import SparsityPattern
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (6, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
 
@@ -46,22 +40,6 @@ def build(family: str) -> PreTrainedModel:
 FAMILIES = [*tiny.FAMILIES, "mamba"]
 
 
-def last_hidden(model: PreTrainedModel, windows: Tensor) -> Tensor:
-    """What the last decoder block puts out, by a forward pass of the whole model."""
-    inventory = take_inventory(model)
-    found: list[Tensor] = []
-    block = model.get_submodule(f"{inventory.blocks}.{inventory.n_blocks - 1}")
-
-    def keep(_module: object, _args: object, result: Tensor | tuple[Tensor, ...]) -> None:
-        found.append(result if isinstance(result, Tensor) else result[0])
-
-    handle = block.register_forward_hook(keep)
-    with torch.no_grad():
-        model(input_ids=windows.long(), use_cache=False)
-    handle.remove()
-    return found[0]
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_replaying_all_blocks_is_the_forward_pass(family: str) -> None:
     model = build(family)
@@ -69,7 +47,7 @@ def test_replaying_all_blocks_is_the_forward_pass(family: str) -> None:
     replay = BlockReplay(model, inventory, WINDOWS, batch_size=2)
     for block in range(inventory.n_blocks):
         replay.advance(block)
-    expected = torch.cat([last_hidden(model, batch) for batch in WINDOWS.split(2)])
+    expected = torch.cat([tiny.last_hidden(model, batch) for batch in WINDOWS.split(2)])
     assert torch.equal(torch.cat(replay.hidden), expected)
 
 
@@ -88,7 +66,7 @@ def test_statistics_are_those_of_the_model_with_earlier_blocks_pruned(family: st
             expected = torch.ones_like(weight, dtype=torch.bool).scatter_(1, keep[:, : weight.shape[1] // 2], False)
             assert torch.equal(by_name[layer.name].mask.keep, expected), layer.name
             set_weight(reference, layer, weight * expected)
-    assert torch.equal(last_hidden(model, WINDOWS), last_hidden(reference, WINDOWS))
+    assert torch.equal(tiny.last_hidden(model, WINDOWS), tiny.last_hidden(reference, WINDOWS))
 
 
 def test_statistics_are_let_go_with_the_last_layer_that_reads_them() -> None:
@@ -168,127 +146,6 @@ class TestRefusal:
             BlockReplay(model, take_inventory(model), WINDOWS, batch_size=2)
 
 
-METHODS = {
-    "wanda": {"score": "wanda", "group": "row"},
-    "best": {"score": "alps", "update": "least_squares"},
-    "swapped": {"score": "wanda", "group": "row", "refine": "swaps", "update": "obs", "correct": {}},
-}
-
-
-@pytest.fixture(scope="module")
-def sequential_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny project with pruned propagation, up to its scores."""
-    root = tmp_path_factory.mktemp("sequential")
-    tiny.make_sources(root)
-    params = tiny.read_params(root)
-    params["calibration"]["propagation"] = "pruned"
-    params["methods"] = METHODS
-    tiny.write_params(root, params)
-    for what in (fetch.What.model, fetch.What.calibration):
-        fetch.run(what, root=root)
-    calibrate.run(root=root)
-    for method in METHODS:
-        score.run(method, root=root)
-    return root
-
-
-@pytest.mark.parametrize("method", list(METHODS))
-@pytest.mark.parametrize("sparsity", ["s50", "s24"])
-def test_stored_statistics_give_the_same_masks_and_weights_again(
-    sequential_project: Path, method: str, sparsity: str
-) -> None:
-    root = sequential_project
-    mask.run(method, sparsity, root=root)
-    apply.run(method, sparsity, root=root)
-    data = root / "data"
-    # In memory, from the same windows.
-    model = load_model(data / "models" / "dense", "auto", "cpu")
-    windows = _windows(root)
-    pattern = {"s50": 0.5, "s24": "2:4"}[sparsity]
-    layers = zpruner.prune_sequentially(model, windows, method=METHODS[method], sparsity=pattern, batch_size=2)
-    # From the stored statistics, scores and masks once more.
-    stored = Activations(data / "activations" / "pruned" / method / sparsity)
-    masks = ArtifactReader(data / "masks" / method / sparsity, "masks")
-    dense = load_model(data / "models" / "dense", "auto", "cpu")
-    written = load_model(data / "pruned" / method / sparsity, "auto", "cpu")
-    composition = compose(MethodSettings(**METHODS[method]))
-    parsed = zpruner.SparsityPattern.parse(pattern)
-    for layer, result in zip(stored.layers, layers, strict=True):
-        stats, weight = stored.stats(layer.name), get_weight(dense, layer)
-        weight = composition.correct(weight, stats)
-        again = composition.mask(composition.score(weight, stats, parsed), weight, stats, parsed)
-        kept = masks.read(layer.name)["keep"]
-        assert torch.equal(again.keep, kept), layer.name
-        assert torch.equal(result.mask.keep, kept), layer.name
-        assert torch.equal(get_weight(written, layer), get_weight(model, layer)), layer.name
-        assert torch.equal(get_weight(written, layer), composition.apply(weight, again, stats)), layer.name
-        assert (stats.cross is not None) == (method == "swapped")
-
-
-def _windows(root: Path) -> Tensor:
-    from zpruner.calibrate import read_windows
-
-    return read_windows(root / "data" / "calibration" / "tokens.arrow")[0]
-
-
-@pytest.fixture
-def two_projects(sequential_project: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Return two copies of the project before its masks; in the first they have been made."""
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    for root in (undisturbed, killed):
-        shutil.copytree(sequential_project, root)
-        for name in ("masks", "activations/pruned", ".work"):
-            shutil.rmtree(root / "data" / name, ignore_errors=True)
-    mask.run("swapped", "s50", root=undisturbed)
-    return undisturbed, killed
-
-
-def goes_on(undisturbed: Path, killed: Path) -> None:
-    """Interrupt a run that is about to be, run it again, and compare."""
-    with pytest.raises(KeyboardInterrupt):
-        mask.run("swapped", "s50", root=killed)
-    assert not (killed / "data" / "masks").exists()
-    assert not (killed / "data" / "activations" / "pruned").exists()
-    mask.run("swapped", "s50", root=killed)
-    for name in ("masks", "activations/pruned"):
-        assert tiny.files_of(killed / "data" / name) == tiny.files_of(undisturbed / "data" / name)
-
-
-def test_an_interrupted_run_goes_on_at_its_first_unfinished_block(
-    two_projects: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measure = BlockReplay.measure
-    measured: list[int] = []
-
-    def die_at_block_2(self: BlockReplay, block: int, gram: bool, min_expert_tokens: int) -> object:
-        measured.append(block)
-        if len(measured) == 3:
-            raise KeyboardInterrupt
-        return measure(self, block, gram, min_expert_tokens)
-
-    monkeypatch.setattr(BlockReplay, "measure", die_at_block_2)
-    goes_on(*two_projects)
-    assert measured == [0, 1, 2, 2]
-
-
-def test_within_a_block_it_goes_on_at_the_first_unfinished_layer(
-    two_projects: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    apply = Composition.apply
-    pruned: list[str] = []
-
-    def die_at_the_twelfth(self: Composition, weight: Tensor, keep: Mask, stats: LayerStats | None) -> Tensor:
-        pruned.append(keep.layer)
-        if len(pruned) == 12:
-            raise KeyboardInterrupt
-        return apply(self, weight, keep, stats)
-
-    monkeypatch.setattr(Composition, "apply", die_at_the_twelfth)
-    goes_on(*two_projects)
-    assert len(pruned) == 22
-    assert pruned[11] == pruned[12]
-
-
 class TestBadModels:
     """What is wrong with a model is said by layer, before anything has been pruned."""
 
@@ -329,72 +186,3 @@ def test_a_layer_that_no_token_reaches_is_refused() -> None:
     model.model.layers[1].mlp.unused = torch.nn.Linear(32, 32)
     with pytest.raises(ModelStructureError, match=r"layers\.1\.mlp\.unused: got no token"):
         zpruner.prune_sequentially(model, WINDOWS, method="wanda", sparsity=0.5)
-
-
-class TestCorrection:
-    """Aiming at the dense model's outputs: the statistic, the algebra, and that it helps."""
-
-    def test_cross_is_the_product_of_dense_and_pruned_inputs(self) -> None:
-        model, dense, pruned = (tiny.build("llama") for _ in range(3))
-        inventory = take_inventory(model)
-        method = {"score": "wanda", "group": "row", "correct": {"share": 0.0}}
-        layers = zpruner.prune_sequentially(model, WINDOWS, method=method, sparsity=0.7, batch_size=2)
-        found = {}
-        replay = BlockReplay(pruned, inventory, WINDOWS, 2, follow_dense=True)
-        by_name = {layer.name: layer for layer in layers}
-        for block in range(inventory.n_blocks):
-            collection = replay.measure(block, gram=True)
-            for layer in (entry for entry in inventory.layers if entry.block == block):
-                found[layer.name] = collection.stats(layer.name).cross
-                set_weight(pruned, layer, get_weight(pruned, layer) * by_name[layer.name].mask.keep)
-            replay.advance(block)
-        for layer in inventory.layers:  # `model` is pruned now; `dense` is not
-            expected = _inputs(dense, layer.name).T @ _inputs_with_block_dense(model, dense, layer)
-            assert torch.allclose(
-                found[layer.name].double(), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
-            )
-
-    def test_a_linear_change_of_the_input_is_undone(self) -> None:
-        generator = torch.Generator().manual_seed(3)
-        weight = torch.randn(5, 8, generator=generator)
-        inputs = torch.randn(8, 400, generator=generator)
-        change = torch.eye(8) + 0.3 * torch.randn(8, 8, generator=generator)
-        unpruned = change @ inputs
-        stats = zpruner.LayerStats("l", 400, 4, gram=inputs @ inputs.T, cross=unpruned @ inputs.T)
-        whole = Correction(share=1.0, damping=1e-6).correct(weight, stats)
-        assert torch.allclose(whole, weight @ change, atol=1e-3)
-        half = Correction(share=0.5, damping=1e-6).correct(weight, stats)
-        assert torch.allclose(half, (weight + weight @ change) / 2, atol=1e-3)
-
-    def test_an_input_that_is_always_zero_needs_none(self) -> None:
-        weight = torch.ones(2, 4)
-        stats = zpruner.LayerStats("l", 8, 1, gram=torch.zeros(4, 4), cross=torch.zeros(4, 4))
-        assert torch.equal(Correction().correct(weight, stats), weight)
-
-    def test_it_brings_the_pruned_model_nearer_to_the_dense_one(self) -> None:
-        base = {"score": "wanda", "group": "row", "update": "least_squares"}
-        dense = last_hidden(tiny.build("llama"), WINDOWS)
-        away = []
-        for method in (base, {**base, "correct": {}}):
-            model = tiny.build("llama")
-            zpruner.prune_sequentially(model, WINDOWS, method=method, sparsity=0.6)
-            away.append(float((last_hidden(model, WINDOWS) - dense).norm()))
-        assert away[1] < 0.98 * away[0]
-
-
-def _inputs(model: PreTrainedModel, name: str) -> Tensor:
-    """What a linear layer reads in a forward pass, float64 (tokens, in)."""
-    found: list[Tensor] = []
-    handle = model.get_submodule(name).register_forward_pre_hook(lambda _module, args: found.append(args[0]))
-    with torch.no_grad():
-        model(input_ids=WINDOWS.long(), use_cache=False)
-    handle.remove()
-    return found[0].double().reshape(-1, found[0].shape[-1])
-
-
-def _inputs_with_block_dense(model: PreTrainedModel, dense: PreTrainedModel, layer: PrunableLayer) -> Tensor:
-    """What a layer reads with the earlier blocks pruned and its own block dense."""
-    mixed = tiny.build("llama")
-    for other in take_inventory(mixed).layers:
-        set_weight(mixed, other, get_weight(model if other.block < layer.block else dense, other))
-    return _inputs(mixed, layer.name)

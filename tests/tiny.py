@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -25,6 +26,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+from zpruner.model import take_inventory
 
 REPOSITORY = Path(__file__).parent.parent
 VOCABULARY = 160
@@ -77,6 +80,22 @@ def build(family: str) -> PreTrainedModel:
             if parameter.ndim >= 2:
                 parameter.normal_(std=0.2)
     return model
+
+
+def last_hidden(model: PreTrainedModel, windows: Tensor) -> Tensor:
+    """What the last decoder block puts out, by a forward pass of the whole model."""
+    inventory = take_inventory(model)
+    found: list[Tensor] = []
+    block = model.get_submodule(f"{inventory.blocks}.{inventory.n_blocks - 1}")
+
+    def keep(_module: object, _args: object, result: Tensor | tuple[Tensor, ...]) -> None:
+        found.append(result if isinstance(result, Tensor) else result[0])
+
+    handle = block.register_forward_hook(keep)
+    with torch.no_grad():
+        model(input_ids=windows.long(), use_cache=False)
+    handle.remove()
+    return found[0]
 
 
 def words(count: int, seed: int = 0) -> str:

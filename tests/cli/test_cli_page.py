@@ -1,0 +1,51 @@
+"""The public names of the library, and what every command shares."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+import zpruner
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys\nfrom zpruner.cli import main\ntry:\n main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print(sorted({'torch', 'transformers', 'pyarrow', 'datasets', 'lm_eval', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for name in ("prune", "evaluate", "export", "inspect", "methods", "validate"):
+        assert f"\n  {name} " in done.stdout
+
+
+def test_the_public_page_is_lazy_and_complete() -> None:
+    assert set(zpruner.__all__) <= set(dir(zpruner))
+    for name in zpruner.__all__:
+        assert getattr(zpruner, name) is not None
+    assert callable(zpruner.calibrate), "the room of that name hides the function"
+    with pytest.raises(AttributeError, match="no attribute 'prume'"):
+        zpruner.prume  # noqa: B018
+
+
+def test_importing_a_room_does_not_hide_the_function_of_its_name() -> None:
+    code = "import zpruner.calibrate\nimport zpruner\nprint(zpruner.calibrate.__class__.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "function"
+
+
+def test_wrong_usage_exits_with_2(command: Command) -> None:
+    code, _, err = command("prune", "model")
+    assert code == 2
+    assert "--output" in err
+
+
+def test_methods_lists_names_defaults_and_papers(command: Command) -> None:
+    code, out, _ = command("methods")
+    assert code == 0
+    text = " ".join(out.split())
+    for expected in ("2306.11695", "row_weight: 0.7", "sq_sum", "max_swaps: 100", "least_squares", '"score": "wanda"'):
+        assert expected in text

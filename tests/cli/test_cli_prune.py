@@ -1,0 +1,188 @@
+"""`zpruner prune`: what it writes, and what it says when it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import zpruner
+from zpruner.cli._options import NEWS, NEWS_SHA256
+from zpruner.cli._prune import composition_settings, pattern_of
+from zpruner.errors import InvalidPatternError, InvalidSettingError
+from zpruner.params import load
+
+Command = Callable[..., tuple[int, str, str]]
+PRUNE = ("--calibration", "source/text.txt", "--nsamples", "6", "--seqlen", "32")
+
+
+def test_prune_writes_an_ordinary_checkpoint(place: Path, command: Command) -> None:
+    code, out, err = command(
+        "prune", "source/model", *PRUNE, "-o", "out", "--evaluate", "source/text.txt", "--evaluate-windows", "4"
+    )
+    assert (code, err) == (0, ""), "not quiet although standard error is no terminal"
+    assert "21 layers, 50.00% of their weights removed" in out
+    model = AutoModelForCausalLM.from_pretrained("out")
+    dense = AutoModelForCausalLM.from_pretrained("source/model")
+    assert AutoTokenizer.from_pretrained("out")("abc")["input_ids"]
+    for (name, pruned), (_, before) in zip(model.named_parameters(), dense.named_parameters(), strict=True):
+        if ".layers." in name and pruned.ndim == 2:
+            assert int((pruned == 0).sum()) == pruned.numel() // 2, name
+            kept = pruned != 0
+            assert torch.equal(pruned[kept], before[kept])
+        else:
+            assert torch.equal(pruned, before), name
+    card = (place / "out/README.md").read_text()
+    assert "neither smaller nor faster" in card
+    assert "| perplexity (source/text.txt, 4 windows of 32) |" in card
+    assert not [p for p in place.iterdir() if p.name.startswith(".")], "leftovers"
+
+
+def test_prune_with_a_pattern_an_update_and_propagation_equals_the_library(place: Path, command: Command) -> None:
+    options = ("--method", "wanda", "--sparsity-type", "2:4", "--update", "least_squares", "--propagation", "pruned")
+    assert command("prune", "source/model", *PRUNE, "-o", "out", *options)[0] == 0
+    model, tokenizer = zpruner.load("source/model")
+    windows = zpruner.load_windows("source/text.txt", model, tokenizer, nsamples=6, seqlen=32)
+    zpruner.prune_sequentially(model, windows, method={"score": "wanda", "update": "least_squares"}, sparsity="2:4")
+    written = AutoModelForCausalLM.from_pretrained("out")
+    for (name, expected), (_, found) in zip(model.named_parameters(), written.named_parameters(), strict=True):
+        assert torch.equal(expected, found), name
+
+
+def test_an_existing_folder_is_kept_without_force(place: Path, command: Command) -> None:
+    assert command("prune", "source/model", *PRUNE, "-o", "out")[0] == 0
+    before = tiny.files_of(place / "out")
+    code, _, err = command("prune", "source/model", *PRUNE, "-o", "out", "--sparsity-ratio", "0.25")
+    assert code == 1
+    assert err == (
+        "error: --output out: got a path that exists, expected a new folder. "
+        "Choose another, or add --force to replace it.\n"
+    )
+    assert tiny.files_of(place / "out") == before
+    assert command("prune", "source/model", *PRUNE, "-o", "out", "--sparsity-ratio", "0.25", "--force")[0] == 0
+    assert "0.25 of the weights removed" in (place / "out/README.md").read_text()
+
+
+def test_force_never_replaces_what_is_no_checkpoint(place: Path, command: Command) -> None:
+    (place / "thesis").mkdir()
+    (place / "thesis/text.txt").write_text("years of work")
+    code, _, err = command("prune", "source/model", *PRUNE, "-o", "thesis", "--force")
+    assert code == 1
+    assert "no checkpoint folder" in err
+    assert (place / "thesis/text.txt").read_text() == "years of work"
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("prune", "source/model", *PRUNE, "-o", "out")[0] == 0
+    before = tiny.files_of(place / "out")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zpruner.model.write_manifest", full)
+    code, _, err = command("prune", "source/model", *PRUNE, "-o", "out", "--force")
+    assert code == 1
+    assert "no space left" in err
+    assert tiny.files_of(place / "out") == before
+    assert sorted(p.name for p in place.iterdir()) == ["out", "params.yaml", "source"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "wnada"), "Did you mean 'wanda'?"),
+        (("--sparsity-ratio", "1.5"), "--sparsity-ratio: got 1.5, expected a ratio in [0, 1)"),
+        (("--sparsity", "nan"), "got nan, expected a ratio in [0, 1)"),
+        (("--sparsity-type", "4:2"), "--sparsity-type: got '4:2'"),
+        (("--sparsity-type", "3:7"), "32 inputs for the pattern 3:7"),
+        (("--set", "power"), "expected NAME=VALUE"),
+        (("--set", "powr=2.0"), "unknown key 'powr'"),
+        (("--nsamples", "9000"), "at least 288000 for 9000 windows"),
+        (("--calibration", "nothing.txt"), "nothing.txt: got no such file"),
+        (("--sha256", "0" * 64), "content with SHA-256"),
+    ],
+)
+def test_mistakes_are_one_sentence(place: Path, command: Command, options: tuple[str, str], message: str) -> None:
+    code, out, err = command("prune", "source/model", *PRUNE, "-o", "out", *options)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not (place / "out").exists()
+
+
+def test_ctrl_c_is_one_sentence(place: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zpruner.model.write_manifest", interrupt)  # at the worst moment: the weights are written
+    code, out, err = command("prune", "source/model", *PRUNE, "-o", "out")
+    assert (code, out, err) == (130, "", "Interrupted; nothing was written.\n")
+    assert sorted(p.name for p in place.iterdir()) == ["params.yaml", "source"]
+
+
+@pytest.mark.parametrize("folder", ["source/text.txt/out", "/proc/out"])
+def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_computed(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.setattr("zpruner.cli._options.open_model", lambda *_: pytest.fail("a long run for nothing"))
+    code, _, err = command("prune", "source/model", *PRUNE, "-o", folder)
+    assert code == 1
+    assert err.startswith(f"error: --output {folder}: got ")
+    assert err.count("\n") == 1
+
+
+def test_the_default_calibration_is_that_of_the_repository() -> None:
+    settings = load(tiny.REPOSITORY / "params.yaml").calibration
+    assert (settings.source, settings.sha256) == (NEWS, NEWS_SHA256)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "kind", "expected"),
+    [
+        (None, "unstructured", "0.5"),
+        (0.65, "unstructured", "0.65"),
+        (None, "2:4", "2:4"),
+        (0.5, "2:4", "2:4"),
+        (0.75, "1:4", "1:4"),
+    ],
+)
+def test_pattern_of(ratio: float | None, kind: str, expected: str) -> None:
+    assert pattern_of(ratio, kind) == expected
+
+
+@pytest.mark.parametrize(("ratio", "kind"), [(0.25, "1:4"), (0.6, "2:4"), (None, "0.5")])
+def test_a_ratio_that_n_m_does_not_have(ratio: float | None, kind: str) -> None:
+    with pytest.raises(InvalidSettingError):
+        pattern_of(ratio, kind)
+
+
+def test_no_pattern_at_all() -> None:
+    with pytest.raises(InvalidPatternError):
+        pattern_of(None, "structured")
+
+
+def test_options_change_a_preset() -> None:
+    found = composition_settings("ria", "row", ["power=0.25"], None, "obs")
+    assert found == {"score": "ria", "group": "row", "settings": {"power": 0.25}, "update": "obs"}
+    assert composition_settings("sparsegpt", None, [], None, None) == {"score": "sparsegpt", "update": "obs"}
+
+
+def test_layers_named_by_ignore_stay_dense(place: Path, command: Command) -> None:
+    ignore = ["--ignore", "*.mlp.*", "--ignore", "*.0.*"]
+    for propagation in ("dense", "pruned"):
+        code, out, _ = command(
+            "prune", "source/model", *PRUNE, *ignore, "--blocks", "model.layers", "--propagation", propagation, "-o",
+            f"out-{propagation}",
+        )  # fmt: skip
+        assert code == 0
+        assert out.startswith("8 layers, 50.00% of their weights removed")
+    code, _, err = command("prune", "source/model", *PRUNE, "--blocks", "model.nothing", "-o", "none")
+    assert code == 1
+    assert "model.nothing" in err

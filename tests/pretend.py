@@ -24,7 +24,8 @@ from torch.utils.backend_registration import (
 DEVICE = "pretend"
 COUNTS: Counter[str] = Counter()
 """`waits`: values that the host asked for; `calls`: operations on the device; `uploads`, `copies`: tensors copied to
-the device and to the host, in line with its work; `overlapped`: copies, either way, on a stream of their own."""
+the device and to the host, in line with its work; `overlapped`: copies, either way, on a stream of their own; `lent`:
+tensors whose memory another stream is said to use; `awaited`: events that a stream waits for."""
 
 MEMORY = 1 << 34
 """Bytes that the device says are free."""
@@ -52,6 +53,7 @@ class Stream(torch.Stream):
         return Event(self, len(self.line))
 
     def wait_event(self, event: Event) -> None:
+        COUNTS["awaited"] += 1
         self.line.append(event.synchronize)
 
     def synchronize(self) -> None:
@@ -147,6 +149,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if known and host and name not in _MAY_MIX:
         raise RuntimeError(f"{name}: tensors on two devices")
     if name == "record_stream":
+        COUNTS["lent"] += 1
         return None
     if name == "_local_scalar_dense":
         COUNTS["waits"] += 1

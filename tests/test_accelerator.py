@@ -202,9 +202,10 @@ def test_copies_on_their_own_stream_arrive_whole(
     accelerator: torch.device, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "_BUFFER", 1000)
+    monkeypatch.setattr(transfer, "_FREE", {})
     whole = torch.randint(-9, 9, (60, 77), generator=torch.Generator().manual_seed(1)).to(dtype)
-    with ThreadPoolExecutor(1) as thread:  # a thread's buffers are as large as the constant was when it first copied
-        for tensor in (whole, whole.T, whole[:0], whole[3, 4], whole.view(-1)[:1000], whole[:, :1].view(-1)):
+    with ThreadPoolExecutor(1) as thread:
+        for tensor in (whole, whole.T, whole[:0], whole[3, 4], whole.view(-1)[:1000], whole[:, 0], whole[:1, 0]):
             there = thread.submit(transfer.to_device, tensor, accelerator).result()
             assert there.device.type == accelerator.type
             assert there.shape == tensor.shape
@@ -213,6 +214,25 @@ def test_copies_on_their_own_stream_arrive_whole(
             assert torch.equal(back, tensor)
             doubled = thread.submit(transfer.to_host(there.float() + there.float())).result()
             assert torch.equal(doubled, tensor.float() * 2)
+    assert [len(lanes) for lanes in transfer._FREE.values()] == [1]
+
+
+@pytest.mark.gpu
+def test_copies_wait_for_the_work_that_they_depend_on_and_their_memory_for_its_readers(
+    accelerator: torch.device,
+) -> None:
+    slow = torch.eye(256).to(accelerator)
+    read, left = [], []
+    with ThreadPoolExecutor(2) as threads:
+        for value in range(30):
+            there = threads.submit(transfer.to_device, torch.full((1 << 16,), float(value)), accelerator).result()
+            for _ in range(20):
+                slow = slow @ slow  # whatever comes after it is late
+            read.append((there * slow[0, 0]).max())
+            left.append(threads.submit(transfer.to_host(there * slow[0, 0])))
+            del there
+        assert [float(found) for found in read] == list(range(30))
+        assert [float(found.result().min()) for found in left] == list(range(30))
 
 
 @pytest.mark.gpu
@@ -221,6 +241,10 @@ def test_weights_statistics_and_artifacts_are_copied_beside_the_work(accelerator
         pytest.skip("only the pretended device counts them")
     from pretend import COUNTS
 
+    COUNTS.clear()
+    there = transfer.to_device(torch.ones(3), accelerator)
+    transfer.to_host(there)()
+    assert (COUNTS["lent"], COUNTS["awaited"], COUNTS["overlapped"]) == (1, 1, 2)
     tiny.make_sources(tmp_path)
     params = tiny.read_params(tmp_path)
     params["model"]["device"] = str(accelerator)
@@ -240,7 +264,7 @@ def test_weights_statistics_and_artifacts_are_copied_beside_the_work(accelerator
         assert COUNTS["copies"] == COUNTS["uploads"] == 0
 
 
-SOME = "wanda or long_rows or waits or whole_model or room or beside or arrive"
+SOME = "wanda or long_rows or waits or whole_model or room or beside or copies"
 
 
 @pytest.mark.skipif("ZPRUNER_TEST_DEVICE" in os.environ, reason="this is that run")

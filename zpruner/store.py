@@ -207,7 +207,7 @@ def write_table(table: pa.Table, sink: Any) -> None:
 def write_file(path: Path, columns: Mapping[str, Tensor], kind: str, facts: Mapping[str, Any]) -> None:
     """Write a single-file artifact (such as the token windows) atomically, with `facts` as schema metadata."""
     with atomic_file(path) as sink:
-        write_table(_to_table(columns, {"kind": kind, **facts}), sink)
+        write_table(_to_table({key: tensor.cpu() for key, tensor in columns.items()}, {"kind": kind, **facts}), sink)
 
 
 def read_file(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -8,24 +8,24 @@ copy is done, so that whoever takes the tensor over has nothing to wait for.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-_BUFFER = 1 << 25
-"""Bytes of each of a thread's two buffers: one is on its way while the other is filled or emptied."""
+_BUFFER = 1 << 24
+"""Bytes of each of a lane's two buffers: one is on its way while the other is filled or emptied."""
 _WITHOUT_STREAMS = ("cpu", "mps", "meta")
 """Devices with the host's memory, or none."""
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Return the tensor on `device`, complete, for use on the current stream."""
+    """Return the tensor on `device`, complete, for use on the stream that is current in the calling thread."""
     device = torch.device(device)
     if device.type in _WITHOUT_STREAMS or tensor.device.type != "cpu":
         return tensor.to(device)
-    lane = _lane(device)
-    with lane.stream:
+    with _borrowed(device) as lane, lane.stream:
         found = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         lane.send(tensor.contiguous(), found)
     # Its memory belongs to the lane's stream, and must not be given to the next tensor while this one is still read.
@@ -44,9 +44,8 @@ def to_host(tensor: Tensor) -> Callable[[], Tensor]:
     ready = torch.accelerator.current_stream(tensor.device).record_event()
 
     def fetch() -> Tensor:
-        lane = _lane(tensor.device)
         found = torch.empty(tensor.shape, dtype=tensor.dtype)
-        with lane.stream:
+        with _borrowed(tensor.device) as lane, lane.stream:
             lane.stream.wait_event(ready)
             lane.receive(tensor.contiguous(), found)
         return found
@@ -93,21 +92,25 @@ def _arrive(event: torch.Event, buffer: Tensor, target: Tensor) -> None:
 
 def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
     """Return the tensor's bytes in pieces of a buffer's size."""
-    return tensor.view(-1).view(torch.uint8).split(_BUFFER)
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).split(_BUFFER)
 
 
-class _Lanes(threading.local):
-    """The lanes of the calling thread."""
-
-    def __init__(self) -> None:
-        self.by_device: dict[torch.device, _Lane] = {}
+_FREE: dict[torch.device, list[_Lane]] = {}
+_FREE_LOCK = threading.Lock()
 
 
-_LANES = _Lanes()
+@contextmanager
+def _borrowed(device: torch.device) -> Iterator[_Lane]:
+    """Give a lane that no other thread uses: as many are made as copies run at a time.
 
-
-def _lane(device: torch.device) -> _Lane:
-    lanes = _LANES.by_device
-    if device not in lanes:
-        lanes[device] = _Lane(device)
-    return lanes[device]
+    Not one per thread: threads come and go, and memory that was freed serves only the stream it was taken on.
+    """
+    device = torch.empty(0, device=device).device  # with its index
+    with _FREE_LOCK:
+        free = _FREE.setdefault(device, [])
+        lane = free.pop() if free else None
+    lane = lane or _Lane(device)
+    yield lane
+    # After an error its last copy may still be under way: it is let go.
+    with _FREE_LOCK:
+        free.append(lane)

@@ -63,6 +63,7 @@ def measure(
         for span, values in zip(others, losses, strict=True):
             work.record(_item(span), {"losses": values})
             step()
+    runner.release()
     result: dict[str, list[float]] = {
         key: [] for key in ("losses", "kl", "agreement", "seconds", "dense_seconds", "compared_tokens")
     }
@@ -86,6 +87,8 @@ def _compare(
                 "dense_seconds": [found.dense_seconds],
                 "compared_tokens": [batch.numel()],
             }
+    # Hooks refer to it and it to them: without this its head would stay until the garbage is collected.
+    dense.release()
 
 
 def _item(span: tuple[int, int]) -> str:

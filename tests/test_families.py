@@ -10,9 +10,15 @@ import torch
 
 import zpruner
 from zpruner.calibrate import BlockReplay
+from zpruner.errors import ModelStructureError
 from zpruner.methods import METHODS
 from zpruner.model import get_weight, load_model, take_inventory
 
+WITHOUT_GRADIENT = {
+    # An indexer's hard choice of tokens has no gradient, and windows this short leave a compressor out.
+    "deepseek_v32": ["*.indexer.*"],
+    "deepseek_v4": ["*.compressor.*"],
+}
 WINDOWS = torch.randint(3, families.VOCABULARY, (4, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(2))
 
 
@@ -49,8 +55,11 @@ def test_a_family_goes_through_the_whole_chain(family: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("sparsity", [0.5, "2:4"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_method_prunes_every_family(family: str, sparsity: float | str, tmp_path: Path) -> None:
-    dense = families.build(family)
-    calibration = zpruner.calibrate(dense, WINDOWS, gram=True, gradients=True, batch_size=2)
+    dense, ignore = families.build(family), WITHOUT_GRADIENT.get(family, [])
+    if ignore:
+        with pytest.raises(ModelStructureError, match="zero for every weight"):
+            zpruner.calibrate(dense, WINDOWS, gradients=True, batch_size=2)
+    calibration = zpruner.calibrate(dense, WINDOWS, gram=True, gradients=True, batch_size=2, ignore=ignore)
     weights = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
     for name in METHODS.names():
         settings = {"formula": "mul(W, sqrt(X))"} if name == "expression" else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zpruner.model import PrunableLayer
+from zpruner.types import at_a_time
 
 SAMPLE = 1 << 17
 """Weights sampled from a model: a Jaccard index is known to about 0.002 (one standard error)."""
 BINS = 48
 _DECADES = 6.0
 """Scores further than this below the largest go into the lowest bin."""
+_AT_A_TIME = 1 << 20
+"""Scores whose float64 logarithms are in memory together."""
 
 
 def sample_positions(layer: PrunableLayer, total: int) -> NDArray[np.int64]:
@@ -73,13 +77,20 @@ def score_histogram(score: Tensor, keep: Tensor) -> dict[str, list[float]]:
     Returns:
         `edges` (BINS + 1 numbers, log10), `kept` and `pruned` (BINS counts each).
     """
-    logs = score.double().clamp_min(torch.finfo(torch.float32).tiny).log10()
-    top = float(logs.max())
-    logs = logs.clamp_min(top - _DECADES)
-    low = float(logs.min())
+
+    def log(values: Tensor) -> Tensor:
+        return values.double().clamp_min(torch.finfo(torch.float32).tiny).log10()
+
+    top = float(log(score.max()))
+    low = max(float(log(score.min())), top - _DECADES)
     edges = np.linspace(low, max(top, low + 1e-6), BINS + 1)
-    counts = {
-        name: np.histogram(logs[chosen].cpu().numpy(), bins=edges)[0].tolist()
-        for name, chosen in (("kept", keep), ("pruned", ~keep))
+    counts: dict[str, NDArray[Any]] = {name: np.zeros(BINS, dtype=np.int64) for name in ("kept", "pruned")}
+    rows = max(1, at_a_time(score.device, _AT_A_TIME) // score.shape[1])
+    for part, kept in zip(score.split(rows), keep.split(rows), strict=True):
+        logs = log(part).clamp_(low, top)
+        for name, chosen in (("kept", kept), ("pruned", ~kept)):
+            counts[name] += np.histogram(logs[chosen].cpu().numpy(), bins=edges)[0]
+    return {
+        "edges": [round(float(edge), 6) for edge in edges],
+        **{key: found.tolist() for key, found in counts.items()},
     }
-    return {"edges": [round(float(edge), 6) for edge in edges], **counts}

@@ -61,6 +61,10 @@ class Runner(ABC):
                     yield layer, get_weight(self.model, layer)
 
     @abstractmethod
+    def release(self) -> None:
+        """Let go of weights that are in memory for a time only; they are read again when they are needed."""
+
+    @abstractmethod
     def keep_small(self, index: int, hidden: Tensor) -> None:
         """Let go of a hidden state's memory until `bring_back`, where memory is short."""
 
@@ -95,6 +99,9 @@ class WholeRunner(Runner):
     def holding(self, block: int) -> Iterator[None]:
         """Do nothing: all weights are in memory."""
         yield
+
+    def release(self) -> None:
+        """Do nothing: all weights stay."""
 
     def keep_small(self, index: int, hidden: Tensor) -> None:
         """Do nothing."""
@@ -187,7 +194,7 @@ class StreamedRunner(Runner):
         self._spill.restore(index, hidden)
 
     def release(self) -> None:
-        """Let go of the unit that is in memory, and of what was read of the next one."""
+        """Let go of the unit that is in memory, and of what was read of the next one; small modules stay."""
         self.skeleton.announce(())
         self._let_go()
 

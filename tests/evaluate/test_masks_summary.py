@@ -80,3 +80,11 @@ def test_no_weight_is_lost_to_rounding() -> None:
         score = torch.rand(7, 11, generator=torch.Generator().manual_seed(seed)) * 10.0 ** (seed - 20)
         found = score_histogram(score, score > score.median())
         assert sum(found["kept"]) + sum(found["pruned"]) == 77
+
+
+def test_a_histogram_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    score = torch.rand(50, 30, generator=torch.Generator().manual_seed(1)) ** 6
+    whole = score_histogram(score, score > 0.1)
+    monkeypatch.setattr("zpruner.evaluate.masks._AT_A_TIME", 64)  # two rows
+    assert score_histogram(score, score > 0.1) == whole
+    assert sum(whole["kept"]) == int((score > 0.1).sum())

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import staged
 import tiny
 
 from stages import calibrate, evaluate, mask
+from stages._layers import LayerFacts
+from zpruner.model import Runner, StreamedRunner
 
 
 @pytest.fixture(scope="module", params=["dense", "pruned"])
@@ -87,3 +90,31 @@ def test_masks_and_metrics_are_made_again_in_parts(whole: Path, tmp_path: Path) 
     evaluate.run(staged.METHOD, staged.SPARSITY, root=root)
     assert staged.artifacts(root) == expected
     assert tiny.read_params(root)["model"]["streaming"] == "always"
+
+
+def test_what_was_compared_is_let_go_before_layers_are_measured(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "parts"
+    shutil.copytree(whole, root)
+    staged.change_params(root, "model.streaming", "always")
+    shutil.rmtree(root / "data" / ".work")
+    runners: list[StreamedRunner] = []
+    left: list[set[str]] = []
+    open_runner, measure_layers = evaluate.open_runner, evaluate.measure_layers
+
+    def opening(*args: Any) -> Runner:
+        runner = open_runner(*args)
+        assert isinstance(runner, StreamedRunner)
+        runners.append(runner)
+        return runner
+
+    def measuring(*args: Any) -> LayerFacts:
+        for runner in runners:
+            left.append(runner.skeleton.materialised() & {name for names in runner.units.values() for name in names})
+        return measure_layers(*args)
+
+    monkeypatch.setattr(evaluate, "open_runner", opening)
+    monkeypatch.setattr(evaluate, "measure_layers", measuring)
+    evaluate.run(staged.METHOD, staged.SPARSITY, root=root)
+    assert left == [set(), set()]  # of the pruned and of the dense model

@@ -2,23 +2,30 @@
 
     python benchmarks/agreement.py                # block 10 at 50 %; needs `dvc repro calibrate` to have run
     python benchmarks/agreement.py --noise 1e-7
+    python benchmarks/agreement.py --forward bfloat16    # or float32: the model is calibrated twice
 
 Every statistic is multiplied by `1 + noise * N(0, 1)`, the Gram matrix symmetrically; the share of equal mask entries
 is printed per method: over all layers of the block, and of the worst layer.
+
+With `--forward` the noise is in the product of every linear layer of a second calibration instead, before it is rounded
+to the dtype of that name: what another device changes in the activations themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor
+from torch import Tensor, nn
 
-from zpruner.calibrate import Activations
+import zpruner
+from zpruner.calibrate import Activations, read_windows
 from zpruner.composition import Composition, compose
-from zpruner.model import Checkpoint
+from zpruner.model import Checkpoint, load_model
 from zpruner.params import MethodSettings
 from zpruner.presets import PRESETS
 from zpruner.types import LayerStats, SparsityPattern
@@ -29,23 +36,57 @@ def main(
     block: int = 10,
     sparsity: float = 0.5,
     methods: str = "wanda,ria,zpruner,sparsegpt,apt_mm,alps,best",
+    forward: Annotated[str | None, typer.Option(help="Calibrate twice, with the model in this dtype.")] = None,
 ) -> None:
     """Print a Markdown table."""
     dense, activations = Checkpoint(Path("data/models/dense")), Activations(Path("data/activations/dense"))
     layers = [layer for layer in activations.layers if layer.block == block]
-    print(f"noise {noise:g}, {len(layers)} layers of block {block}\n\n| method | equal | worst layer |\n|---|--:|--:|")
+    if forward is None:
+        here, elsewhere = activations.stats, lambda name: noisy(activations.stats(name), noise)
+    else:
+        here, elsewhere = calibrated(forward, 0.0), calibrated(forward, noise)
+    print(f"noise {noise:g} in the {'statistics' if forward is None else f'products of a {forward} model'}, ", end="")
+    print(f"{len(layers)} layers of block {block}")
+    apart = [_apart(here(layer.name), elsewhere(layer.name)) for layer in layers]
+    print(f"squared norms of channels {sum(apart) / len(apart):.1e} apart\n")
+    print("| method | equal | worst layer |\n|---|--:|--:|")
     for method in methods.split(","):
         composition, pattern = compose(MethodSettings(**PRESETS[method])), SparsityPattern(ratio=sparsity)
         shares, weights = [], []
         for layer in layers:
-            weight, stats = dense.read_weight(layer), activations.stats(layer.name)
-            same = _mask(composition, weight, stats, pattern) == _mask(
-                composition, weight, noisy(stats, noise), pattern
+            weight = dense.read_weight(layer)
+            same = _mask(composition, weight, here(layer.name), pattern) == _mask(
+                composition, weight, elsewhere(layer.name), pattern
             )
             shares.append(float(same.double().mean()))
             weights.append(same.numel())
         mean = sum(share * count for share, count in zip(shares, weights, strict=True)) / sum(weights)
         print(f"| {method} | {mean:.3%} | {min(shares):.3%} |", flush=True)
+
+
+def _apart(one: LayerStats, other: LayerStats) -> float:
+    return float((other.squared_norm() / one.squared_norm() - 1).abs().mean())
+
+
+def calibrated(dtype: str, noise: float) -> Callable[[str], LayerStats]:
+    """Calibrate the default model; return what gives a layer's statistics.
+
+    Args:
+        dtype: of the model.
+        noise: relative, in every product of a linear layer, which is summed in float32 and then rounded to `dtype`.
+    """
+    model = load_model(Path("data/models/dense"), dtype)
+    generator = torch.Generator().manual_seed(0)
+
+    def disturb(module: nn.Linear, inputs: tuple[Tensor], product: Tensor) -> Tensor:
+        exact = nn.functional.linear(inputs[0].float(), module.weight.float())
+        return (exact * torch.randn(exact.shape, generator=generator).mul_(noise).add_(1)).to(product.dtype)
+
+    for module in model.modules():
+        if noise and isinstance(module, nn.Linear):
+            module.register_forward_hook(disturb)
+    windows, _ = read_windows(Path("data/calibration/tokens.arrow"))
+    return zpruner.calibrate(model, windows, gram=True).stats
 
 
 def noisy(stats: LayerStats, noise: float) -> LayerStats:

@@ -41,6 +41,8 @@ def main(
     """Print a Markdown table."""
     dense, activations = Checkpoint(Path("data/models/dense")), Activations(Path("data/activations/dense"))
     layers = [layer for layer in activations.layers if layer.block == block]
+    here: Callable[[str], LayerStats]
+    elsewhere: Callable[[str], LayerStats]
     if forward is None:
         here, elsewhere = activations.stats, lambda name: noisy(activations.stats(name), noise)
     else:

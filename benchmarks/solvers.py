@@ -2,9 +2,10 @@
 
     python benchmarks/solvers.py
 
-The plain loop is written here from the paper (arXiv 2301.00774, algorithm 1): Hessian, inverse Cholesky factor, columns
-in blocks of 128, one column at a time, a full sort per block for the threshold. Ours is the `sparsegpt` score (the
-mask) and the `obs` update (the weights), which the pipeline runs one after the other. Needs `dvc repro calibrate`.
+The plain loop (benchmarks/published.py) is written from the paper (arXiv 2301.00774, algorithm 1): Hessian, inverse
+Cholesky factor, columns in blocks of 128, one column at a time, a full sort per block for the threshold. Ours is the
+`sparsegpt` score (the mask) and the `obs` update (the weights), which the pipeline runs one after the other. Needs
+`dvc repro calibrate`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated
 
+import published
 import torch
 import typer
 from torch import Tensor
@@ -25,43 +27,6 @@ from zpruner.model import Checkpoint
 from zpruner.types import LayerStats, SparsityPattern
 from zpruner.updates.least_squares import LeastSquares
 from zpruner.updates.obs import Obs
-
-
-def plain_loop(weight: Tensor, gram: Tensor, pattern: SparsityPattern, block: int = 128) -> Tensor:
-    """Return SparseGPT's weights, (out, in), by the published loop."""
-    weight = weight.clone()
-    hessian = gram.clone()
-    dead = hessian.diagonal() == 0
-    hessian[dead, dead] = 1
-    weight[:, dead] = 0
-    hessian.diagonal().add_(0.01 * hessian.diagonal().mean())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    factor = torch.linalg.cholesky(inverse, upper=True)
-    for start in range(0, weight.shape[1], block):
-        stop = min(start + block, weight.shape[1])
-        part = weight[:, start:stop].clone()
-        errors = torch.zeros_like(part)
-        local = factor[start:stop, start:stop]
-        if pattern.ratio is None:
-            pruned = torch.zeros_like(part, dtype=torch.bool)
-        else:
-            saliency = part**2 / local.diagonal() ** 2
-            threshold = saliency.flatten().sort().values[int(saliency.numel() * pattern.ratio)]
-            pruned = saliency <= threshold
-        for column in range(stop - start):
-            if pattern.kept is not None and pattern.group_size is not None and column % pattern.group_size == 0:
-                group = slice(column, column + pattern.group_size)
-                saliency = part[:, group] ** 2 / local.diagonal()[group] ** 2
-                lowest = saliency.topk(pattern.group_size - pattern.kept, dim=1, largest=False).indices
-                pruned.scatter_(1, column + lowest, True)
-            kept = part[:, column].masked_fill(pruned[:, column], 0.0)
-            error = (part[:, column] - kept) / local[column, column]
-            part[:, column:] -= error.unsqueeze(1) @ local[column, column:].unsqueeze(0)
-            part[:, column] = kept
-            errors[:, column] = error
-        weight[:, start:stop] = part
-        weight[:, stop:] -= errors @ factor[start:stop, stop:]
-    return weight
 
 
 def seconds(run: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
@@ -100,7 +65,7 @@ def compare(
     gram = stats.gram
     assert gram is not None
     score, obs, squares = SparseGPT(), Obs(), LeastSquares()
-    plain, theirs = seconds(lambda: plain_loop(weight, gram, pattern), repeats)
+    plain, theirs = seconds(lambda: published.sparsegpt(weight, gram, pattern), repeats)
     mask, keep = seconds(lambda: score.score(weight, stats, pattern) > 0, repeats)
     update, ours = seconds(lambda: obs.update(weight, keep, stats), repeats)
     joint, solved = seconds(lambda: squares.update(weight, keep, stats), repeats)

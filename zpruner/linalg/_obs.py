@@ -60,6 +60,18 @@ def obs_sweep(
         if stop < end:
             columns[stop:end].addmm_(upper[start:stop, stop:end].T, error[start:stop], alpha=-1)
 
+    def settle(start: int, stop: int, end: int) -> None:
+        """Prune the columns [start, stop), whose mask is known; those up to `end` move with each of them."""
+        gone = (~keep[start:stop]).to(columns.dtype)
+        parts = (columns[start:stop], gone, pivots[start:stop], upper[start:stop], error[start:stop])
+        # Rows taken apart together: a view of its own for each took as long as the arithmetic on it.
+        for j, (column, off, pivot, row, wrong) in enumerate(
+            zip(*(part.unbind() for part in parts), strict=True), start + 1
+        ):
+            torch.mul(column, off, out=wrong).div_(pivot)
+            if j < end:
+                columns[j:end].addr_(row[j:end], wrong, alpha=-1)
+
     for begin in range(0, width, block):
         end = min(begin + block, width)
         for window in range(begin, end, max(step, unit)):
@@ -68,12 +80,12 @@ def obs_sweep(
                 decide(window, window_end)
             for start in range(window, window_end, unit):
                 stop = min(start + unit, window_end)
-                for j in range(start, stop):
-                    if step <= unit and (j - start) % step == 0:
-                        decide(j, min(j + step, stop))
-                    torch.mul(columns[j], ~keep[j], out=error[j]).div_(pivots[j])
-                    if j + 1 < stop:
-                        columns[j + 1 : stop].addr_(upper[j, j + 1 : stop], error[j], alpha=-1)
+                if step > unit:
+                    settle(start, stop, stop)
+                else:
+                    for first in range(start, stop, step):
+                        decide(first, min(first + step, stop))
+                        settle(first, min(first + step, stop), stop)
                 carry(start, stop, end)
         carry(begin, end, width)
     columns.mul_(keep)

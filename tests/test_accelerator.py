@@ -105,10 +105,11 @@ def test_masks_of_a_bfloat16_model_agree_with_those_of_the_cpu(accelerator: torc
 
 
 @pytest.mark.gpu
-def test_the_same_device_gives_the_same_bytes(accelerator: torch.device) -> None:
+@pytest.mark.parametrize("method", ["best", "pruner_zero"])
+def test_the_same_device_gives_the_same_bytes(accelerator: torch.device, method: str) -> None:
     def weights() -> list[Tensor]:
         model = build(accelerator, torch.bfloat16)
-        zpruner.prune_sequentially(model, WINDOWS, method="best", sparsity=0.5, batch_size=4)
+        zpruner.prune_sequentially(model, WINDOWS, method=method, sparsity=0.5, batch_size=4)
         return [parameter.detach().cpu() for parameter in model.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(weights(), weights(), strict=True))

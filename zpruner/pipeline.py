@@ -29,6 +29,7 @@ from zpruner.params import MethodSettings
 from zpruner.presets import PRESETS
 from zpruner.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.sources import load_tokenizer, read_text
+from zpruner.transfer import to_host
 from zpruner.types import Mask, SparsityPattern, Stat
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def prune(
         mask = composition.mask(scores, weight, stats, patterns[layer.name])
         pruned = composition.apply(weight, mask, stats)
         results.append(PrunedLayer(layer.name, mask, mask.sparsity, layer_error(weight, pruned, stats)))
-        weights.append(pruned)
+        weights.append(to_host(pruned)())  # an accelerator need not hold the model twice
     for layer, pruned in zip(layers, weights, strict=True):
         set_weight(model, layer, pruned)
     return tuple(results)

@@ -60,6 +60,18 @@ def test_the_gram_matrix_is_that_of_exact_products(dtype):
     assert torch.get_float32_matmul_precision() == before
 
 
+def test_a_precision_that_the_caller_chose_is_left_as_it_was():
+    """torch refuses to say the one for all backends once that of one is set."""
+    backend = torch.backends.mkldnn.matmul
+    before, backend.fp32_precision = backend.fp32_precision, "tf32"
+    try:
+        inputs = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+        check(accumulated([inputs]), [inputs])
+        assert backend.fp32_precision == "tf32"
+    finally:
+        backend.fp32_precision = before
+
+
 @pytest.mark.parametrize("panel", [1, 5, 16, 31, 32, 33])
 def test_a_gram_matrix_computed_in_panels(monkeypatch, panel):
     monkeypatch.setattr(sys.modules[InputAccumulator.__module__], "_PANEL", panel)

@@ -142,9 +142,9 @@ def test_mask_does_not_depend_on_the_number_of_threads(tied_score):
 
 
 @given(scores(st.tuples(st.integers(1, 3), st.integers(1, 40))), st.data())
-def test_the_kth_smallest_found_bit_by_bit_is_that_of_a_sort(score, data):
+def test_the_kth_smallest_of_long_rows_is_that_of_a_sort(score, data):
     k = data.draw(st.integers(1, score.shape[1]))
-    found = _select._kth_by_bits(torch.from_numpy(score), k).numpy()
+    found = _select._kth_of_long_rows(torch.from_numpy(score), k).numpy()
     assert np.array_equal(found, np.sort(score, axis=1)[:, k - 1 : k])
 
 

@@ -8,13 +8,14 @@ decoder blocks are recomputed in the backward pass, so that memory stays near th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
@@ -70,7 +71,7 @@ def collect_gradients(
         for window in windows[collection.windows :]:
             with _accumulating(parameters, collection.sums):
                 ids = window[None].to(device, torch.long)
-                with torch.enable_grad():
+                with torch.enable_grad(), _repeatable_attention(device):
                     logits = model(input_ids=ids, use_cache=False).logits[0]
                     (LOSS_SCALE * cross_entropy(logits[:-1].float(), ids[0, 1:])).backward()
             collection.windows += 1
@@ -78,6 +79,11 @@ def collect_gradients(
                 _check_finite(collection, inventory)
             yield collection.windows
     check_gradients(collection, inventory)
+
+
+def _repeatable_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Let attention be computed step by step on an accelerator: fused kernels add gradients in any order there."""
+    return nullcontext() if device.type == "cpu" else sdpa_kernel(SDPBackend.MATH)
 
 
 def check_gradients(collection: GradientSums, inventory: Inventory) -> None:

@@ -22,7 +22,7 @@ from zpruner.composition import Composition, compose, derive_mask
 from zpruner.model import Checkpoint, PrunableLayer, Stored, choose, open_runner, resolve_device, write_tensors
 from zpruner.params import canonical_json
 from zpruner.progress import progress
-from zpruner.sequential import SolvedLayer, layer_patterns, prune_blocks
+from zpruner.sequential import SolvedLayer, beside_the_weights, layer_patterns, prune_blocks
 from zpruner.store import ArtifactReader, ArtifactWriter, Provenance, artifact_writer
 from zpruner.transfer import to_device
 from zpruner.types import LayerStats, Mask, ScoreMatrix, SparsityPattern
@@ -129,8 +129,9 @@ def _prune_blocks(
 ) -> None:
     """Prune the model in memory block after block, storing the masks and what they were derived from."""
     params, inventory, work = project.params, activations.inventory, masks.work
+    gram = params.calibration.gram
     windows, _ = read_windows(project.tokens("calibration"))
-    choice = choose(params.model, dense.tensor_bytes)
+    choice = choose(params.model, dense.tensor_bytes + beside_the_weights(composition, inventory, windows, gram))
     say(f"{work.name}: {choice.words}")
     runner = open_runner(dense, params.model, choice.streamed, work.scratch / "hidden")
     model = runner.model
@@ -163,7 +164,7 @@ def _prune_blocks(
         composition,
         patterns,
         batch_size=params.calibration.batch_size,
-        gram=params.calibration.gram,
+        gram=gram,
         min_expert_tokens=params.calibration.min_expert_tokens,
         finished=known,
         measured=measured,

@@ -14,7 +14,7 @@ from zpruner.composition import compose
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.model import get_weight, set_weight, take_inventory
 from zpruner.params import MethodSettings
-from zpruner.sequential import SolvedLayer, prune_blocks
+from zpruner.sequential import SolvedLayer, beside_the_weights, prune_blocks
 from zpruner.types import SparsityPattern
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (6, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
@@ -186,3 +186,21 @@ def test_a_layer_that_no_token_reaches_is_refused() -> None:
     model.model.layers[1].mlp.unused = torch.nn.Linear(32, 32)
     with pytest.raises(ModelStructureError, match=r"layers\.1\.mlp\.unused: got no token"):
         zpruner.prune_sequentially(model, WINDOWS, method="wanda", sparsity=0.5)
+
+
+@pytest.mark.parametrize(
+    ("method", "gram", "hidden_states", "matrices"),
+    [
+        ({"score": "wanda"}, False, 1, 0),
+        ({"score": "wanda"}, True, 1, 3),
+        ({"score": "sparsegpt", "update": "obs"}, False, 1, 3),
+        ({"score": "sparsegpt", "update": "obs", "correct": {}}, False, 2, 4),
+    ],
+)
+def test_what_pruning_takes_beside_the_weights(
+    method: dict[str, object], gram: bool, hidden_states: int, matrices: int
+) -> None:
+    """Whether the model is read block by block hangs on it; the tiny llama is 32 wide, and 48 at its widest."""
+    inventory, composition = take_inventory(tiny.build("llama")), compose(MethodSettings(**method))
+    expected = 4 * hidden_states * WINDOWS.numel() * 32 + 4 * matrices * 48**2
+    assert beside_the_weights(composition, inventory, WINDOWS, gram) == expected

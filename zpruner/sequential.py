@@ -111,6 +111,19 @@ def prune_blocks(
             yield block
 
 
+def beside_the_weights(composition: Composition, inventory: Inventory, windows: Tensor, gram: bool) -> int:
+    """Return about how many bytes `prune_blocks` holds beside a model in memory: hidden states and Gram matrices.
+
+    Hidden states are taken to be float32 and as wide as what most layers read; a correction follows the dense model's,
+    too. While the widest layer is solved there are three matrices of its width, and with a correction one more.
+    """
+    widths = Counter(layer.in_features for layer in inventory.layers)
+    correcting = composition.correction is not None
+    hidden = 4 * windows.numel() * widths.most_common(1)[0][0] * (2 if correcting else 1)
+    needs_gram = gram or Stat.GRAM in composition.needs
+    return hidden + (4 * max(widths) ** 2 * (4 if correcting else 3) if needs_gram else 0)
+
+
 def layer_patterns(
     composition: Composition,
     pattern: SparsityPattern,

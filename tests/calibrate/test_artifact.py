@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import tiny
 import torch
@@ -156,3 +158,20 @@ def test_snapshots_are_taken_now_and_then(tmp_path):
     with Work(tmp_path, "calibrate", "key") as work:
         Snapshots(work, 1000.0).save(Collection(windows=3))
         assert not work.items()
+
+
+def test_the_first_large_snapshot_waits_until_it_is_worth_its_time(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(sys.modules[Snapshots.__module__], "monotonic", lambda: now[0])
+    model = tiny.build("llama")
+    collection = Collection()
+    next(collect(model, take_inventory(model), WINDOWS, collection, gram=True, batch_size=2))
+    size = sum(value.nbytes for sums in collection.accumulators.values() for value in sums.state().values())
+    with Work(tmp_path, "calibrate", "key") as work:
+        snapshots = Snapshots(work, 1e-9)
+        now[0] = 9 * size / 1e9
+        snapshots.save(collection)
+        assert not work.items()
+        now[0] = 11 * size / 1e9
+        snapshots.save(collection)
+        assert work.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -22,13 +22,15 @@ class _Snapshots:
 
     Args:
         work: the open work folder.
-        every: seconds between snapshots; more where writing one takes over a tenth of it. 0: after every batch.
+        every: seconds between snapshots; more where writing one takes over a tenth of it, the first at a gigabyte a
+            second. 0: after every batch.
         part_bytes: of tensors per file, of which a copy is made; a larger tensor has a file of its own.
     """
 
     def __init__(self, work: Work, every: float, part_bytes: int = 1 << 28) -> None:
         self.work, self.every, self.part_bytes = work, every, part_bytes
-        self._next = monotonic() + every
+        self._begun = monotonic()
+        self._next = self._begun + every
 
     def _newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return tensors and facts of the newest whole snapshot."""
@@ -42,8 +44,9 @@ class _Snapshots:
     def _path(self, part: str) -> Path:
         return self.work.scratch / f"{part}.safetensors"
 
-    def _due(self) -> bool:
-        return monotonic() >= self._next
+    def _due(self, tensors: Iterable[Tensor]) -> bool:
+        worth = 10 * sum(tensor.nbytes for tensor in tensors) / 1e9 if self.every else 0.0
+        return monotonic() >= max(self._next, self._begun + worth)
 
     def _write(self, windows: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Write a snapshot in parts, which bounds the memory that this takes; older ones are deleted."""
@@ -91,13 +94,13 @@ class Snapshots(_Snapshots):
 
     def save(self, collection: Collection) -> None:
         """Write a snapshot if one is due."""
-        if not self._due():
-            return
         tensors = {
             f"{owner}/{stat}": tensor
             for owner, sums in collection.accumulators.items()
             for stat, tensor in sums.state().items()
         }
+        if not self._due(tensors.values()):
+            return
         tokens = {owner: sums.tokens for owner, sums in collection.accumulators.items()}
         self._write(collection.windows, tensors, {"owner": collection.owner, "tokens": tokens})
 
@@ -115,5 +118,5 @@ class GradientSnapshots(_Snapshots):
 
     def save(self, collection: GradientSums) -> None:
         """Write a snapshot if one is due."""
-        if self._due():
+        if self._due(collection.sums.values()):
             self._write(collection.windows, collection.sums, {})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
 from stages._project import Project, Root, main
 from zpruner.calibrate import Gradients, GradientSnapshots, collect_gradients, read_windows
 from zpruner.composition import compose
 from zpruner.errors import InvalidSettingError
-from zpruner.model import Checkpoint, load_model, take_inventory
-from zpruner.params import MethodSettings
+from zpruner.model import Checkpoint, load_model, memory_limit, take_inventory
+from zpruner.params import MethodSettings, ModelSettings
 from zpruner.progress import progress
 from zpruner.store import ArtifactReader, Provenance, artifact_writer
 from zpruner.types import Stat
@@ -59,6 +61,7 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
             "Change it in params.yaml, or leave out the methods that need gradients.",
         )
     dense = Checkpoint(project.dense)
+    _check_memory(dense, settings)
     dense.verify_all()
     windows, calibration_hash = read_windows(project.tokens("calibration"))
     provenance = Provenance(
@@ -89,6 +92,20 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
                 writer.write(name, {"grad_sq": grad_sq})
         writer.finish(out, layers=[layer.to_json() for layer in inventory.layers])
         project.write_cost(*labels, seconds=work.seconds, layers=len(inventory.layers), windows=windows.shape[0])
+
+
+def _check_memory(dense: Checkpoint, settings: ModelSettings) -> None:
+    """Raise InvalidSettingError where the weights and the sums of their squared gradients find no room."""
+    itemsize = getattr(torch, str(dense.manifest["dtype"])).itemsize
+    needed, available = dense.tensor_bytes * (1 + 4 / itemsize), memory_limit(settings)
+    if needed > available:
+        raise InvalidSettingError(
+            "a method that needs gradients",
+            f"{needed / 1e9:.2f} GB for the weights and a float32 sum for each, of {available / 1e9:.2f} GB available",
+            "room for both: a backward pass needs the whole model",
+            "Leave out the methods that need gradients, set model.device: cpu if that has more memory, or raise "
+            "model.memory where it is set.",
+        )
 
 
 def _collected(project: Project, provenance: Provenance) -> Gradients | None:

@@ -12,7 +12,7 @@ import zpruner
 from stages import evaluate, gradients, score
 from zpruner.calibrate import read_windows
 from zpruner.errors import ArtifactError, InvalidSettingError
-from zpruner.model import load_model
+from zpruner.model import Checkpoint, load_model
 from zpruner.params import load
 from zpruner.store import ArtifactReader
 
@@ -61,6 +61,18 @@ def test_a_backward_pass_needs_the_whole_model(tmp_path):
     staged.change_params(root, "model.streaming", "always")
     with pytest.raises(InvalidSettingError, match=r"model\.streaming: got 'always'"):
         gradients.run(root)
+
+
+def test_weights_and_sums_need_room(tmp_path):
+    """The tiny llama is float32: as much again for the sums."""
+    root = staged.run_all(project(tmp_path), "needs")
+    size = Checkpoint(root / "data" / "models" / "dense").tensor_bytes
+    staged.change_params(root, "model.memory", 1.9 * size / 1e9)
+    with pytest.raises(InvalidSettingError, match=r"for the weights and a float32 sum for each"):
+        gradients.run(root)
+    assert not (root / "data" / "gradients").exists()
+    staged.change_params(root, "model.memory", 2.1 * size / 1e9)
+    gradients.run(root)
 
 
 def test_evaluate_leaves_out_the_histograms(tmp_path):

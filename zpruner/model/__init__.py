@@ -1,7 +1,7 @@
 """Load models, find what can be pruned in them, read and write their weights. The only room that writes weights."""
 
 from zpruner.model.checkpoint import MANIFEST, Checkpoint, write_manifest, write_pruned
-from zpruner.model.choose import Choice, choose, open_runner
+from zpruner.model.choose import Choice, choose, memory_limit, open_runner
 from zpruner.model.conversion import find_converted
 from zpruner.model.copy import copy_checkpoint
 from zpruner.model.inventory import TIED_BEFORE, take_inventory
@@ -32,6 +32,7 @@ __all__ = [
     "find_converted",
     "get_weight",
     "load_model",
+    "memory_limit",
     "open_runner",
     "quiet_transformers",
     "resolve_device",

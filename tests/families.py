@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from more_families import MORE, build_more
+from more_families import LATER, MORE, build_more
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 VOCABULARY = 160
@@ -104,7 +104,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-ALL = (*FAMILIES, *MORE)
+OTHERS = (*MORE, *LATER)
+ALL = (*FAMILIES, *OTHERS)
 
 
 def build(family: str) -> PreTrainedModel:
@@ -112,7 +113,7 @@ def build(family: str) -> PreTrainedModel:
 
     Some families begin with branches that are multiplied by zero, which training changes.
     """
-    model = build_more(family) if family in MORE else _build(family)
+    model = _build(family) if family in FAMILIES else build_more(family)
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -73,14 +73,93 @@ MORE: dict[str, dict[str, Any]] = {
     },
 }
 
+_ALSO_SMALL: dict[str, Any] = {
+    **dict.fromkeys(("num_shared_experts", "topk_group", "num_expert_group"), 1),
+    **dict.fromkeys(("swa_num_key_value_heads", "num_experts_per_token"), 2),
+    **dict.fromkeys(("linear_num_heads", "swa_num_attention_heads"), 4),
+    **dict.fromkeys(("linear_head_dim", "gated_norm_rank", "swa_head_dim", "d_rel", "dim_head"), 8),
+    **dict.fromkeys(("rel_extent", "sliding_window_size", "router_hidden_size"), 16),
+    **dict.fromkeys(("dff", "dim_ff", "shared_experts_intermediate_size", "dense_intermediate_size"), 64),
+}
+_DENSE_THEN_SPARSE = {"mlp_layer_types": ["dense", "sparse"]}
+_INDEXED = {**_LATENT, **_DENSE_THEN_SPARSE, "layer_types": ["indexed_attention"] * 2}
+_SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
+_DECODER = {"is_decoder": True, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+# the same, with settings that are in neither; the last are encoders run as decoders
+LATER: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("ctrl", "gpt-sw3", "internlm3", "iquestcoder", "solar_open")},
+    "axk1": {**_LATENT, **_DENSE_THEN_SPARSE, "n_group": 2},
+    "axk2": {**_LATENT, **_DENSE_THEN_SPARSE},
+    "bailing_hybrid": {**_LATENT, **_MIXED, **_DENSE_THEN_SPARSE, "num_experts": 4, "num_nextn_predict_layers": 0},
+    "beam": {**_DENSE_THEN_SPARSE, **_SLIDING, "n_group": 2},
+    "cohere_compass_text": {
+        **_LATENT,
+        **_SLIDING,
+        "rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE},
+    },
+    "cpmant": {
+        "position_bias_num_buckets": 32,
+        "position_bias_max_distance": 64,
+        "prompt_length": 4,
+        "init_std": 0.1,
+    },
+    "dots3_note_text": {
+        **_INDEXED,
+        "layer_types": ["indexed_attention", "sliding_attention"],
+        "per_layer_config": {},
+        "head_dim": 16,
+    },
+    "flint": {**_SLIDING, "mlp_only_layers": [0]},
+    "gemma4_unified_text": {**_SLIDING, "per_layer_config": {}},
+    "glm_moe_dsa": {**_INDEXED, "indexer_types": ["full", "shared"]},
+    "granitemoe_swa": {**_SLIDING, "layer_rope_theta": [10000.0, 10000.0]},
+    "hy_v3": _DENSE_THEN_SPARSE,
+    "hy_v4": {**_INDEXED, "indexer_types": ["full", "shared"], "hc_mult": 2},
+    "inkling_text": {"layer_types": ["hybrid_sliding", "hybrid"], **_DENSE_THEN_SPARSE, "n_shared_experts": 2},
+    "inkling2_text": {
+        "num_hidden_layers": 6,
+        "layer_types": ["hybrid_sliding", "hybrid"] * 3,
+        "unpadded_vocab_size": VOCABULARY,
+        "n_layers_per_attn_res_block": 1,
+    },
+    "kimi_linear": {**_LATENT, **_MIXED, **_DENSE_THEN_SPARSE, "q_lora_rank": None, "num_experts": 4},
+    "kolibri1": {**_SLIDING, "num_local_experts": 4},
+    "laguna": {**_DENSE_THEN_SPARSE, **_SLIDING, "num_attention_heads_per_layer": [4, 8]},
+    "lfm3": {"layer_types": ["conv", "full_attention"]},
+    "mellum": {**_DENSE_THEN_SPARSE, **_SLIDING, "num_local_experts": 4},
+    "mimo_v2_flash": {**_DENSE_THEN_SPARSE, **_SLIDING},
+    "minimax_m3_vl_text": {
+        **_DENSE_THEN_SPARSE,
+        "layer_types": ["full_attention", "minimax_m3_sparse"],
+        "index_block_size": 8,
+        "index_topk_blocks": 2,
+    },
+    "qwen4_exp_text": {
+        "layer_types": ["linear_attention", "indexed_attention"],
+        "hc_count": 2,
+        "hc_lowrank": 8,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 4,
+    },
+    "youtu": _LATENT,
+    "zaya": {"num_experts_per_tok": 1},
+    **dict.fromkeys(("bert", "electra", "roberta", "roformer", "xlm-roberta"), _DECODER),
+}
+
 
 def build_more(family: str) -> PreTrainedModel:
     """Return a tiny float32 model with seeded random weights."""
-    settings = {"model_type": family, **MORE[family]}
+    settings = {"model_type": family, **(MORE | LATER)[family]}
     model_type = settings.pop("model_type")
     usual = AutoConfig.for_model(model_type)
     known = {name for kind in type(usual).__mro__ for name in vars(kind).get("__annotations__", {})}
-    small = {name: value for name, value in _SMALL.items() if name in known and name not in usual.attribute_map}
+    numbers = _SMALL | (_ALSO_SMALL if family in LATER else {})
+    small = {name: value for name, value in numbers.items() if name in known and name not in usual.attribute_map}
     tokens = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = AutoConfig.for_model(model_type, **{**tokens, **small, **settings})
     torch.manual_seed(0)

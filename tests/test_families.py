@@ -18,12 +18,14 @@ WITHOUT_GRADIENT = {
     # An indexer's hard choice of tokens has no gradient, and windows this short leave a compressor out.
     "deepseek_v32": ["*.indexer.*"],
     "deepseek_v4": ["*.compressor.*"],
+    **{family: ["*.indexer.*"] for family in ("axk2", "dots3_note_text", "glm_moe_dsa", "hy_v4", "qwen4_exp_text")},
+    "minimax_m3_vl_text": ["*.indexer.*"],
 }
 WINDOWS = torch.randint(3, families.VOCABULARY, (4, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize(
-    "family", [*families.FAMILIES, *(pytest.param(family, marks=pytest.mark.slow) for family in families.MORE)]
+    "family", [*families.FAMILIES, *(pytest.param(family, marks=pytest.mark.slow) for family in families.OTHERS)]
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_family_goes_through_the_whole_chain(family: str, tmp_path: Path) -> None:
@@ -35,7 +37,11 @@ def test_a_family_goes_through_the_whole_chain(family: str, tmp_path: Path) -> N
         # What multiplies activations is pruned; only convolutions, state matrices, biases of experts and routers stay.
         for name, reason in inventory.skipped:
             assert "conv1d" in name or name.endswith(("A_log", "_bias")) or "chooses among the experts" in reason, name
-    BlockReplay(model, inventory, WINDOWS, batch_size=2)  # refuses where replaying does not work
+    if family == "inkling2_text":  # the decoder itself sums what blocks put out, and gives later ones the sums
+        with pytest.raises(ModelStructureError, match="changes with what earlier blocks put out"):
+            BlockReplay(model, inventory, WINDOWS, batch_size=2)
+    else:
+        BlockReplay(model, inventory, WINDOWS, batch_size=2)  # refuses where replaying does not work
     calibration = zpruner.calibrate(model, WINDOWS, gram=True, batch_size=2)
     layers = zpruner.prune(model, calibration, method="sparsegpt", sparsity="2:4")
     assert {layer.sparsity for layer in layers} == {0.5}

@@ -68,7 +68,7 @@ UNUSUAL = ("llama4_text", "xlstm", "zamba")
     "family",
     [
         *(family for family in families.FAMILIES if family not in UNUSUAL),
-        *(pytest.param(family, marks=pytest.mark.slow) for family in families.MORE if family not in UNUSUAL),
+        *(pytest.param(family, marks=pytest.mark.slow) for family in families.OTHERS if family not in UNUSUAL),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")

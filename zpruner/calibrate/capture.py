@@ -35,32 +35,42 @@ def capturing(
 ) -> Iterator[None]:
     """Add to `collection` what `layers` multiply, until the block ends.
 
-    Layers that read the same memory unchanged share one accumulator. With `dense`, which has every layer's input in
-    the unpruned model for the same tokens, X_dense X^T is summed too; for experts it is X X^T, since in the unpruned
-    model other tokens may be routed to them.
+    Layers that read the same memory unchanged share one accumulator, until one of them reads something more. With
+    `dense`, which has every layer's input in the unpruned model for the same tokens, X_dense X^T is summed too; for
+    experts it is X X^T, since in the unpruned model other tokens may be routed to them.
     """
     seen: dict[tuple[object, ...], tuple[str, Tensor]] = {}  # holds the tensors, so that no address is reused
+    read: dict[str, set[tuple[object, ...]]] = {}
 
     def observe(layer: PrunableLayer, inputs: Tensor) -> None:
         if not inputs.numel():  # an expert without a token in this batch
             return
         memory = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs._version)
         owner, _ = seen.setdefault(memory, (layer.name, inputs))
-        known = collection.owner.setdefault(layer.name, owner)
-        if known != owner:
+        before = read.setdefault(layer.name, set())
+        if layer.name not in collection.owner:
+            # Sums of one that has read something else, too, are not to be shared.
+            collection.owner[layer.name] = owner if read[owner] <= {memory} else layer.name
+        known = collection.owner[layer.name]
+        again = bool(before) and memory not in before
+        waiting = [name for name in collection.sharing(layer.name) if name not in read] if again else []
+        if waiting or (known not in (owner, layer.name) and not before):
             raise ModelStructureError(
                 f"layer {layer.name}",
-                f"an input shared with {owner}, earlier with {known}",
+                f"an input that is not the one it shared with {waiting[0] if waiting else known} earlier",
                 "the same sharing of inputs in every forward pass",
                 "Set calibration.batch_size to 1, or list the layer under model.ignore in params.yaml.",
             )
-        if owner == layer.name:
-            sums = collection.accumulators.get(owner)
+        if again:
+            collection.separate(layer.name)
+        before.add(memory)
+        if collection.owner[layer.name] == layer.name:
+            sums = collection.accumulators.get(layer.name)
             if sums is None:
                 sums = InputAccumulator(layer.in_features, gram, inputs.device, dense is not None)
-                collection.accumulators[owner] = sums
+                collection.accumulators[layer.name] = sums
             if layer.pool is None:
-                sums.add(inputs, None if dense is None else dense[owner])
+                sums.add(inputs, None if dense is None else dense[layer.name])
             else:
                 rows = inputs.reshape(-1, layer.in_features)
                 rows = rows[rows.any(dim=-1)]  # batched experts get zeros in place of tokens routed elsewhere
@@ -68,6 +78,7 @@ def capturing(
 
     def forget(_: int) -> None:
         seen.clear()
+        read.clear()
 
     with _Watch(model, inventory, layers, observe, forget):
         yield
@@ -81,6 +92,13 @@ def keeping(
     kept: dict[str, Tensor] = {}
 
     def observe(layer: PrunableLayer, inputs: Tensor) -> None:
+        if layer.pool is None and layer.name in kept and kept[layer.name].data_ptr() != inputs.data_ptr():
+            raise ModelStructureError(
+                f"layer {layer.name}",
+                "more than one input in a forward pass",
+                "one, to be compared with the unpruned model's",
+                "List the layer under model.ignore in params.yaml, or leave out methods with `correct`.",
+            )
         kept[layer.name] = inputs
 
     with _Watch(model, inventory, layers, observe):
@@ -122,6 +140,7 @@ class _Watch:
         return memory in self._lasting or memory in self._passing
 
     def __enter__(self) -> None:
+        products = Products(self, self._report)
         for block in self.layers:
             self._add(block, self._lasting)
         for block in range(self.inventory.n_blocks):
@@ -132,11 +151,12 @@ class _Watch:
 
             def after(*_: object, block: int = block) -> None:
                 self._passing.clear()
+                products.forget()
                 self.leave(block)
 
             self._entered.callback(module.register_forward_pre_hook(before).remove)
             self._entered.callback(module.register_forward_hook(after).remove)
-        self._entered.enter_context(Products(self, self._report))
+        self._entered.enter_context(products)
 
     def __exit__(self, *error: Any) -> None:
         self._entered.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -37,6 +38,18 @@ class Collection:
     owner: dict[str, str] = field(default_factory=dict)
     windows: int = 0
     few: dict[str, int] = field(default_factory=dict)
+
+    def sharing(self, layer: str) -> list[str]:
+        """Return the other layers whose input is taken to be that of `layer`."""
+        return [other for other, owner in self.owner.items() if owner == layer != other]
+
+    def separate(self, layer: str) -> None:
+        """Give a layer sums of its own, which begin as those that it has shared."""
+        known = self.owner[layer]
+        heirs = self.sharing(layer) if known == layer else [layer]
+        if heirs and known in self.accumulators:
+            self.accumulators[heirs[0]] = deepcopy(self.accumulators[known])
+            self.owner |= dict.fromkeys(heirs, heirs[0])
 
     def stats(self, layer: str) -> LayerStats:
         """Return the statistics of a layer's input."""

@@ -1,13 +1,14 @@
 """Sequential propagation: run the decoder block by block, with what each block was called with recorded once.
 
 One dense forward pass records every block's own call arguments; after that a block is replayed on its own with only
-the hidden state replaced, so that it can be measured, pruned and run again without a forward pass of the model. A
-replay of the unpruned blocks must equal the dense forward pass, else replaying is refused.
+the hidden state replaced, and whatever else an earlier block returned, so that it can be measured, pruned and run again
+without a forward pass of the model. A replay of the unpruned blocks must equal the dense forward pass, and no other
+argument may change with what the blocks before put out, else replaying is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,14 @@ from zpruner.types import all_finite
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_FEW = 16
+"""Tokens of which is seen whether a block's arguments depend on earlier blocks."""
+
+Place = tuple[int, int]
+"""What a block returned besides the hidden state: the block, and where among its results."""
+Key = int | str
+"""A positional argument's number, or a keyword."""
+
 
 @dataclass(frozen=True)
 class _Call:
@@ -35,12 +44,25 @@ class _Call:
     name: str | None
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    passed: Mapping[Key, Place]
+    """The arguments that an earlier block returned."""
 
-    def repeat(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """Call the block again with another hidden state."""
+    def repeat(self, block: nn.Module, hidden: Tensor, given: Mapping[Place, Tensor] | None = None) -> Any:
+        """Call the block again with another hidden state and what earlier blocks return now; return its result."""
+        known = given or {}
+        new = {key: known[place] for key, place in self.passed.items() if place in known}
+        args = [new.get(key, value) for key, value in enumerate(self.args)]
+        kwargs = {key: new.get(key, value) for key, value in self.kwargs.items()}
         if self.name is None:
-            return _hidden_of(block(hidden, *self.args, **self.kwargs))
-        return _hidden_of(block(*self.args, **{**self.kwargs, self.name: hidden}))
+            return block(hidden, *args, **kwargs)
+        return block(*args, **{**kwargs, self.name: hidden})
+
+    def tensors(self) -> Iterator[tuple[Key, Tensor]]:
+        """Yield the tensors that the block is given besides the hidden state and what earlier blocks returned."""
+        for key, value in _by_key(self.args, self.kwargs).items():
+            if key not in self.passed:
+                for tensor in _tensors(value):
+                    yield key, tensor
 
 
 class BlockReplay:
@@ -74,6 +96,8 @@ class BlockReplay:
         self.hidden: list[Tensor] = []
         """The current block's input, batch by batch: (batch_size, seqlen, width)."""
         self._calls: list[list[_Call]] = [[] for _ in self.blocks]  # by block, then batch
+        self._returned: list[dict[Place, Tensor]] = []
+        """What later blocks are given of what the blocks up to now returned, batch by batch."""
         self._record(windows.split(batch_size))
         self.dense: list[Tensor] | None = list(self.hidden) if follow_dense else None
         """The same of the unpruned model."""
@@ -95,7 +119,7 @@ class BlockReplay:
                 dense = self._advance_dense(block, index, layers) if self.dense is not None else None
                 self._bring_back(index)
                 with capturing(self.model, self.inventory, collection, gram, layers, dense):
-                    call.repeat(self.blocks[block], hidden)
+                    call.repeat(self.blocks[block], hidden, self._returned[index])
                 self._keep_small(index)
         check_finite(collection)
         fill_experts(Inventory(self.inventory.blocks, 1, tuple(layers), ()), collection, min_expert_tokens)
@@ -113,7 +137,7 @@ class BlockReplay:
         """Run one batch of the dense hidden states through a dense block; return what `layers` read."""
         assert self.dense is not None
         with keeping(self.model, self.inventory, layers) as inputs:
-            self.dense[index] = self._calls[block][index].repeat(self.blocks[block], self.dense[index])
+            self.dense[index] = _hidden_of(self._calls[block][index].repeat(self.blocks[block], self.dense[index]))
         return inputs
 
     def advance(self, block: int) -> None:
@@ -121,7 +145,10 @@ class BlockReplay:
         with torch.no_grad(), self.holding(block):
             for index, call in enumerate(self._calls[block]):
                 self._bring_back(index)
-                self.hidden[index] = call.repeat(self.blocks[block], self.hidden[index])
+                result = call.repeat(self.blocks[block], self.hidden[index], self._returned[index])
+                self.hidden[index] = _hidden_of(result)
+                wanted = {place for calls in self._calls[block + 1 :] for place in calls[index].passed.values()}
+                self._returned[index] |= {key: value for key, value in _others(block, result) if key in wanted}
                 self._keep_small(index)
         self._calls[block] = []  # what a block was called with is not needed again
 
@@ -134,15 +161,19 @@ class BlockReplay:
             self.runner.keep_small(index, self.hidden[index])
 
     def _record(self, batches: tuple[Tensor, ...]) -> None:
-        """Run every batch through the whole decoder and keep what each block was called with."""
+        """Run every batch through the whole decoder and keep what each block was called with.
+
+        A few tokens run twice more, once with another output of the first block.
+        """
+        few = batches[0][:1, :_FEW]
         passes = [_Pass(self, check=number == 0) for number in range(len(batches))]
+        plain, disturbed = _Pass(self, check=False), _Pass(self, check=False, disturb=True)
         current = local()  # passes may run side by side, each in its thread
 
-        def decode(number: int) -> _Pass:
-            current.found = passes[number]
-            ids = batches[number].to(self.runner.device, torch.long)
+        def decode(found: _Pass, batch: Tensor) -> None:
+            current.found = found
+            ids = batch.to(self.runner.device, torch.long)
             self.model.base_model(input_ids=ids, use_cache=False)
-            return passes[number]
 
         handles = []
         for index, block in enumerate(self.blocks):
@@ -150,22 +181,37 @@ class BlockReplay:
             def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], index: int = index) -> None:
                 current.found.before(index, args, kwargs)
 
-            def after(block: nn.Module, _args: Any, result: Any, index: int = index) -> None:
-                current.found.after(index, block, result)
+            def after(block: nn.Module, _args: Any, result: Any, index: int = index) -> Any:
+                return current.found.after(index, block, result)
 
             handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(block.register_forward_hook(after))
         try:
-            found = list(self.runner.run([partial(decode, number) for number in range(len(batches))]))
+            todo = [*zip(passes, batches, strict=True), (plain, few), (disturbed, few)]
+            for _ in self.runner.run([partial(decode, *one) for one in todo]):
+                pass
         finally:
             for handle in handles:
                 handle.remove()
-        for recorded in found:
+        for recorded in passes:
             for index, calls in enumerate(recorded.calls):
                 if len(calls) != 1:
                     raise self.refused(index, f"{len(calls)} calls in one forward pass", "one call")
                 self._calls[index].append(calls[0])
             self.hidden.append(recorded.first)
+            self._returned.append({})
+        self._check_independent(plain, disturbed)
+
+    def _check_independent(self, plain: _Pass, disturbed: _Pass) -> None:
+        """Refuse a model that gives a block what depends on earlier blocks in ways that a replay does not follow."""
+        for index, (before, after) in enumerate(zip(plain.calls, disturbed.calls, strict=True)):
+            for (key, one), (_, other) in zip(before[0].tensors(), after[0].tensors(), strict=True):
+                if not torch.equal(one, other):
+                    raise self.refused(
+                        index,
+                        f"an argument ({key}) that changes with what earlier blocks put out",
+                        "no other input that does than what an earlier block returned",
+                    )
 
     def check_finite(self, block: int, hidden: Tensor) -> None:
         """Raise NonFiniteError naming the layer, or else the block, whose output `hidden` has NaN or infinity."""
@@ -195,10 +241,18 @@ class BlockReplay:
 
 
 class _Pass:
-    """What one forward pass calls the blocks with; with `check`, every block is called again and compared."""
+    """What one forward pass calls the blocks with.
 
-    def __init__(self, replay: BlockReplay, check: bool) -> None:
+    Args:
+        replay: the replay that it is for.
+        check: call every block again and compare.
+        disturb: put another output in place of the first block's.
+    """
+
+    def __init__(self, replay: BlockReplay, check: bool, disturb: bool = False) -> None:
         self.calls: list[list[_Call]] = [[] for _ in replay.blocks]
+        self._returned: dict[int, tuple[Place, Tensor]] = {}  # holds the tensors, so that no identity is reused
+        self._disturb = disturb
         self.first: Tensor
         """The first block's input."""
         self._replay, self._check, self._again = replay, check, False
@@ -210,11 +264,13 @@ class _Pass:
         if self._again:
             return
         if args:
-            given, call = args[0], _Call(None, args[1:], dict(kwargs))
+            name, given, others, named = None, args[0], args[1:], dict(kwargs)
         else:
             name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
-            given, call = kwargs[name], _Call(name, (), {k: v for k, v in kwargs.items() if k != name})
-        self.calls[index].append(call)
+            given, others, named = kwargs[name], (), {key: value for key, value in kwargs.items() if key != name}
+        known = {key: self._returned.get(id(value)) for key, value in _by_key(others, named).items()}
+        passed = {key: found[0] for key, found in known.items() if found is not None}
+        self.calls[index].append(_Call(name, others, named, passed))
         if index == 0:
             self.first = given
         elif self._check and (self._last is None or not torch.equal(given, self._last)):
@@ -223,23 +279,54 @@ class _Pass:
             )
         self._given = given if self._check else None
 
-    def after(self, index: int, block: nn.Module, result: Any) -> None:
-        """Note what a block returns; call it again and compare."""
-        if self._again or self._given is None:
-            return
+    def after(self, index: int, block: nn.Module, result: Any) -> Any:
+        """Note what a block returns; call it again and compare. Returns what to put in place of it, or None."""
+        if self._again:
+            return None
+        self._returned |= {id(value): (place, value) for place, value in _others(index, result)}
+        if self._disturb and index == 0:
+            changed = _hidden_of(result).flip(1) * -1.5
+            return changed if isinstance(result, Tensor) else type(result)([changed, *result[1:]])
+        if self._given is None:
+            return None
         self._last = _hidden_of(result)
         self._replay.check_finite(index, self._last)
         self._again = True
-        again = self.calls[index][-1].repeat(block, self._given)
+        again = _hidden_of(self.calls[index][-1].repeat(block, self._given))
         self._again = False
         if not torch.equal(again, self._last):
             worst = float((again.float() - self._last.float()).abs().max())
             raise self._replay.refused(
                 index, f"a replay that differs by up to {worst:.2g}", "the dense forward's output"
             )
+        return None
 
 
 def _hidden_of(result: Any) -> Tensor:
     """Return the hidden state among what a block returned: the result, or the first of a tuple."""
     hidden: Tensor = result if isinstance(result, Tensor) else result[0]
     return hidden
+
+
+def _by_key(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[Key, Any]:
+    found: dict[Key, Any] = dict(enumerate(args))
+    return found | dict(kwargs)
+
+
+def _others(block: int, result: Any) -> Iterator[tuple[Place, Tensor]]:
+    """Yield what a block returned besides the hidden state, as far as it is tensors."""
+    for at, value in enumerate(() if isinstance(result, Tensor) else result):
+        if at and isinstance(value, Tensor):
+            yield (block, at), value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a value, those in lists, tuples and dictionaries included."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)

@@ -24,25 +24,43 @@ def expert_lists(model: nn.Module, blocks: str) -> dict[str, int]:
     return found
 
 
-def find_routers(blocks: str, groups: Mapping[str, int], weights: Mapping[str, int]) -> dict[str, str]:
+def find_routers(
+    blocks: str, groups: Mapping[str, int], weights: Mapping[str, int], hidden: int | None = None
+) -> dict[str, str]:
     """Return the weights that route tokens to experts, each with the path of the experts.
 
     A router has as many outputs as there are experts. It is looked for beside them: in the module that holds the
-    experts, then in the one that holds that, up to the decoder block. All weights of the part of that module that
-    holds it belong to it.
+    experts, where it may also have some more outputs (for experts that are always met, or for none), then in the one
+    that holds that, up to the decoder block. All weights of the part of that module that holds it belong to it. A part
+    that writes a hidden state (attention, a shared expert) is none, unless it has a router's outputs right beside the
+    experts.
 
     Args:
         blocks: path of the decoder blocks.
         groups: path of the experts (a list of modules, or the module that holds stacked weights) -> their number.
         weights: name of every matrix -> its number of outputs.
+        hidden: width of a hidden state, where it is known.
     """
     routers: dict[str, str] = {}
     for group, count in groups.items():
         outside = {name: out for name, out in weights.items() if not name.startswith(f"{group}.")}
-        level = group.rpartition(".")[0]
+        level = holder = group.rpartition(".")[0]
         while level.startswith(f"{blocks}."):
-            parts = {_part(name, level) for name, out in outside.items() if out == count and _inside(name, level)}
-            parts -= {part for part in parts if any(_inside(other, part) for other in groups)}
+            outputs: dict[str, set[int]] = {}
+            for name, out in outside.items():
+                if _inside(name, level):
+                    outputs.setdefault(_part(name, level), set()).add(out)
+            for part in list(outputs):
+                if any(_inside(other, part) for other in groups):
+                    del outputs[part]
+            parts = {part for part, outs in outputs.items() if count in outs}
+            writing = {part for part, outs in outputs.items() if hidden in outs}
+            if level != holder:
+                parts -= writing
+            elif not parts:
+                parts = {
+                    part for part, outs in outputs.items() if any(count <= out < 2 * count for out in outs)
+                } - writing
             if parts:
                 routers |= {name: group for name in outside if any(_inside(name, part) for part in parts)}
                 break

@@ -152,7 +152,9 @@ def _without_routers(
         if layer.pool:
             holder = layer.tensor.rpartition(".")[0]
             groups[holder] = max(groups[holder], layer.part + 1)
-    routers = find_routers(path, groups, {layer.tensor: layer.out_features for layer in layers if not layer.pool})
+    hidden = getattr(model.config.get_text_config(), "hidden_size", None)
+    outputs = {layer.tensor: layer.out_features for layer in layers if not layer.pool}
+    routers = find_routers(path, groups, outputs, hidden)
     kept = []
     for layer in layers:
         if layer.tensor in routers:

@@ -94,10 +94,10 @@ def find_blocks(model: PreTrainedModel, blocks: str | None = None) -> str:
                 "model.blocks", f"'{blocks}'", "the path of a module list", did_you_mean(blocks, lists)
             )
         return blocks
-    depth = model.config.get_text_config().num_hidden_layers
+    depth = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
     fitting = {name: module for name, module in lists.items() if len(module) == depth}
     fitting = fitting or {
-        name: module for name, module in lists.items() if len(module) > 1 and depth % len(module) == 0
+        name: module for name, module in lists.items() if len(module) > 1 and depth and depth % len(module) == 0
     }
     sizes = {name: sum(p.numel() for p in module.parameters() if p.ndim >= 2) for name, module in fitting.items()}
     most = max(sizes.values(), default=0)
@@ -107,7 +107,7 @@ def find_blocks(model: PreTrainedModel, blocks: str | None = None) -> str:
         raise ModelStructureError(
             f"model {type(model).__name__}",
             f"{len(best) if most else 0} candidates for its decoder blocks (module lists: {found or 'none'})",
-            f"one module list of {depth} entries (config.num_hidden_layers) that holds most weights",
+            f"one module list of {depth or '?'} entries (config.num_hidden_layers) that holds most weights",
             "Name it in params.yaml under model.blocks.",
         )
     return best[0]

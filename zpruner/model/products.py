@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 Observer = Callable[[Tensor, Tensor], None]
 
+_CASTS = ("float", "to", "type", "type_as")
 _GROUPED = ("grouped_mm", "_grouped_mm", "grouped_mm_fallback")
 
 
@@ -18,8 +19,9 @@ class Products(TorchFunctionMode):
 
     Most weights are used through `nn.Linear`, some as `weight @ x` or through `addmm`, stacked ones in a batched or a
     grouped product. All of these end in a few torch functions; intercepting those finds every product without knowing
-    the module that holds the weight. Of a stack of matrices every matrix is reported by itself, and in a grouped
-    product only those that multiply at least one row.
+    the module that holds the weight. A product with a weight that was cast to another dtype is one with the weight. Of
+    a stack of matrices every matrix is reported by itself, and in a grouped product only those that multiply at least
+    one row.
 
     Args:
         memory: `memory_of` the weights whose products are of interest; may change while entered.
@@ -33,23 +35,41 @@ class Products(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._memory, self._observe, self._copied = memory, observe, copied
+        self._casts: dict[int, tuple[Tensor, Tensor]] = {}
+        """Memory of a weight that was cast -> the weight, and what it was cast to, whose address stays in use so."""
+
+    def forget(self) -> None:
+        """Let go of weights that were cast; to be called when a block returns."""
+        self._casts.clear()
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         operands = _operands(getattr(func, "__name__", ""), args, kwargs or {})
         if operands is not None:
-            left, right, ends = operands
+            left, right, ends = self._uncast(operands[0]), self._uncast(operands[1]), operands[2]
             if right.ndim in (2, 3) and self._is_weight(right):
                 self._report(right.mT, left, ends)
             elif left.ndim in (2, 3) and self._is_weight(left):
                 self._report(left, right.mT if right.ndim > 1 else right, None)
         result = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in _CASTS and isinstance(result, Tensor):
+            weight = args[0]
+            if self._is_weight(weight) and memory_of(result) != memory_of(weight):
+                self._casts[memory_of(result)] = weight, result
         if getattr(func, "__name__", "") in ("__getitem__", "index_select") and isinstance(result, Tensor):
             stack = args[0]
             if stack.ndim == result.ndim == 3 and self._is_weight(stack) and memory_of(result) != memory_of(stack):
                 self._copied(stack)
         return result
+
+    def _uncast(self, operand: Tensor) -> Tensor:
+        """Return an operand, or the part of the weight that it was cast from."""
+        weight, cast = self._casts.get(memory_of(operand), (operand, operand))
+        if weight is cast or weight.stride() != cast.stride():
+            return operand
+        offset = weight.storage_offset() + operand.storage_offset() - cast.storage_offset()
+        return weight.detach().as_strided(operand.shape, operand.stride(), offset)
 
     def _is_weight(self, operand: Tensor) -> bool:
         return memory_of(operand) in self._memory

@@ -62,7 +62,7 @@ def observe_use(model: PreTrainedModel, blocks: str, parameters: Iterable[str]) 
     for name in parameters:
         first.setdefault(kind_of(modules, name), int(name.removeprefix(f"{blocks}.").split(".")[0]))
     hollow = {name: _zeros(p) for name, p in model.named_parameters()}
-    buffers = {name: _zeros(b) if b.is_meta else b.cpu() for name, b in model.named_buffers()}
+    buffers = {name: _buffer(b) for name, b in model.named_buffers()}
     addresses = {memory_of(hollow[name]): name for name in parameters if name in hollow}
     found: dict[Kind, Use | None] = dict.fromkeys(first)
 
@@ -128,6 +128,20 @@ def _use(weight: Tensor, parameter: Tensor) -> Use | None:
 
 
 def _zeros(like: Tensor) -> Tensor:
-    """Return zeros on the CPU whose memory is not touched until somebody does."""
-    count = max(1, like.numel() * like.element_size())
-    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(like.dtype)[: like.numel()].view(like.shape)
+    """Return zeros on the CPU whose memory is not touched until somebody does.
+
+    Floating-point ones are float32 whatever `like` is, as all others here: code that casts a weight to float32 then
+    multiplies by the weight itself, not by a copy.
+    """
+    dtype = torch.float32 if like.is_floating_point() else like.dtype
+    count = max(1, like.numel() * dtype.itemsize)
+    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype)[: like.numel()].view(like.shape)
+
+
+def _buffer(buffer: Tensor) -> Tensor:
+    """Return a buffer on the CPU; without values, ones where it is of integers, which something may be divided by."""
+    if not buffer.is_meta:
+        return buffer.cpu().float() if buffer.is_floating_point() else buffer.cpu()
+    if buffer.is_floating_point() or buffer.dtype == torch.bool:
+        return _zeros(buffer)
+    return torch.ones_like(buffer, device="cpu")

@@ -84,6 +84,7 @@ _ALSO_SMALL: dict[str, Any] = {
 _DENSE_THEN_SPARSE = {"mlp_layer_types": ["dense", "sparse"]}
 _INDEXED = {**_LATENT, **_DENSE_THEN_SPARSE, "layer_types": ["indexed_attention"] * 2}
 _SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
+_FOUR_EXPERTS = {"num_experts": 4, "num_experts_per_token": 2}
 _DECODER = {"is_decoder": True, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
@@ -92,7 +93,14 @@ LATER: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("ctrl", "gpt-sw3", "internlm3", "iquestcoder", "solar_open")},
     "axk1": {**_LATENT, **_DENSE_THEN_SPARSE, "n_group": 2},
     "axk2": {**_LATENT, **_DENSE_THEN_SPARSE},
-    "bailing_hybrid": {**_LATENT, **_MIXED, **_DENSE_THEN_SPARSE, "num_experts": 4, "num_nextn_predict_layers": 0},
+    "bailing_hybrid": {
+        **_LATENT,
+        **_MIXED,
+        **_DENSE_THEN_SPARSE,
+        **_FOUR_EXPERTS,
+        "num_expert_group": 2,
+        "num_nextn_predict_layers": 0,
+    },
     "beam": {**_DENSE_THEN_SPARSE, **_SLIDING, "n_group": 2},
     "cohere_compass_text": {
         **_LATENT,
@@ -124,7 +132,7 @@ LATER: dict[str, dict[str, Any]] = {
         "unpadded_vocab_size": VOCABULARY,
         "n_layers_per_attn_res_block": 1,
     },
-    "kimi_linear": {**_LATENT, **_MIXED, **_DENSE_THEN_SPARSE, "q_lora_rank": None, "num_experts": 4},
+    "kimi_linear": {**_LATENT, **_MIXED, **_DENSE_THEN_SPARSE, **_FOUR_EXPERTS, "q_lora_rank": None},
     "kolibri1": {**_SLIDING, "num_local_experts": 4},
     "laguna": {**_DENSE_THEN_SPARSE, **_SLIDING, "num_attention_heads_per_layer": [4, 8]},
     "lfm3": {"layer_types": ["conv", "full_attention"]},

@@ -8,9 +8,7 @@ argument may change with what the blocks before put out, else replaying is refus
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from threading import local
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from zpruner.calibrate.calls import Call, Place, by_key, hidden_of, others_of
 from zpruner.calibrate.capture import capturing, keeping
 from zpruner.calibrate.dense import Collection, check_complete, check_finite
 from zpruner.calibrate.experts import MIN_EXPERT_TOKENS, fill_experts
@@ -30,39 +29,6 @@ if TYPE_CHECKING:
 
 _FEW = 16
 """Tokens of which is seen whether a block's arguments depend on earlier blocks."""
-
-Place = tuple[int, int]
-"""What a block returned besides the hidden state: the block, and where among its results."""
-Key = int | str
-"""A positional argument's number, or a keyword."""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of a block, without its hidden state: the first positional argument, or the keyword `name`."""
-
-    name: str | None
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    passed: Mapping[Key, Place]
-    """The arguments that an earlier block returned."""
-
-    def repeat(self, block: nn.Module, hidden: Tensor, given: Mapping[Place, Tensor] | None = None) -> Any:
-        """Call the block again with another hidden state and what earlier blocks return now; return its result."""
-        known = given or {}
-        new = {key: known[place] for key, place in self.passed.items() if place in known}
-        args = [new.get(key, value) for key, value in enumerate(self.args)]
-        kwargs = {key: new.get(key, value) for key, value in self.kwargs.items()}
-        if self.name is None:
-            return block(hidden, *args, **kwargs)
-        return block(*args, **{**kwargs, self.name: hidden})
-
-    def tensors(self) -> Iterator[tuple[Key, Tensor]]:
-        """Yield the tensors that the block is given besides the hidden state and what earlier blocks returned."""
-        for key, value in _by_key(self.args, self.kwargs).items():
-            if key not in self.passed:
-                for tensor in _tensors(value):
-                    yield key, tensor
 
 
 class BlockReplay:
@@ -95,7 +61,7 @@ class BlockReplay:
         self.blocks = [model.get_submodule(f"{inventory.blocks}.{i}") for i in range(inventory.n_blocks)]
         self.hidden: list[Tensor] = []
         """The current block's input, batch by batch: (batch_size, seqlen, width)."""
-        self._calls: list[list[_Call]] = [[] for _ in self.blocks]  # by block, then batch
+        self._calls: list[list[Call]] = [[] for _ in self.blocks]  # by block, then batch
         self._returned: list[dict[Place, Tensor]] = []
         """What later blocks are given of what the blocks up to now returned, batch by batch."""
         self._record(windows.split(batch_size))
@@ -137,7 +103,7 @@ class BlockReplay:
         """Run one batch of the dense hidden states through a dense block; return what `layers` read."""
         assert self.dense is not None
         with keeping(self.model, self.inventory, layers) as inputs:
-            self.dense[index] = _hidden_of(self._calls[block][index].repeat(self.blocks[block], self.dense[index]))
+            self.dense[index] = hidden_of(self._calls[block][index].repeat(self.blocks[block], self.dense[index]))
         return inputs
 
     def advance(self, block: int) -> None:
@@ -146,9 +112,9 @@ class BlockReplay:
             for index, call in enumerate(self._calls[block]):
                 self._bring_back(index)
                 result = call.repeat(self.blocks[block], self.hidden[index], self._returned[index])
-                self.hidden[index] = _hidden_of(result)
+                self.hidden[index] = hidden_of(result)
                 wanted = {place for calls in self._calls[block + 1 :] for place in calls[index].passed.values()}
-                self._returned[index] |= {key: value for key, value in _others(block, result) if key in wanted}
+                self._returned[index] |= {key: value for key, value in others_of(block, result) if key in wanted}
                 self._keep_small(index)
         self._calls[block] = []  # what a block was called with is not needed again
 
@@ -250,7 +216,7 @@ class _Pass:
     """
 
     def __init__(self, replay: BlockReplay, check: bool, disturb: bool = False) -> None:
-        self.calls: list[list[_Call]] = [[] for _ in replay.blocks]
+        self.calls: list[list[Call]] = [[] for _ in replay.blocks]
         self._returned: dict[int, tuple[Place, Tensor]] = {}  # holds the tensors, so that no identity is reused
         self._disturb = disturb
         self.first: Tensor
@@ -268,9 +234,9 @@ class _Pass:
         else:
             name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
             given, others, named = kwargs[name], (), {key: value for key, value in kwargs.items() if key != name}
-        known = {key: self._returned.get(id(value)) for key, value in _by_key(others, named).items()}
+        known = {key: self._returned.get(id(value)) for key, value in by_key(others, named).items()}
         passed = {key: found[0] for key, found in known.items() if found is not None}
-        self.calls[index].append(_Call(name, others, named, passed))
+        self.calls[index].append(Call(name, others, named, passed))
         if index == 0:
             self.first = given
         elif self._check and (self._last is None or not torch.equal(given, self._last)):
@@ -283,16 +249,16 @@ class _Pass:
         """Note what a block returns; call it again and compare. Returns what to put in place of it, or None."""
         if self._again:
             return None
-        self._returned |= {id(value): (place, value) for place, value in _others(index, result)}
+        self._returned |= {id(value): (place, value) for place, value in others_of(index, result)}
         if self._disturb and index == 0:
-            changed = _hidden_of(result).flip(1) * -1.5
+            changed = hidden_of(result).flip(1) * -1.5
             return changed if isinstance(result, Tensor) else type(result)([changed, *result[1:]])
         if self._given is None:
             return None
-        self._last = _hidden_of(result)
+        self._last = hidden_of(result)
         self._replay.check_finite(index, self._last)
         self._again = True
-        again = _hidden_of(self.calls[index][-1].repeat(block, self._given))
+        again = hidden_of(self.calls[index][-1].repeat(block, self._given))
         self._again = False
         if not torch.equal(again, self._last):
             worst = float((again.float() - self._last.float()).abs().max())
@@ -300,33 +266,3 @@ class _Pass:
                 index, f"a replay that differs by up to {worst:.2g}", "the dense forward's output"
             )
         return None
-
-
-def _hidden_of(result: Any) -> Tensor:
-    """Return the hidden state among what a block returned: the result, or the first of a tuple."""
-    hidden: Tensor = result if isinstance(result, Tensor) else result[0]
-    return hidden
-
-
-def _by_key(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[Key, Any]:
-    found: dict[Key, Any] = dict(enumerate(args))
-    return found | dict(kwargs)
-
-
-def _others(block: int, result: Any) -> Iterator[tuple[Place, Tensor]]:
-    """Yield what a block returned besides the hidden state, as far as it is tensors."""
-    for at, value in enumerate(() if isinstance(result, Tensor) else result):
-        if at and isinstance(value, Tensor):
-            yield (block, at), value
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a value, those in lists, tuples and dictionaries included."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)

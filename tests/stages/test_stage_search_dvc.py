@@ -14,8 +14,7 @@ from zpruner.search import read_log
 
 FILE = "search/dvc.yaml"
 
-
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("finished_project")]
 
 
 def own(*stages: str) -> list[str]:

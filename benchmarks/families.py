@@ -30,7 +30,8 @@ HEAD = """\
 
 Decoder blocks and prunable weights are found by structure, so that a family needs no code. Prunable is what multiplies
 activations inside the blocks; experts of a mixture are layers of their own, with the tokens routed to each. Embeddings,
-head, norms, biases, convolutions, state matrices and routers stay dense.
+head, norms, biases, convolutions, state matrices and routers stay dense. Where text never reaches a layer (a block for
+images, say), calibration stops with the patterns that `model.ignore` should list.
 
 `python benchmarks/families.py > docs/models.md` makes this table from tiny random models (two blocks each): *pruned* is
 the share of the blocks' weights of two or more dimensions; *dense* and *sequential* say that calibrating, pruning to

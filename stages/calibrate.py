@@ -11,7 +11,7 @@ from stages._project import Project, Root, main, say
 from zpruner.calibrate import (
     Collection,
     Snapshots,
-    check_complete,
+    check_reached,
     collect,
     collect_by_block,
     fill_experts,
@@ -130,7 +130,7 @@ def _complete(
     fill_experts(inventory, collection, settings.min_expert_tokens)
     if text := warning(collection.few, inventory, settings.min_expert_tokens):
         say(f"warning: {text}")
-    check_complete(inventory, collection, block)
+    check_reached(inventory, collection.owner, block)
 
 
 if __name__ == "__main__":

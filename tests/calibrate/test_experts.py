@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import zpruner
-from zpruner.calibrate import BlockReplay, Collection, collect, fill_experts, warning
+from zpruner.calibrate import BlockReplay, Collection, check_reached, collect, fill_experts, warning
 from zpruner.calibrate.accumulate import InputAccumulator
 from zpruner.errors import ModelStructureError
 from zpruner.model import Inventory, PrunableLayer, get_weight, take_inventory
@@ -141,8 +141,8 @@ def test_a_whole_mixture_without_a_token_is_an_error():
     collection.owner = {"a": "a"}
     collection.accumulators = {"a": sums([[1.0, 1.0]])}
     fill_experts(inventory, collection, 4)
-    with pytest.raises(ModelStructureError, match=r"e\.0\.up: got no token"):
-        zpruner.calibrate.__globals__["check_complete"](inventory, collection)
+    with pytest.raises(ModelStructureError, match=r"e\.0\.up and 5 more of 7 layers: got no token"):
+        check_reached(inventory, collection.owner)
 
 
 def test_pruned_propagation_fills_up_too():

@@ -14,6 +14,7 @@ HOW = [
     "stages/_ran.py",
     "zpruner/allocator.py",
     "zpruner/background.py",
+    "zpruner/calibrate/reached.py",
     "zpruner/errors.py",
     "zpruner/explain.py",
     "zpruner/setting_files.py",

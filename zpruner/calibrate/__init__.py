@@ -5,13 +5,13 @@ from zpruner.calibrate.dense import (
     Calibration,
     Collection,
     calibrate,
-    check_complete,
     collect,
     collect_by_block,
     gradients_of,
 )
 from zpruner.calibrate.experts import MIN_EXPERT_TOKENS, fill_experts, warning
 from zpruner.calibrate.gradients import GradientSums, check_gradients, collect_gradients
+from zpruner.calibrate.reached import check_reached
 from zpruner.calibrate.replay import BlockReplay
 from zpruner.calibrate.snapshots import GradientSnapshots, Snapshots
 from zpruner.calibrate.tokens import read_windows, write_windows
@@ -29,8 +29,8 @@ __all__ = [
     "Snapshots",
     "calibrate",
     "calibration_windows",
-    "check_complete",
     "check_gradients",
+    "check_reached",
     "collect",
     "collect_by_block",
     "collect_gradients",

@@ -16,6 +16,7 @@ from zpruner.calibrate.accumulate import InputAccumulator
 from zpruner.calibrate.capture import capturing
 from zpruner.calibrate.experts import MIN_EXPERT_TOKENS, fill_experts
 from zpruner.calibrate.gradients import GradientSums, collect_gradients
+from zpruner.calibrate.reached import check_blocks_reached, check_reached
 from zpruner.composition import check_weight
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.model import TIED_BEFORE, Inventory, Runner, get_weight, take_inventory
@@ -105,7 +106,7 @@ def calibrate(
     for _ in collect(model, inventory, windows, collection, gram=gram, batch_size=batch_size):
         pass
     fill_experts(inventory, collection, min_expert_tokens)
-    check_complete(inventory, collection)
+    check_reached(inventory, collection.owner)
     return Calibration(inventory, collection, gradients_of(model, inventory, windows) if gradients else {})
 
 
@@ -168,7 +169,8 @@ def collect_by_block(
 
     Raises:
         NonFiniteError: as `collect`.
-        ModelStructureError: blocks that share a weight, whose inputs are then those of all of them.
+        ModelStructureError: blocks that share a weight, whose inputs are then those of all of them; a block that is not
+            called once in every pass.
     """
     for name, reason in inventory.skipped:
         if reason == TIED_BEFORE:
@@ -190,6 +192,8 @@ def collect_by_block(
     finally:
         for watched in watching:
             watched.remove()
+    called = {watched.block for watched in watching if watched.check_calls()}
+    check_blocks_reached(inventory, {block for block in range(inventory.n_blocks) if skip(block)} | called)
 
 
 def _decode(runner: Runner, batch: Tensor) -> None:
@@ -211,7 +215,7 @@ class _Watched:
         self.runner, self.inventory, self.block, self.gram = runner, inventory, block, gram
         self.layers = [layer for layer in inventory.layers if layer.block == block]
         self.collection = Collection()
-        self._left, self._done = calls, done
+        self._calls, self._seen, self._done = calls, 0, done
         self._open: ExitStack | None = None
         module = runner.model.get_submodule(f"{inventory.blocks}.{block}")
         self._handles = [module.register_forward_pre_hook(self._before), module.register_forward_hook(self._after)]
@@ -221,6 +225,17 @@ class _Watched:
         for handle in self._handles:
             handle.remove()
 
+    def check_calls(self) -> bool:
+        """Return whether the block was called; refuse one that some passes called, or called more than once."""
+        if self._seen not in (0, self._calls):
+            raise ModelStructureError(
+                f"{self.inventory.blocks}.{self.block}",
+                f"{self._seen} calls in {self._calls} forward passes",
+                "one in each",
+                "Set model.streaming to never in params.yaml.",
+            )
+        return bool(self._seen)
+
     def _before(self, _module: object, _args: object) -> None:
         self._open = ExitStack()
         self._open.enter_context(capturing(self.runner.model, self.inventory, self.collection, self.gram, self.layers))
@@ -228,8 +243,8 @@ class _Watched:
     def _after(self, _module: object, _args: object, _result: object) -> None:
         assert self._open is not None
         self._open.close()
-        self._left -= 1
-        if self._left == 0:
+        self._seen += 1
+        if self._seen == self._calls:
             for layer in self.layers:
                 check_weight(get_weight(self.runner.model, layer), LayerStats(layer.name, 0, 0))
             check_finite(self.collection)
@@ -256,16 +271,4 @@ def check_finite(collection: Collection) -> None:
                 "NaN or infinity among the activations",
                 "finite activations",
                 "Check the checkpoint's weights, or load it in another dtype (model.dtype in params.yaml).",
-            )
-
-
-def check_complete(inventory: Inventory, collection: Collection, block: int | None = None) -> None:
-    """Raise ModelStructureError naming a prunable layer (of a block, where it is given) that no token reached."""
-    for layer in inventory.layers:
-        if block in (None, layer.block) and layer.name not in collection.owner:
-            raise ModelStructureError(
-                f"layer {layer.name}",
-                "no token during calibration",
-                "activations for every prunable layer",
-                "The model does not multiply by this weight: list it under model.ignore in params.yaml.",
             )

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from zpruner.calibrate.calls import Call, Place, by_key, hidden_of, others_of
 from zpruner.calibrate.capture import capturing, keeping
-from zpruner.calibrate.dense import Collection, check_complete, check_finite
+from zpruner.calibrate.dense import Collection, check_finite
 from zpruner.calibrate.experts import MIN_EXPERT_TOKENS, fill_experts
+from zpruner.calibrate.reached import check_blocks_reached, check_reached
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.model import Inventory, PrunableLayer, Runner, WholeRunner, get_weight
 from zpruner.types import all_finite
@@ -89,12 +90,12 @@ class BlockReplay:
                 self._keep_small(index)
         check_finite(collection)
         fill_experts(Inventory(self.inventory.blocks, 1, tuple(layers), ()), collection, min_expert_tokens)
-        check_complete(self.inventory, collection, block)
+        check_reached(self.inventory, collection.owner, block)
         return collection
 
     def advance_dense(self, block: int) -> None:
         """Move the dense hidden states on by one block, whose weights must still be dense; for a resumed run."""
-        if self.dense is not None:
+        if self.dense is not None and self._calls[block]:
             with torch.no_grad(), self.holding(block):
                 for index in range(len(self.dense)):
                     self._advance_dense(block, index, [])
@@ -113,7 +114,8 @@ class BlockReplay:
                 self._bring_back(index)
                 result = call.repeat(self.blocks[block], self.hidden[index], self._returned[index])
                 self.hidden[index] = hidden_of(result)
-                wanted = {place for calls in self._calls[block + 1 :] for place in calls[index].passed.values()}
+                later = [calls[index] for calls in self._calls[block + 1 :] if calls]
+                wanted = {place for call in later for place in call.passed.values()}
                 self._returned[index] |= {key: value for key, value in others_of(block, result) if key in wanted}
                 self._keep_small(index)
         self._calls[block] = []  # what a block was called with is not needed again
@@ -159,25 +161,29 @@ class BlockReplay:
         finally:
             for handle in handles:
                 handle.remove()
-        for recorded in passes:
-            for index, calls in enumerate(recorded.calls):
-                if len(calls) != 1:
-                    raise self.refused(index, f"{len(calls)} calls in one forward pass", "one call")
-                self._calls[index].append(calls[0])
-            self.hidden.append(recorded.first)
-            self._returned.append({})
+        for index in range(len(self.blocks)):
+            calls = [recorded.calls[index] for recorded in passes]
+            for found in calls if any(calls) else ():
+                if len(found) != 1:
+                    raise self.refused(index, f"{len(found)} calls in one forward pass", "one call")
+            self._calls[index] = [found[0] for found in calls if found]
+        # A block that text never reaches, such as one for images, may stay as it is.
+        check_blocks_reached(self.inventory, [index for index, calls in enumerate(self._calls) if calls])
+        self.hidden = [recorded.first for recorded in passes]
+        self._returned = [{} for _ in passes]
         self._check_independent(plain, disturbed)
 
     def _check_independent(self, plain: _Pass, disturbed: _Pass) -> None:
         """Refuse a model that gives a block what depends on earlier blocks in ways that a replay does not follow."""
         for index, (before, after) in enumerate(zip(plain.calls, disturbed.calls, strict=True)):
-            for (key, one), (_, other) in zip(before[0].tensors(), after[0].tensors(), strict=True):
-                if not torch.equal(one, other):
-                    raise self.refused(
-                        index,
-                        f"an argument ({key}) that changes with what earlier blocks put out",
-                        "no other input that does than what an earlier block returned",
-                    )
+            for one_call, other_call in zip(before, after, strict=True):
+                for (key, one), (_, other) in zip(one_call.tensors(), other_call.tensors(), strict=True):
+                    if not torch.equal(one, other):
+                        raise self.refused(
+                            index,
+                            f"an argument ({key}) that changes with what earlier blocks put out",
+                            "no other input that does than what an earlier block returned",
+                        )
 
     def check_finite(self, block: int, hidden: Tensor) -> None:
         """Raise NonFiniteError naming the layer, or else the block, whose output `hidden` has NaN or infinity."""
@@ -220,7 +226,8 @@ class _Pass:
         self._returned: dict[int, tuple[Place, Tensor]] = {}  # holds the tensors, so that no identity is reused
         self._disturb = disturb
         self.first: Tensor
-        """The first block's input."""
+        """The input of the first block that is called."""
+        self._first: int | None = None
         self._replay, self._check, self._again = replay, check, False
         self._given: Tensor | None = None
         self._last: Tensor | None = None
@@ -237,8 +244,8 @@ class _Pass:
         known = {key: self._returned.get(id(value)) for key, value in by_key(others, named).items()}
         passed = {key: found[0] for key, found in known.items() if found is not None}
         self.calls[index].append(Call(name, others, named, passed))
-        if index == 0:
-            self.first = given
+        if self._first in (None, index):
+            self._first, self.first = index, given
         elif self._check and (self._last is None or not torch.equal(given, self._last)):
             raise self._replay.refused(
                 index, "an input other than the previous block's output", "blocks that follow each other"
@@ -250,7 +257,7 @@ class _Pass:
         if self._again:
             return None
         self._returned |= {id(value): (place, value) for place, value in others_of(index, result)}
-        if self._disturb and index == 0:
+        if self._disturb and index == self._first:
             changed = hidden_of(result).flip(1) * -1.5
             return changed if isinstance(result, Tensor) else type(result)([changed, *result[1:]])
         if self._given is None:

@@ -232,7 +232,7 @@ def _prune(
         Calibration,
         Collection,
         GradientSums,
-        check_complete,
+        check_reached,
         collect,
         collect_gradients,
         fill_experts,
@@ -258,7 +258,7 @@ def _prune(
     for _ in progress(batches, "calibrate", -(-len(windows) // batch_size), "batch"):
         pass
     fill_experts(inventory, collection)
-    check_complete(inventory, collection)
+    check_reached(inventory, collection.owner)
     sums = GradientSums()
     if Stat.GRAD_SQ in composition.needs:
         for _ in progress(collect_gradients(model, inventory, windows, sums), "gradients", len(windows), "window"):

@@ -242,6 +242,9 @@ class StreamedRunner(Runner):
             leaf = owner and not any(self.model.get_submodule(owner).children())
             if leaf and self.skeleton.sizes(names) > small:
                 units[owner] = names
+        moving = {name for names in units.values() for name in names}
+        staying = {tied for name in self.skeleton.stored if name not in moving for tied in self.skeleton.tied[name]}
+        units = {unit: [name for name in names if name not in staying] for unit, names in units.items()}
         return {unit: names for unit, names in units.items() if names}
 
     def _watch(self, unit: str, module: nn.Module) -> None:

@@ -35,6 +35,11 @@ _SMALL: dict[str, Any] = {
 }
 _MIXED = {"layer_types": ["linear_attention", "full_attention"]}
 _LATENT = {"num_key_value_heads": 4}
+_SHARED_KEYS = {
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
 _OPT = {"word_embed_proj_dim": 16, "do_layer_norm_before": False}
 
 # name -> settings that are not in _SMALL; where a name is not a model_type, its model_type
@@ -51,6 +56,8 @@ MORE: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "olmo_hybrid"), _MIXED),
     "opt, narrow embedding": {"model_type": "opt", **_OPT},
     "gpt2, wide and scaled": {"model_type": "gpt2", "n_inner": 96, "scale_attn_by_inverse_layer_idx": True},
+    "gemma3n, shared keys": {"model_type": "gemma3n_text", **_SHARED_KEYS},
+    "gemma4, shared keys": {"model_type": "gemma4_text", **_SHARED_KEYS},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16},
     "longcat_flash": {**_LATENT, "n_routed_experts": 4, "zero_expert_num": 2},
     "lfm2": {"layer_types": ["conv", "full_attention"]},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import families
 import pytest
 import tiny
 import torch
@@ -205,28 +204,3 @@ def test_what_pruning_takes_beside_the_weights(
     inventory, composition = take_inventory(tiny.build("llama")), compose(MethodSettings(**method))
     expected = 4 * hidden_states * WINDOWS.numel() * 32 + 4 * matrices * 48**2
     assert beside_the_weights(composition, inventory, WINDOWS, gram) == expected
-
-
-@pytest.mark.parametrize("family", ["llama", "zaya", "glm_moe_dsa", "hy_v4"])
-def test_changed_blocks_replay_as_the_model_runs(family: str) -> None:
-    """Some blocks hand on more than a hidden state: what a router or an indexer chose."""
-    model = families.build(family)
-    inventory = take_inventory(model)
-    windows = WINDOWS[:2] % families.VOCABULARY
-    replay, outputs = BlockReplay(model, inventory, windows, batch_size=1), []
-    for block in range(inventory.n_blocks):
-        for layer in (layer for layer in inventory.layers if layer.block == block):
-            set_weight(model, layer, get_weight(model, layer).flip(0))
-        replay.advance(block)
-    last = model.get_submodule(f"{inventory.blocks}.{inventory.n_blocks - 1}")
-    last.register_forward_hook(lambda _m, _a, out: outputs.append(out if isinstance(out, Tensor) else out[0]))
-    with torch.no_grad():
-        for window in windows:
-            model.base_model(input_ids=window[None].long(), use_cache=False)
-    assert all(torch.equal(a, b) for a, b in zip(replay.hidden, outputs, strict=True))
-
-
-def test_what_the_decoder_makes_of_earlier_blocks_is_refused() -> None:
-    model = families.build("inkling2_text")
-    with pytest.raises(ModelStructureError, match=r"layers\.2: got an argument \(0\) that changes with what earlier"):
-        BlockReplay(model, take_inventory(model), WINDOWS % families.VOCABULARY, batch_size=2)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,21 +26,21 @@ class Call:
     """The arguments that an earlier block returned."""
 
     def repeat(self, block: nn.Module, hidden: Tensor, given: Mapping[Place, Tensor] | None = None) -> Any:
-        """Call the block again with another hidden state and what earlier blocks return now; return its result."""
-        known = given or {}
-        new = {key: known[place] for key, place in self.passed.items() if place in known}
+        """Call the block again with another hidden state; return its result.
+
+        `given` has what earlier blocks return now; None: what they returned when the call was recorded.
+        """
+        new = {} if given is None else {key: given[place] for key, place in self.passed.items()}
         args = [new.get(key, value) for key, value in enumerate(self.args)]
         kwargs = {key: new.get(key, value) for key, value in self.kwargs.items()}
         if self.name is None:
             return block(hidden, *args, **kwargs)
         return block(*args, **{**kwargs, self.name: hidden})
 
-    def tensors(self) -> Iterator[tuple[Key, Tensor]]:
-        """Yield the tensors that the block is given besides the hidden state and what earlier blocks returned."""
-        for key, value in by_key(self.args, self.kwargs).items():
-            if key not in self.passed:
-                for tensor in _tensors(value):
-                    yield key, tensor
+    def tensors(self) -> list[tuple[Key, Tensor]]:
+        """Return the tensors that the block is given besides the hidden state and what earlier blocks returned."""
+        arguments = by_key(self.args, self.kwargs).items()
+        return [(key, tensor) for key, value in arguments if key not in self.passed for tensor in _tensors(value)]
 
 
 def hidden_of(result: Any) -> Tensor:
@@ -61,13 +62,18 @@ def others_of(block: int, result: Any) -> Iterator[tuple[Place, Tensor]]:
             yield (block, at), value
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a value, those in lists, tuples and dictionaries included."""
+def _tensors(value: Any, seen: tuple[object, ...] = ()) -> Iterator[Tensor]:
+    """Yield the tensors in a value: in lists, tuples and dictionaries, and in the attributes of other objects."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
+        return
+    if any(value is other for other in seen) or isinstance(value, nn.Module | type | ModuleType | FunctionType):
+        return
+    if isinstance(value, Mapping):
+        items: Iterable[Any] = value.values()
+    elif isinstance(value, list | tuple | set):
+        items = value
+    else:
+        items = getattr(value, "__dict__", {}).values()
+    for item in items:
+        yield from _tensors(item, (*seen, value))

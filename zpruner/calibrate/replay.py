@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zpruner.calibrate.calls import Call, Place, by_key, hidden_of, others_of
+from zpruner.calibrate.calls import Call, Key, Place, by_key, hidden_of, others_of
 from zpruner.calibrate.capture import capturing, keeping
 from zpruner.calibrate.dense import Collection, check_finite
 from zpruner.calibrate.experts import MIN_EXPERT_TOKENS, fill_experts
@@ -65,7 +65,7 @@ class BlockReplay:
         self._calls: list[list[Call]] = [[] for _ in self.blocks]  # by block, then batch
         self._returned: list[dict[Place, Tensor]] = []
         """What later blocks are given of what the blocks up to now returned, batch by batch."""
-        self._record(windows.split(batch_size))
+        self._record(windows.split(batch_size), follow_dense)
         self.dense: list[Tensor] | None = list(self.hidden) if follow_dense else None
         """The same of the unpruned model."""
 
@@ -116,7 +116,8 @@ class BlockReplay:
                 self.hidden[index] = hidden_of(result)
                 later = [calls[index] for calls in self._calls[block + 1 :] if calls]
                 wanted = {place for call in later for place in call.passed.values()}
-                self._returned[index] |= {key: value for key, value in others_of(block, result) if key in wanted}
+                known = {**self._returned[index], **dict(others_of(block, result))}
+                self._returned[index] = {place: value for place, value in known.items() if place in wanted}
                 self._keep_small(index)
         self._calls[block] = []  # what a block was called with is not needed again
 
@@ -128,14 +129,14 @@ class BlockReplay:
         if self.dense is None:
             self.runner.keep_small(index, self.hidden[index])
 
-    def _record(self, batches: tuple[Tensor, ...]) -> None:
+    def _record(self, batches: tuple[Tensor, ...], follow_dense: bool) -> None:
         """Run every batch through the whole decoder and keep what each block was called with.
 
-        A few tokens run twice more, once with another output of the first block.
+        A few tokens run twice more, once with another input of the first block.
         """
         few = batches[0][:1, :_FEW]
         passes = [_Pass(self, check=number == 0) for number in range(len(batches))]
-        plain, disturbed = _Pass(self, check=False), _Pass(self, check=False, disturb=True)
+        plain, disturbed = _Pass(self, compare=True), _Pass(self, compare=True, disturb=True)
         current = local()  # passes may run side by side, each in its thread
 
         def decode(found: _Pass, batch: Tensor) -> None:
@@ -146,11 +147,11 @@ class BlockReplay:
         handles = []
         for index, block in enumerate(self.blocks):
 
-            def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], index: int = index) -> None:
-                current.found.before(index, args, kwargs)
+            def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], index: int = index) -> Any:
+                return current.found.before(index, args, kwargs)
 
-            def after(block: nn.Module, _args: Any, result: Any, index: int = index) -> Any:
-                return current.found.after(index, block, result)
+            def after(block: nn.Module, _args: Any, result: Any, index: int = index) -> None:
+                current.found.after(index, block, result)
 
             handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(block.register_forward_hook(after))
@@ -172,18 +173,24 @@ class BlockReplay:
         self.hidden = [recorded.first for recorded in passes]
         self._returned = [{} for _ in passes]
         self._check_independent(plain, disturbed)
+        if follow_dense and plain.written:
+            raise ModelStructureError(
+                f"model {type(self.model).__name__}",
+                "blocks that read what earlier ones left in an argument, such as shared keys and values",
+                "blocks that hand on what they return, for methods with `correct`",
+                "Leave out methods with `correct`, or set calibration.propagation to dense.",
+            )
 
     def _check_independent(self, plain: _Pass, disturbed: _Pass) -> None:
         """Refuse a model that gives a block what depends on earlier blocks in ways that a replay does not follow."""
-        for index, (before, after) in enumerate(zip(plain.calls, disturbed.calls, strict=True)):
-            for one_call, other_call in zip(before, after, strict=True):
-                for (key, one), (_, other) in zip(one_call.tensors(), other_call.tensors(), strict=True):
-                    if not torch.equal(one, other):
-                        raise self.refused(
-                            index,
-                            f"an argument ({key}) that changes with what earlier blocks put out",
-                            "no other input that does than what an earlier block returned",
-                        )
+        for index, (before, after) in enumerate(zip(plain.given, disturbed.given, strict=True)):
+            for (key, one), (_, other) in zip(before, after, strict=True):
+                if not torch.equal(one, other):
+                    raise self.refused(
+                        index,
+                        f"an argument ({key}) that changes with what earlier blocks put out",
+                        "no other input that does than what an earlier block returned",
+                    )
 
     def check_finite(self, block: int, hidden: Tensor) -> None:
         """Raise NonFiniteError naming the layer, or else the block, whose output `hidden` has NaN or infinity."""
@@ -218,58 +225,74 @@ class _Pass:
     Args:
         replay: the replay that it is for.
         check: call every block again and compare.
-        disturb: put another output in place of the first block's.
+        compare: note what the blocks are given, to be compared with another pass.
+        disturb: put another input in place of the first block's.
     """
 
-    def __init__(self, replay: BlockReplay, check: bool, disturb: bool = False) -> None:
+    def __init__(
+        self, replay: BlockReplay, *, check: bool = False, compare: bool = False, disturb: bool = False
+    ) -> None:
         self.calls: list[list[Call]] = [[] for _ in replay.blocks]
+        self.given: list[list[tuple[Key, Tensor]]] = [[] for _ in replay.blocks]
+        """With `compare`, what each block is given that no earlier block has made."""
+        self.written: dict[int, Tensor] = {}
+        """With `compare`, what blocks left in an argument that all of them are given; a replay finds it there, too."""
         self._returned: dict[int, tuple[Place, Tensor]] = {}  # holds the tensors, so that no identity is reused
-        self._disturb = disturb
+        self._check, self._compare, self._disturb = check, compare, disturb
         self.first: Tensor
         """The input of the first block that is called."""
         self._first: int | None = None
-        self._replay, self._check, self._again = replay, check, False
-        self._given: Tensor | None = None
+        self._replay, self._again = replay, False
+        self._input: Tensor | None = None
         self._last: Tensor | None = None
 
-    def before(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note that a block is called."""
+    def before(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Note that a block is called. Returns what to call it with instead, or None."""
         if self._again:
-            return
+            return None
         if args:
-            name, given, others, named = None, args[0], args[1:], dict(kwargs)
+            name, hidden, others, named = None, args[0], args[1:], dict(kwargs)
         else:
             name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
-            given, others, named = kwargs[name], (), {key: value for key, value in kwargs.items() if key != name}
+            hidden, others, named = kwargs[name], (), {key: value for key, value in kwargs.items() if key != name}
         known = {key: self._returned.get(id(value)) for key, value in by_key(others, named).items()}
         passed = {key: found[0] for key, found in known.items() if found is not None}
-        self.calls[index].append(Call(name, others, named, passed))
-        if self._first in (None, index):
-            self._first, self.first = index, given
-        elif self._check and (self._last is None or not torch.equal(given, self._last)):
+        call = Call(name, others, named, passed)
+        self.calls[index].append(call)
+        if self._compare:
+            self.given[index] += [(key, tensor) for key, tensor in call.tensors() if id(tensor) not in self.written]
+        if self._first is None:
+            self._first, self.first = index, hidden
+            if self._disturb:
+                changed = hidden.flip(1) * -1.5
+                return ((changed, *others), named) if name is None else (others, {**named, name: changed})
+        elif self._check and (self._last is None or not torch.equal(hidden, self._last)):
             raise self._replay.refused(
                 index, "an input other than the previous block's output", "blocks that follow each other"
             )
-        self._given = given if self._check else None
+        self._input = hidden if self._check else None
+        return None
 
-    def after(self, index: int, block: nn.Module, result: Any) -> Any:
-        """Note what a block returns; call it again and compare. Returns what to put in place of it, or None."""
+    def after(self, index: int, block: nn.Module, result: Any) -> None:
+        """Note what a block returns, and what it has left in its arguments; call it again and compare."""
         if self._again:
-            return None
+            return
         self._returned |= {id(value): (place, value) for place, value in others_of(index, result)}
-        if self._disturb and index == self._first:
-            changed = hidden_of(result).flip(1) * -1.5
-            return changed if isinstance(result, Tensor) else type(result)([changed, *result[1:]])
-        if self._given is None:
-            return None
+        if self._compare:
+            before = {id(tensor) for _, tensor in self.given[index]}
+            now = (tensor for _, tensor in self.calls[index][-1].tensors())
+            self.written |= {id(tensor): tensor for tensor in now if id(tensor) not in before}
+        if self._input is None:
+            return
         self._last = hidden_of(result)
         self._replay.check_finite(index, self._last)
         self._again = True
-        again = hidden_of(self.calls[index][-1].repeat(block, self._given))
+        again = hidden_of(self.calls[index][-1].repeat(block, self._input))
         self._again = False
         if not torch.equal(again, self._last):
             worst = float((again.float() - self._last.float()).abs().max())
             raise self._replay.refused(
                 index, f"a replay that differs by up to {worst:.2g}", "the dense forward's output"
             )
-        return None

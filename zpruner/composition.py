@@ -44,6 +44,12 @@ class Composition:
         parts = [self.refinement, self.update, self.correction]
         return self.method.required().union(*(part.needs for part in parts if part is not None))
 
+    @property
+    def workspace(self) -> int:
+        """The most square float32 matrices of a layer's input width that a part holds at once."""
+        parts = [self.method, self.refinement, self.update, self.correction]
+        return max(part.workspace for part in parts if part is not None)
+
     def correct(self, weight: Tensor, stats: LayerStats) -> Tensor:
         """Return the weight that scores, masks and updates start from, (out, in).
 

@@ -115,13 +115,24 @@ def beside_the_weights(composition: Composition, inventory: Inventory, windows: 
     """Return about how many bytes `prune_blocks` holds beside a model in memory: hidden states and Gram matrices.
 
     Hidden states are taken to be float32 and as wide as what most layers read; a correction follows the dense model's,
-    too. While the widest layer is solved there are three matrices of its width, and with a correction one more.
+    too, and has a second matrix of every input. Of layers that lie side by side and read inputs of the same width, such
+    as an attention's, all but one are taken to read the same one.
     """
     widths = Counter(layer.in_features for layer in inventory.layers)
-    correcting = composition.correction is not None
-    hidden = 4 * windows.numel() * widths.most_common(1)[0][0] * (2 if correcting else 1)
-    needs_gram = gram or Stat.GRAM in composition.needs
-    return hidden + (4 * max(widths) ** 2 * (4 if correcting else 3) if needs_gram else 0)
+    models = 1 if composition.correction is None else 2
+    hidden = 4 * windows.numel() * widths.most_common(1)[0][0] * models
+    if not gram and Stat.GRAM not in composition.needs:
+        return hidden
+    readers = Counter((layer.block, _beside(layer), layer.part, layer.in_features) for layer in inventory.layers)
+    matrices: Counter[int] = Counter()  # block -> numbers in its Gram matrices
+    for (block, _, _, width), count in readers.items():
+        matrices[block] += width**2 * min(count, 2)
+    return hidden + 4 * (max(matrices.values()) * models + composition.workspace * max(widths) ** 2)
+
+
+def _beside(layer: PrunableLayer) -> str:
+    """Return the path of the module in which a layer lies beside others."""
+    return (layer.name if layer.parts == 1 else layer.tensor).rpartition(".")[0]
 
 
 def layer_patterns(

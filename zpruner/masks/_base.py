@@ -17,6 +17,8 @@ class MaskRefinement(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     needs: ClassVar[frozenset[Stat]]
+    workspace: ClassVar[int] = 0
+    """Square float32 matrices of the input's width that `refine` holds at once, beside the statistics."""
 
     @abstractmethod
     def refine(self, weight: Tensor, keep: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Tensor:

@@ -26,6 +26,7 @@ class Swaps(MaskRefinement):
     """
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
+    workspace: ClassVar[int] = 1
 
     max_swaps: int = Field(default=100, ge=1)
     """Exchanges per row at most."""

@@ -23,6 +23,8 @@ class PruningMethod(BaseModel, ABC):
     """The statistics that `score` reads."""
     default_group: ClassVar[ComparisonGroup]
     """The comparison group of the published method."""
+    workspace: ClassVar[int] = 0
+    """Square float32 matrices of the input's width that `score` holds at once, beside the statistics."""
     depends_on_pattern: ClassVar[bool] = False
     """True for solvers that choose the mask themselves: they are run once per pattern and return 1 and 0."""
 

@@ -37,6 +37,7 @@ class Alps(PruningMethod):
     """
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
+    workspace: ClassVar[int] = 6
     default_group: ClassVar[ComparisonGroup] = ComparisonGroup.LAYER
     depends_on_pattern: ClassVar[bool] = True
 

@@ -28,6 +28,7 @@ class Apt(PruningMethod):
     """
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
+    workspace: ClassVar[int] = 3
     default_group: ClassVar[ComparisonGroup] = ComparisonGroup.LAYER
     depends_on_pattern: ClassVar[bool] = True
 

@@ -20,6 +20,7 @@ class SparseGPT(PruningMethod):
     """
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
+    workspace: ClassVar[int] = 2
     default_group: ClassVar[ComparisonGroup] = ComparisonGroup.LAYER
     depends_on_pattern: ClassVar[bool] = True
 

@@ -17,6 +17,8 @@ class WeightUpdate(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     needs: ClassVar[frozenset[Stat]]
+    workspace: ClassVar[int] = 0
+    """Square float32 matrices of the input's width that `update` holds at once, beside the statistics."""
 
     @abstractmethod
     def update(self, weight: Tensor, keep: Tensor, stats: LayerStats) -> Tensor:

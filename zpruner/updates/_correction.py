@@ -26,6 +26,7 @@ class Correction(BaseModel):
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
     """X_dense X^T comes with pruned propagation by itself; with dense propagation it is the Gram matrix."""
+    workspace: ClassVar[int] = 3
 
     share: float = Field(default=0.3, ge=0.0, le=1.0)
     """How much of the correction is made; 0 leaves the weight as it is."""

@@ -19,6 +19,7 @@ class Obs(WeightUpdate):
     """
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
+    workspace: ClassVar[int] = 2
 
     damping: float = Field(default=0.01, ge=0.0)
     """Share of the mean of the Hessian's diagonal added to it."""

@@ -72,6 +72,18 @@ def test_a_precision_that_the_caller_chose_is_left_as_it_was():
         backend.fp32_precision = before
 
 
+def test_a_precision_that_the_caller_chose_for_all_backends_still_holds_for_all():
+    """Asked what it uses, a backend that follows the setting for all answers with that."""
+    everyone, backend = torch.backends, torch.backends.mkldnn.matmul
+    everyone.fp32_precision = "ieee"
+    try:
+        accumulated([torch.ones(4, 8).bfloat16()])
+        everyone.fp32_precision = "tf32"
+        assert backend.fp32_precision == "tf32"
+    finally:
+        everyone.fp32_precision = "none"
+
+
 @pytest.mark.parametrize("panel", [1, 5, 16, 31, 32, 33])
 def test_a_gram_matrix_computed_in_panels(monkeypatch, panel):
     monkeypatch.setattr(sys.modules[InputAccumulator.__module__], "_PANEL", panel)

@@ -123,6 +123,17 @@ def test_few_tokens_are_filled_up_with_the_average_expert():
     assert text.startswith("4 of 6 weights of experts met fewer than 4 calibration tokens (the fewest: e.2.gate, 0)")
 
 
+def test_experts_that_share_an_input_in_part_are_filled_up_with_all_of_them():
+    inventory, collection = mixture(0)
+    collection.separate("e.1.gate")
+    fill_experts(inventory, collection, 4)
+    assert collection.few == {"e.1.up": 2, "e.1.gate": 2, "e.2.up": 0, "e.2.gate": 0}
+    for expert in range(3):
+        up, gate = (collection.stats(f"e.{expert}.{name}") for name in ("up", "gate"))
+        torch.testing.assert_close(gate.sq_sum, up.sq_sum)
+        assert gate.tokens == up.tokens
+
+
 def test_no_more_tokens_are_asked_for_than_there_are():
     inventory, collection = mixture(1000)
     assert collection.stats("e.0.up").tokens == 8

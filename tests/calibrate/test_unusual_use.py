@@ -28,21 +28,31 @@ def owner_twice(self, x):
     return self.down_proj(self.gate_proj(x) * self.gate_proj(2 * x) + self.up_proj(x))
 
 
+def same_twice(self, x):
+    gate = self.gate_proj(x)
+    return self.down_proj(gate * self.gate_proj(x) * self.up_proj(x))
+
+
 def owner_twice_after_all(self, x):
     return self.down_proj(self.gate_proj(x) * self.up_proj(x) + self.gate_proj(2 * x))
 
 
 @pytest.mark.parametrize(
-    ("forward", "twice", "once"),
-    [(sharer_twice, UP, GATE), (owner_twice, GATE, UP), (owner_twice_after_all, GATE, UP)],
+    ("forward", "twice", "once", "times"),
+    [
+        (sharer_twice, UP, GATE, 5),
+        (owner_twice, GATE, UP, 5),
+        (owner_twice_after_all, GATE, UP, 5),
+        (same_twice, GATE, UP, 2),
+    ],
 )
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_all_that_a_layer_reads_counts(forward, twice, once, batch_size):
+def test_all_that_a_layer_reads_counts(forward, twice, once, times, batch_size):
     usual = zpruner.calibrate(tiny.build("llama"), WINDOWS, gram=True).stats(UP)
     found = zpruner.calibrate(model_with(forward), WINDOWS, gram=True, batch_size=batch_size)
     assert (found.stats(once).tokens, found.stats(twice).tokens) == (usual.tokens, 2 * usual.tokens)
     for stat in ("gram", "sq_sum"):
-        for layer, factor in ((once, 1), (twice, 5)):
+        for layer, factor in ((once, 1), (twice, times)):
             expected = factor * getattr(usual, stat)
             torch.testing.assert_close(getattr(found.stats(layer), stat), expected, rtol=1e-4, atol=1e-3)
 

@@ -40,19 +40,19 @@ def capturing(
     experts it is X X^T, since in the unpruned model other tokens may be routed to them.
     """
     seen: dict[tuple[object, ...], tuple[str, Tensor]] = {}  # holds the tensors, so that no address is reused
-    read: dict[str, set[tuple[object, ...]]] = {}
+    read: dict[str, list[tuple[object, ...]]] = {}
 
     def observe(layer: PrunableLayer, inputs: Tensor) -> None:
         if not inputs.numel():  # an expert without a token in this batch
             return
         memory = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs._version)
         owner, _ = seen.setdefault(memory, (layer.name, inputs))
-        before = read.setdefault(layer.name, set())
+        before = read.setdefault(layer.name, [])
         if layer.name not in collection.owner:
-            # Sums of one that has read something else, too, are not to be shared.
-            collection.owner[layer.name] = owner if read[owner] <= {memory} else layer.name
+            # Sums of one that has read something else, too, or this twice, are not to be shared.
+            collection.owner[layer.name] = owner if read[owner] in ([], [memory]) else layer.name
         known = collection.owner[layer.name]
-        again = bool(before) and memory not in before
+        again = bool(before)
         waiting = [name for name in collection.sharing(layer.name) if name not in read] if again else []
         if waiting or (known not in (owner, layer.name) and not before):
             raise ModelStructureError(
@@ -63,7 +63,7 @@ def capturing(
             )
         if again:
             collection.separate(layer.name)
-        before.add(memory)
+        before.append(memory)
         if collection.owner[layer.name] == layer.name:
             sums = collection.accumulators.get(layer.name)
             if sums is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from zpruner.model import Inventory
 
 if TYPE_CHECKING:
+    from zpruner.calibrate.accumulate import InputAccumulator
     from zpruner.calibrate.dense import Collection
 
 MIN_EXPERT_TOKENS = 128
@@ -28,24 +29,35 @@ def fill_experts(inventory: Inventory, collection: Collection, min_tokens: int =
         collection: complete; accumulators of experts are changed, and added for experts that met no token.
         min_tokens: T.
     """
-    pools: dict[str, list[str]] = {}
     most: dict[int, int] = {}  # block -> tokens that passed it
-    block_of: dict[str, int] = {}
+    pools: dict[int, dict[str, list[str]]] = {}
     for layer in inventory.layers:
         sums = collection.accumulators.get(layer.name)
         most[layer.block] = max(most.get(layer.block, 0), 0 if sums is None else sums.tokens)
         if layer.pool is not None:
-            pools.setdefault(layer.pool, []).append(layer.name)
-            block_of[layer.pool] = layer.block
+            pools.setdefault(layer.block, {}).setdefault(layer.pool, []).append(layer.name)
+    for block, found in pools.items():
+        _fill_block(found, collection, min(min_tokens, most[block]))
+
+
+def _fill_block(pools: dict[str, list[str]], collection: Collection, needed: int) -> None:
+    """Fill up the experts of a block's mixtures: pool -> layers."""
+    leaders = {pool: _leaders(names, pools, collection) for pool, names in pools.items()}
+    # Sums are shared, so that every average comes before the first change.
+    averages = {pool: _average(names, collection, needed) for pool, names in pools.items() if leaders[pool] is None}
+    for pool, average in averages.items():
+        for name in pools[pool]:
+            if average is not None and collection.owner.setdefault(name, name) == name:
+                sums = collection.accumulators.setdefault(name, average.empty_like())
+                if sums.tokens < needed:
+                    collection.few[name] = sums.tokens
+                    sums.blend(average, (needed - sums.tokens) / average.tokens)
     for pool, names in pools.items():
-        leaders = _leaders(names, pools, collection)
-        if leaders is None:
-            _fill(names, collection, min(min_tokens, most[block_of[pool]]))
-            continue
-        for name, leader in zip(names, leaders, strict=True):  # their input is another layer's, which has been seen to
-            collection.owner.setdefault(name, collection.owner[leader])
-            if leader in collection.few:
-                collection.few[name] = collection.few[leader]
+        for name, leader in zip(names, leaders[pool] or names, strict=True):
+            if leader in collection.owner:
+                owner = collection.owner.setdefault(name, collection.owner[leader])
+                if owner in collection.few:
+                    collection.few[name] = collection.few[owner]
 
 
 def _leaders(names: list[str], pools: dict[str, list[str]], collection: Collection) -> list[str] | None:
@@ -55,22 +67,15 @@ def _leaders(names: list[str], pools: dict[str, list[str]], collection: Collecti
     return None if shared is names or len(shared) != len(names) else shared
 
 
-def _fill(names: list[str], collection: Collection, needed: int) -> None:
-    own = {name: collection.accumulators[name] for name in names if name in collection.accumulators}
-    if not own or all(
-        name in collection.owner and collection.accumulators[collection.owner[name]].tokens >= needed for name in names
-    ):
-        return
-    like = next(iter(own.values()))
-    everyone = like.empty_like()
-    for sums in own.values():
+def _average(names: list[str], collection: Collection, needed: int) -> InputAccumulator | None:
+    """Return the sums over all tokens that met one of the experts; None where there are none, or all met enough."""
+    known = [collection.accumulators[collection.owner[name]] for name in names if name in collection.owner]
+    if not known or (len(known) == len(names) and all(sums.tokens >= needed for sums in known)):
+        return None
+    everyone = known[0].empty_like()
+    for sums in known:
         everyone.blend(sums, 1.0)
-    for name in names:
-        if collection.owner.setdefault(name, name) == name:
-            sums = collection.accumulators.setdefault(name, like.empty_like())
-            if sums.tokens < needed:
-                collection.few[name] = sums.tokens
-                sums.blend(everyone, (needed - sums.tokens) / everyone.tokens)
+    return everyone
 
 
 def warning(few: dict[str, int], inventory: Inventory, needed: int) -> str | None:

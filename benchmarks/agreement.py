@@ -81,7 +81,8 @@ def calibrated(dtype: str, noise: float) -> Callable[[str], LayerStats]:
     generator = torch.Generator().manual_seed(0)
 
     def disturb(module: nn.Linear, inputs: tuple[Tensor], product: Tensor) -> Tensor:
-        exact = nn.functional.linear(inputs[0].float(), module.weight.float())
+        bias = None if module.bias is None else module.bias.float()
+        exact = nn.functional.linear(inputs[0].float(), module.weight.float(), bias)
         return (exact * torch.randn(exact.shape, generator=generator).mul_(noise).add_(1)).to(product.dtype)
 
     for module in model.modules():

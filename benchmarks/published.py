@@ -30,13 +30,16 @@ def prune(model: PreTrainedModel, windows: Tensor, method: str, ratio: float) ->
     """Prune by the published loop; the model's weights are overwritten.
 
     Args:
-        model: any causal language model.
+        model: any causal language model whose prunable layers are `nn.Linear`, as the published scripts expect.
         windows: int (windows, seqlen) token ids.
         method: `sparsegpt`, or a preset or score that needs sums of channels only.
         ratio: share of the weights that go.
     """
     composition = composition_of(method)
     inventory, device = take_inventory(model), next(model.parameters()).device
+    for layer in inventory.layers:
+        if layer.tensor != f"{layer.name}.weight" or layer.transposed:
+            raise ValueError(f"the published loop knows nn.Linear only, {layer.name} is none")
     hidden, calls = [], []
 
     class Caught(Exception):  # noqa: N818

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-
 from stages._project import Project, Root, main
 from zpruner.calibrate import Gradients, GradientSnapshots, collect_gradients, read_windows
 from zpruner.composition import compose
 from zpruner.errors import InvalidSettingError
-from zpruner.model import Checkpoint, load_model, memory_limit, take_inventory
+from zpruner.model import Checkpoint, empty_model, load_model, memory_limit, take_inventory
 from zpruner.params import MethodSettings, ModelSettings
 from zpruner.progress import progress
 from zpruner.store import ArtifactReader, Provenance, artifact_writer
@@ -53,16 +51,7 @@ def _searched(project: Project) -> bool:
 def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_seconds: float) -> None:
     """Write gradients of the dense model over the calibration windows to `out`, and what that cost under `labels`."""
     settings = project.params.model
-    if settings.streaming == "always":
-        raise InvalidSettingError(
-            "model.streaming",
-            "'always' with a method that needs gradients",
-            "'auto' or 'never': a backward pass needs the whole model in memory",
-            "Change it in params.yaml, or leave out the methods that need gradients.",
-        )
     dense = Checkpoint(project.dense)
-    _check_memory(dense, settings)
-    dense.verify_all()
     windows, calibration_hash = read_windows(project.tokens("calibration"))
     provenance = Provenance(
         model=dense.model,
@@ -72,9 +61,13 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
         windows=windows.shape[0],
         tokens=windows.numel(),
     )
+    found = None if out == project.gradients else _collected(project, provenance)
+    if found is None:
+        _check_room(dense, settings)
+    dense.verify_all()
     work = project.work(*labels, provenance=repr(provenance), blocks=settings.blocks, ignore=settings.ignore)
     with artifact_writer(work, "gradients", provenance) as writer:
-        if out != project.gradients and (found := _collected(project, provenance)) is not None:
+        if found is not None:
             for layer in found.reader.index["layers"]:
                 writer.write(layer["name"], {"grad_sq": found.grad_sq(layer["name"])})
             writer.finish(out, layers=found.reader.index["layers"])
@@ -94,14 +87,24 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
         project.write_cost(*labels, seconds=work.seconds, layers=len(inventory.layers), windows=windows.shape[0])
 
 
-def _check_memory(dense: Checkpoint, settings: ModelSettings) -> None:
-    """Raise InvalidSettingError where the weights and the sums of their squared gradients find no room."""
-    itemsize = getattr(torch, str(dense.manifest["dtype"])).itemsize
-    needed, available = dense.tensor_bytes * (1 + 4 / itemsize), memory_limit(settings)
+def _check_room(dense: Checkpoint, settings: ModelSettings) -> None:
+    """Raise InvalidSettingError where the whole model and the sums of its squared gradients find no room."""
+    if settings.streaming == "always":
+        raise InvalidSettingError(
+            "model.streaming",
+            "'always' with a method that needs gradients",
+            "'auto' or 'never': a backward pass needs the whole model in memory",
+            "Change it in params.yaml, or leave out the methods that need gradients.",
+        )
+    model = empty_model(dense.folder, trust_remote_code=settings.trust_remote_code)
+    layers = take_inventory(model, settings.blocks, settings.ignore).layers
+    sums = 4 * sum(layer.out_features * layer.in_features for layer in layers)
+    needed, available = dense.tensor_bytes + sums, memory_limit(settings)
     if needed > available:
         raise InvalidSettingError(
             "a method that needs gradients",
-            f"{needed / 1e9:.2f} GB for the weights and a float32 sum for each, of {available / 1e9:.2f} GB available",
+            f"{needed / 1e9:.2f} GB for the model and a float32 sum for every prunable weight, of "
+            f"{available / 1e9:.2f} GB available",
             "room for both: a backward pass needs the whole model",
             "Leave out the methods that need gradients, set model.device: cpu if that has more memory, or raise "
             "model.memory where it is set.",

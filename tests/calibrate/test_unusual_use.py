@@ -5,10 +5,12 @@ from types import MethodType
 import pytest
 import tiny
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.functional import linear
 
 import zpruner
 from zpruner.errors import ModelStructureError
+from zpruner.model.products import Products, memory_of
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (4, 16), dtype=torch.int32, generator=torch.Generator().manual_seed(3))
 UP, GATE = "model.layers.1.mlp.up_proj", "model.layers.1.mlp.gate_proj"
@@ -75,13 +77,27 @@ def test_a_comparison_with_the_unpruned_input_needs_one():
         zpruner.prune_sequentially(model_with(sharer_twice), WINDOWS, method=method, sparsity=0.5)
 
 
-def cast(self, x):
-    up = linear(x.float(), self.up_proj.weight.float()).to(x.dtype)
-    return self.down_proj(self.act_fn(self.gate_proj(x)) * up)
+@pytest.mark.parametrize("name", ["float", "double"])
+def test_a_product_with_a_cast_weight_is_one_with_the_weight(name):
+    def cast(self, x):
+        up = linear(getattr(x, name)(), getattr(self.up_proj.weight, name)()).to(x.dtype)
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * up)
 
-
-def test_a_product_with_a_cast_weight_is_one_with_the_weight():
     found = zpruner.calibrate(model_with(cast, torch.bfloat16), WINDOWS)
     usual = zpruner.calibrate(tiny.build("llama").bfloat16(), WINDOWS)
     assert found.stats(UP).tokens == usual.stats(UP).tokens
     torch.testing.assert_close(found.stats(UP).sq_sum, usual.stats(UP).sq_sum)
+
+
+def test_what_a_weight_was_cast_to_is_not_kept():
+    weight, seen = torch.ones(3, 2), []
+    with Products([memory_of(weight)], lambda found, _: seen.append(found.data_ptr())):
+        for _ in range(3):
+            cast = weight.double()
+            linear(torch.ones(1, 2, dtype=torch.float64), cast)
+            alive = StorageWeakRef(cast.untyped_storage())
+            del cast
+            assert alive.expired()
+            other = torch.ones(3, 2, dtype=torch.float64)  # very likely where the cast was
+            linear(torch.ones(1, 2, dtype=torch.float64), other)
+    assert seen == [weight.data_ptr()] * 3

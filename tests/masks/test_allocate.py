@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zpruner.errors import InvalidPatternError, InvalidSettingError, ShapeMismatchError
@@ -87,6 +87,7 @@ def test_impossible_tables(table, sparsity, message):
     sizes=st.lists(st.tuples(st.integers(1, 12), st.integers(2, 40)), min_size=1, max_size=6),
     shares=st.lists(st.floats(0.0, 0.2), min_size=6, max_size=6),
 )
+@example(ratio=0.67, sizes=[(1, 5), (1, 2), (1, 2)], shares=[0.125, 0.0, 0.0, 0.0, 0.0, 0.0])
 def test_total_is_exact(ratio, sizes, shares):
     shapes = {f"layer{i}": size for i, size in enumerate(sizes)}
     outliers = dict(zip(shapes, shares, strict=False))

@@ -149,7 +149,8 @@ def test_the_kth_smallest_of_long_rows_is_that_of_a_sort(score, data):
 
 
 @pytest.mark.gpu
-def test_mask_does_not_depend_on_the_device(tied_score, accelerator):
+def test_mask_does_not_depend_on_the_device(tied_score, accelerator, monkeypatch):
+    monkeypatch.setattr(_select, "_PAIRWISE_AT_ONCE", 7)
     there = everything(tied_score.to(accelerator))
     assert all(torch.equal(a, b) for a, b in zip(everything(tied_score), there, strict=True))
 

@@ -189,6 +189,7 @@ def test_gradients_are_copied_where_the_pipeline_has_them(prepared: Path, tmp_pa
     needs.run(root)
     gradients.run(root)
     monkeypatch.setattr(gradients, "collect_gradients", None)
+    staged.change_params(root, "model.memory", 1e-9)  # a copy needs none for the model
     gradients.run(root, search=True)
     assert tiny.files_of(root / "data/search/gradients") == collected
     # Formulas without G need none.

@@ -164,13 +164,18 @@ def allocate(
             f"an overall sparsity of {pattern.ratio:g}, up to rounding",
             "Correct the targets: their mean weighted by size is the overall sparsity.",
         )
-    for name in sorted(targets, key=lambda name: whole[name] - exact[name]):
-        most = sizes[name] // units[name] - 1
-        if missing >= units[name] and whole[name] < most:
-            whole[name] += 1
-            missing -= units[name]
-    for name in sorted(targets, key=lambda name: exact[name] - whole[name]):
-        if missing < 0 and whole[name] > 0:
-            whole[name] -= 1
-            missing += units[name]
+    # Once round is enough but where a layer has nothing left to give or to take back.
+    before = None
+    while missing != before and (before is None or missing >= max(units.values())):
+        before = missing
+        for name in sorted(targets, key=lambda name: whole[name] - exact[name]):
+            most = sizes[name] // units[name] - 1
+            if missing >= units[name] and whole[name] < most:
+                whole[name] += 1
+                missing -= units[name]
+    while missing < 0 and any(whole.values()):
+        for name in sorted(targets, key=lambda name: exact[name] - whole[name]):
+            if missing < 0 and whole[name] > 0:
+                whole[name] -= 1
+                missing += units[name]
     return {name: SparsityPattern(ratio=whole[name] * units[name] / sizes[name]) for name in targets}

@@ -14,6 +14,9 @@ from zpruner.types import ComparisonGroup, SparsityPattern
 _PAIRWISE_GROUP_SIZE = 8
 """Up to this many weights in a group, comparing every pair is faster than partial selection (measured)."""
 
+_PAIRWISE_AT_ONCE = 1 << 22
+"""Groups compared at a time on an accelerator: three truth values for every pair."""
+
 _LONG_ROW = 1 << 16
 
 
@@ -156,10 +159,13 @@ def _keep_by_rank(groups: Tensor, kept: int) -> Tensor:
     """
     size = groups.shape[1]
     if not groups.is_cpu:  # few calls on much: the host goes column by column in half to a tenth of the time
-        mine, other = groups.unsqueeze(2), groups.unsqueeze(1)
         earlier = torch.ones(size, size, dtype=torch.bool, device=groups.device).tril(-1)
-        lower = torch.where(earlier, other <= mine, other < mine)
-        return lower.sum(dim=2, dtype=torch.int8) >= size - kept
+        keep = torch.empty_like(groups, dtype=torch.bool)
+        for part, into in zip(groups.split(_PAIRWISE_AT_ONCE), keep.split(_PAIRWISE_AT_ONCE), strict=True):
+            mine, other = part.unsqueeze(2), part.unsqueeze(1)
+            lower = torch.where(earlier, other <= mine, other < mine)
+            torch.ge(lower.sum(dim=2, dtype=torch.int8), size - kept, out=into)
+        return keep
     columns = groups.unbind(dim=1)
     ranks = [torch.full_like(column, j, dtype=torch.int8) for j, column in enumerate(columns)]
     for j in range(1, size):

@@ -2,7 +2,7 @@
 
 from zpruner.model.checkpoint import MANIFEST, Checkpoint, write_manifest, write_pruned
 from zpruner.model.choose import Choice, choose, memory_limit, open_runner
-from zpruner.model.conversion import find_converted
+from zpruner.model.conversion import empty_model, find_converted
 from zpruner.model.copy import copy_checkpoint
 from zpruner.model.inventory import TIED_BEFORE, take_inventory
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
@@ -28,6 +28,7 @@ __all__ = [
     "WholeRunner",
     "choose",
     "copy_checkpoint",
+    "empty_model",
     "find_blocks",
     "find_converted",
     "get_weight",

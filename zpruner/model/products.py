@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 Observer = Callable[[Tensor, Tensor], None]
 
-_CASTS = ("float", "to", "type", "type_as")
+_CASTS = ("float", "double", "half", "bfloat16", "to", "type", "type_as")
 _GROUPED = ("grouped_mm", "_grouped_mm", "grouped_mm_fallback")
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """A weight, and how what it was cast to lies in its memory, which the entry does not keep in use."""
+
+    weight: Tensor
+    alive: StorageWeakRef
+    stride: tuple[int, ...]
+    offset: int
 
 
 class Products(TorchFunctionMode):
@@ -35,8 +47,8 @@ class Products(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._memory, self._observe, self._copied = memory, observe, copied
-        self._casts: dict[int, tuple[Tensor, Tensor]] = {}
-        """Memory of a weight that was cast -> the weight, and what it was cast to, whose address stays in use so."""
+        self._casts: dict[int, _Cast] = {}
+        """Memory of what a weight was cast to -> the cast; where that memory is freed, the entry stands for nothing."""
 
     def forget(self) -> None:
         """Let go of weights that were cast; to be called when a block returns."""
@@ -56,7 +68,8 @@ class Products(TorchFunctionMode):
         if getattr(func, "__name__", "") in _CASTS and isinstance(result, Tensor):
             weight = args[0]
             if self._is_weight(weight) and memory_of(result) != memory_of(weight):
-                self._casts[memory_of(result)] = weight, result
+                alive = StorageWeakRef(result.untyped_storage())
+                self._casts[memory_of(result)] = _Cast(weight, alive, result.stride(), int(result.storage_offset()))
         if getattr(func, "__name__", "") in ("__getitem__", "index_select") and isinstance(result, Tensor):
             stack = args[0]
             if stack.ndim == result.ndim == 3 and self._is_weight(stack) and memory_of(result) != memory_of(stack):
@@ -65,11 +78,11 @@ class Products(TorchFunctionMode):
 
     def _uncast(self, operand: Tensor) -> Tensor:
         """Return an operand, or the part of the weight that it was cast from."""
-        weight, cast = self._casts.get(memory_of(operand), (operand, operand))
-        if weight is cast or weight.stride() != cast.stride():
+        cast = self._casts.get(memory_of(operand))
+        if cast is None or cast.alive.expired() or cast.weight.stride() != cast.stride:
             return operand
-        offset = weight.storage_offset() + operand.storage_offset() - cast.storage_offset()
-        return weight.detach().as_strided(operand.shape, operand.stride(), offset)
+        offset = cast.weight.storage_offset() + operand.storage_offset() - cast.offset
+        return cast.weight.detach().as_strided(operand.shape, operand.stride(), offset)
 
     def _is_weight(self, operand: Tensor) -> bool:
         return memory_of(operand) in self._memory

@@ -16,7 +16,7 @@ import typer
 import zpruner
 from stages._ran import note_run
 from zpruner.allocator import keep_freed_memory
-from zpruner.composition import compose
+from zpruner.composition import compose_all
 from zpruner.errors import InvalidSettingError, ZprunerError
 from zpruner.params import Params, load
 from zpruner.work import Work, checksum, digest_of, write_json
@@ -47,8 +47,7 @@ class Project:
     def open(cls, root: Path) -> Project:
         """Read and check the settings of the project at `root`, every method among them."""
         params = load(root / "params.yaml")
-        for method in params.methods.values():
-            compose(method)  # an unknown name or hyper-parameter is told before a long run, not after
+        compose_all(params)  # an unknown name or hyper-parameter is told before a long run, not after
         return cls(root, in_smaller_batches(params, batch_divisor()))
 
     @property

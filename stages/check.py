@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages._project import Project, Root, main
+from zpruner.watched import check_watched
 
 
 def run(root: Root = Path()) -> None:
@@ -14,6 +15,7 @@ def run(root: Root = Path()) -> None:
         root: the project folder.
     """
     Project.open(root)
+    check_watched(root)
 
 
 if __name__ == "__main__":

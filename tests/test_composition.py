@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -74,6 +76,23 @@ def test_needs_are_those_of_all_parts():
 def test_bad_compositions(settings, error, message):
     with pytest.raises(error, match=message):
         composition(**settings)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"score": "alps", "settings": {"rho": "?"}},
+        {"score": "wanda", "refine": {"name": "swaps", "settings": {"damping": "?"}}},
+        {"score": "wanda", "update": {"name": "obs", "settings": {"damping": "?"}}},
+        {"score": "wanda", "allocate": {"name": "owl", "settings": {"multiple": "?"}}},
+        {"score": "wanda", "correct": {"damping": "?"}},
+    ],
+)
+def test_no_setting_may_be_infinite(settings, value):
+    settings = json.loads(json.dumps(settings).replace('"?"', json.dumps(value)))
+    with pytest.raises(InvalidSettingError, match=r"got (inf|nan), expected (a finite number|greater than)"):
+        compose(MethodSettings(**settings))
 
 
 def test_a_refinement_keeps_the_count_and_an_update_the_zeros():

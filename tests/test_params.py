@@ -280,3 +280,8 @@ def test_profiles_in_the_docs_load_and_compose(profile):
     params = load(profile)
     for method in params.methods.values():
         compose(method)
+
+
+def test_one_pattern_of_checkpoints_needs_no_list():
+    data = changed("evaluation", checkpoints="wanda/*")
+    assert check(data, "params.yaml").evaluation.checkpoints == ("wanda/*",)

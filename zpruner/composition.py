@@ -14,12 +14,13 @@ from zpruner.errors import (
     NonFiniteError,
     ShapeMismatchError,
     UnknownNameError,
+    ZprunerError,
     did_you_mean,
 )
 from zpruner.explain import explain
 from zpruner.masks import ALLOCATIONS, REFINEMENTS, Allocation, MaskRefinement, select
 from zpruner.methods import METHODS, PruningMethod
-from zpruner.params import Choice, MethodSettings
+from zpruner.params import Choice, MethodSettings, Params
 from zpruner.registry import Registry
 from zpruner.types import ComparisonGroup, LayerStats, Mask, ScoreMatrix, SparsityPattern, Stat, all_finite
 from zpruner.updates import UPDATES, Correction, WeightUpdate
@@ -127,6 +128,27 @@ def compose(settings: MethodSettings) -> Composition:
         None if settings.allocate is None else _allocation(settings.allocate),
         None if settings.correct is None else _construct(Correction, "correction", settings.correct),
     )
+
+
+def compose_all(params: Params) -> dict[str, Composition]:
+    """Return label -> composition of every entry under `methods`.
+
+    Raises:
+        UnknownNameError, InvalidSettingError, InvalidPatternError: names the label, and the sparsity that it cannot be
+            combined with.
+    """
+    found = {}
+    for label, settings in params.methods.items():
+        where = f"methods.{label}"
+        try:
+            found[label] = compose(settings)
+            if (allocation := found[label].allocation) is not None:
+                for sparsity in params.sparsities:
+                    where = f"methods.{label} with sparsities.{sparsity}"
+                    allocation.check(params.pattern(sparsity))
+        except ZprunerError as error:
+            raise type(error)(f"{where}: {error.where}", error.got, error.expected, error.action) from None
+    return found
 
 
 def check_weight(weight: Tensor, stats: LayerStats) -> None:

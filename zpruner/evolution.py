@@ -17,7 +17,7 @@ class EvolutionSettings(BaseModel):
     random search. Depth counts levels of operators.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     population: int = Field(default=40, ge=2)
     generations: int = Field(default=20, ge=1)

@@ -33,7 +33,7 @@ LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
 class Settings(BaseModel):
     """Base of all settings: frozen, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSettings(Settings):
@@ -125,6 +125,10 @@ class ZeroShotSettings(Settings):
     include_path: str | None = None
 
 
+def _as_patterns(value: object) -> object:
+    return (value,) if isinstance(value, str) and value != "all" else value
+
+
 class EvaluationSettings(Settings):
     """What is measured on every variant.
 
@@ -134,7 +138,7 @@ class EvaluationSettings(Settings):
 
     perplexity: PerplexitySettings
     zero_shot: ZeroShotSettings | None = None
-    checkpoints: Literal["all"] | tuple[str, ...] = "all"
+    checkpoints: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_as_patterns)] = "all"
 
 
 def _as_sparsity(value: object) -> object:
@@ -143,7 +147,7 @@ def _as_sparsity(value: object) -> object:
     return value
 
 
-Sparsity = Annotated[float | str, BeforeValidator(_as_sparsity)]
+Sparsity = Annotated[Annotated[float, Field(allow_inf_nan=True)] | str, BeforeValidator(_as_sparsity)]
 
 
 def _check_patterns(sparsities: tuple[Sparsity, ...]) -> tuple[Sparsity, ...]:

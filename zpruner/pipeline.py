@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """What pruning did to one layer: its mask, achieved sparsity, and the share of its output that is lost."""
+    """What pruning did to one layer: its mask, achieved sparsity, and the share of its output that is lost.
+
+    The share is over the inputs that the layer was pruned for: under pruned propagation those of the half-pruned model,
+    where the pipeline's evaluation takes the unpruned model's, the same for all variants.
+    """
 
     name: str
     mask: Mask
@@ -59,7 +63,7 @@ def load(folder: str | Path, dtype: str = "auto", device: str = "auto") -> tuple
 
 
 def load_windows(
-    source: str,
+    source: str | Path,
     model: PreTrainedModel,
     tokenizer: Any,
     *,
@@ -83,7 +87,7 @@ def load_windows(
         sha256: of the file, checked when given.
         downloads: where downloads are kept.
     """
-    text = read_text(source, sha256, Path(downloads))
+    text = read_text(str(source), sha256, Path(downloads))
     vocab_size, longest = limits_of(model.config)
     return calibration_windows(
         text, tokenizer, nsamples=nsamples, seqlen=seqlen, seed=seed, vocab_size=vocab_size, longest=longest, part=part

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import IO, Any, Self, cast
 
 import xxhash
+from safetensors import SafetensorError
 
 from zpruner.errors import DiskFullError, LockedError
 
@@ -76,8 +77,8 @@ def disk_full_named(path: Path) -> Iterator[None]:
     """Turn "no space left" into DiskFullError naming `path`; other errors pass."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "os error 28" not in str(error):
             raise
         free = shutil.disk_usage(path.parent).free
         raise DiskFullError(

@@ -35,6 +35,12 @@ def test_inspect_a_checkpoint_and_what_damage_does(place: Path, command: Command
     assert "model.safetensors: got checksum" in err
 
 
+def test_a_file_of_the_users_own_is_not_to_be_deleted(place: Path, command: Command) -> None:
+    code, _, err = command("inspect", "source/text.txt")
+    assert code == 1
+    assert "of other files there is nothing to say" in err
+
+
 def test_inspect_artifacts(command: Command, tmp_path: Path) -> None:
     from zpruner.store import Provenance, artifact_writer
     from zpruner.work import Work

@@ -47,5 +47,14 @@ def test_methods_lists_names_defaults_and_papers(command: Command) -> None:
     code, out, _ = command("methods")
     assert code == 0
     text = " ".join(out.split())
-    for expected in ("2306.11695", "row_weight: 0.7", "sq_sum", "max_swaps: 100", "least_squares", '"score": "wanda"'):
+    for expected in (
+        "2306.11695",
+        "row_weight: 0.7",
+        "sq_sum",
+        "max_swaps: 100",
+        "least_squares",
+        '"score": "wanda"',
+        "share: 0.3",
+    ):
         assert expected in text
+    assert "Blocks with more outliers among |W| sqrt(a) keep more (OWL" in text

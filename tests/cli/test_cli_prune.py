@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zpruner
@@ -67,6 +68,19 @@ def test_an_existing_folder_is_kept_without_force(place: Path, command: Command)
     assert "0.25 of the weights removed" in (place / "out/README.md").read_text()
 
 
+def test_the_folder_itself_can_be_replaced_whatever_a_killed_run_left(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("prune", "source/model", *PRUNE, "-o", "out")[0] == 0
+    (place / ".out.old").mkdir()
+    (place / ".out.old" / "config.json").write_text("{}")
+    monkeypatch.chdir(place / "out")
+    options = ("--calibration", "../source/text.txt", *PRUNE[2:], "--sparsity-ratio", "0.25")
+    assert command("prune", "../source/model", *options, "-o", ".", "--force")[0] == 0
+    assert "0.25 of the weights removed" in (place / "out/README.md").read_text()
+    assert sorted(p.name for p in place.iterdir()) == ["out", "params.yaml", "source"]
+
+
 def test_force_never_replaces_what_is_no_checkpoint(place: Path, command: Command) -> None:
     (place / "thesis").mkdir()
     (place / "thesis/text.txt").write_text("years of work")
@@ -76,14 +90,21 @@ def test_force_never_replaces_what_is_no_checkpoint(place: Path, command: Comman
     assert (place / "thesis/text.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
 def test_a_failed_write_leaves_the_old_checkpoint(
-    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     assert command("prune", "source/model", *PRUNE, "-o", "out")[0] == 0
     before = tiny.files_of(place / "out")
 
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr("zpruner.model.write_manifest", full)
     code, _, err = command("prune", "source/model", *PRUNE, "-o", "out", "--force")
@@ -148,6 +169,7 @@ def test_the_default_calibration_is_that_of_the_repository() -> None:
     [
         (None, "unstructured", "0.5"),
         (0.65, "unstructured", "0.65"),
+        (0.3333333333, "unstructured", "0.3333333333"),
         (None, "2:4", "2:4"),
         (0.5, "2:4", "2:4"),
         (0.75, "1:4", "1:4"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import tiny
 
 from zpruner.cli._estimate import estimate, read_shapes
 from zpruner.cli._validate import check_compositions
+from zpruner.errors import InvalidSettingError
 from zpruner.params import load
+from zpruner.watched import check_watched
 
 Command = Callable[..., tuple[int, str, str]]
 TEXT = {"source": "source/text.txt", "seqlen": 32}
@@ -36,7 +39,10 @@ def test_validate_a_good_project(place: Path, command: Command) -> None:
     [
         ("methods", {"a": {"score": "wanda", "settings": {"p": 1}}}, "methods.a: pruning method 'wanda'"),
         ("methods", {"a": {"score": "wanda", "update": "obs"}}, "methods.a: got a calibration without gram"),
+        ("methods", {"a": {"score": "wanda", "allocate": "owl"}}, "methods.a with sparsities.s24: allocation: got the"),
         ("sparsities", {"s": "3:7"}, "for the pattern 3:7"),
+        ("evaluation", {"perplexity": {**TEXT, "seqlen": 129}}, "evaluation.perplexity.seqlen: got 129, expected at"),
+        ("evaluation", {"perplexity": {**TEXT, "sha256": "x"}}, "sha256 of evaluation.perplexity.source: got 'x'"),
         ("evaluation", {"perplexity": {**TEXT, "protocol": "c4"}}, "as the protocol 'c4' is published"),
         (
             "evaluation",
@@ -72,6 +78,34 @@ def test_validate_checks_sources(place: Path, command: Command, source: str, sha
     code, _, err = command("validate")
     assert code == 1
     assert message in err
+
+
+@pytest.mark.parametrize("key", ["model.sha256", "evaluation.perplexity.stride", "calibration"])
+def test_keys_that_dvc_watches_must_be_written_out(place: Path, command: Command, key: str) -> None:
+    shutil.copy(tiny.REPOSITORY / "dvc.yaml", place)
+    params = tiny.read_params(place)
+    check_watched(place)
+    section = params
+    *path, last = key.split(".")
+    for part in path:
+        section = section[part]
+    del section[last]
+    tiny.write_params(place, params)
+    with pytest.raises(InvalidSettingError, match=f"params.yaml: got no key {key}, expected every key that dvc.yaml"):
+        check_watched(place)
+    code, _, err = command("validate")
+    assert code == 1
+    assert f"no {key!r}" in err or f"no key {key}, " in err
+
+
+def test_a_spread_that_one_sparsity_has_no_room_for(place: Path, command: Command) -> None:
+    params = tiny.read_params(place)
+    params["methods"] = {"a": {"score": "wanda", "allocate": {"name": "owl", "settings": {"spread": 0.3}}}}
+    params["sparsities"] = {"half": 0.5, "few": 0.2}
+    tiny.write_params(place, params)
+    code, _, err = command("validate")
+    assert code == 1
+    assert "methods.a with sparsities.few: allocation.spread: got 0.3 at sparsity 0.2" in err
 
 
 def test_validate_checks_the_search(place: Path, command: Command) -> None:

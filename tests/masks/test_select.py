@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from zpruner.errors import InvalidPatternError, NonFiniteError, ShapeMismatchError
+from zpruner.errors import InvalidPatternError, InvalidSettingError, NonFiniteError, ShapeMismatchError
 from zpruner.masks import _select, pruned_count, select, select_each
 from zpruner.types import ComparisonGroup, SparsityPattern
 
@@ -173,3 +173,12 @@ def test_a_width_that_m_does_not_divide_is_refused_with_the_layer_named():
 def test_what_is_no_float32_matrix_is_refused(score):
     with pytest.raises(ShapeMismatchError, match="expected float32 of shape"):
         select(score, SparsityPattern.parse(0.5), ROW)
+
+
+def test_a_group_may_be_given_by_name_and_only_by_its_name():
+    score = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
+    half = SparsityPattern.parse(0.5)
+    assert torch.equal(select(score, half, "row"), select(score, half, ROW))
+    assert not torch.equal(select(score, half, "row"), select(score, half, "layer"))
+    with pytest.raises(InvalidSettingError, match=r"got 'rows', expected row or layer\. Did you mean 'row'"):
+        select(score, half, "rows")

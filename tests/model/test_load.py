@@ -32,6 +32,13 @@ def test_other_families_load(tmp_path, family):
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
+def test_a_dtype_that_is_none_of_the_four(checkpoint):
+    with pytest.raises(
+        InvalidSettingError, match=r"dtype: got 'float8', expected one of auto, bfloat16.*mean 'float32'"
+    ):
+        load_model(checkpoint, "float8")
+
+
 def test_folders_that_are_no_checkpoint(tmp_path):
     with pytest.raises(SourceError, match=r"no readable config\.json"):
         load_model(tmp_path / "missing")

@@ -15,7 +15,7 @@ from zpruner.calibrate.reached import check_reached
 from zpruner.calibrate.replay import BlockReplay
 from zpruner.calibrate.snapshots import GradientSnapshots, Snapshots
 from zpruner.calibrate.tokens import read_windows, write_windows
-from zpruner.calibrate.windows import calibration_windows, evaluation_windows, limits_of, windows_hash
+from zpruner.calibrate.windows import calibration_windows, check_length, evaluation_windows, limits_of, windows_hash
 
 __all__ = [
     "MIN_EXPERT_TOKENS",
@@ -30,6 +30,7 @@ __all__ = [
     "calibrate",
     "calibration_windows",
     "check_gradients",
+    "check_length",
     "check_reached",
     "collect",
     "collect_by_block",

@@ -20,7 +20,7 @@ from zpruner.calibrate.reached import check_blocks_reached, check_reached
 from zpruner.composition import check_weight
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.model import TIED_BEFORE, Inventory, Runner, get_weight, take_inventory
-from zpruner.types import LayerStats, all_finite
+from zpruner.types import LayerStats, all_finite, check_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -100,7 +100,9 @@ def calibrate(
     Raises:
         ModelStructureError: decoder blocks not found, a prunable layer that was never called, or an all-zero gradient.
         NonFiniteError: NaN or infinity in a layer's input or gradient.
+        ShapeMismatchError, InvalidSettingError: windows that the model cannot read, or no batch size.
     """
+    check_windows(windows, int(model.config.get_text_config().vocab_size), batch_size)
     inventory = take_inventory(model, blocks, ignore)
     collection = Collection()
     for _ in collect(model, inventory, windows, collection, gram=gram, batch_size=batch_size):

@@ -68,7 +68,7 @@ def calibration_windows(
         TextTooShortError: fewer tokens than the windows need.
         SourceError: a token id outside the vocabulary.
     """
-    _check_length(seqlen, longest)
+    check_length(seqlen, longest)
     _require_at_least("nsamples", nsamples, 1)
     _require_at_least("seed", seed, 0)
     random = np.random.Generator(np.random.PCG64(seed))
@@ -101,7 +101,7 @@ def evaluation_windows(
     remainder that fills no window is dropped. Windows start `stride` tokens apart (None: `seqlen`, as published).
     Other arguments and errors as in `calibration_windows`.
     """
-    _check_length(seqlen, longest)
+    check_length(seqlen, longest)
     if windows is not None:
         _require_at_least("windows", windows, 1)
     step = seqlen if stride is None else stride
@@ -137,10 +137,11 @@ def windows_hash(windows: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _check_length(seqlen: int, longest: int | None) -> None:
+def check_length(seqlen: int, longest: int | None, where: str = "seqlen") -> None:
+    """Raise InvalidSettingError where a window has more tokens than the model takes at once (None: any number)."""
     if longest is not None and seqlen > longest:
         raise InvalidSettingError(
-            "seqlen", str(seqlen), f"at most {longest}, the most tokens that the model takes at once", "Lower it."
+            where, str(seqlen), f"at most {longest}, the most tokens that the model takes at once", "Lower it."
         )
 
 

@@ -36,6 +36,8 @@ class Shapes:
     parameters: int
     inputs: tuple[int, ...]
     vocab: int
+    longest: int | None
+    """The most tokens that it takes at once; None: any number."""
     itemsize: int
 
     @property
@@ -46,6 +48,7 @@ class Shapes:
 
 def read_shapes(params: Params, root: Path) -> Shapes | None:
     """Return the shapes of the fetched or local model, built without weights; None where there is neither."""
+    from zpruner.calibrate import limits_of
     from zpruner.model import quiet_transformers, take_inventory
     from zpruner.sources import LocalPath, parse_source
 
@@ -69,8 +72,7 @@ def read_shapes(params: Params, root: Path) -> Shapes | None:
         itemsize = torch.empty(0, dtype=config.dtype or torch.float32, device="cpu").element_size()
     parameters = sum(p.numel() for p in model.parameters())
     inputs = tuple(width for _, width in sorted(groups))
-    vocab = int(config.get_text_config().vocab_size)
-    return Shapes(inventory.layers, inventory.n_blocks, parameters, inputs, vocab, itemsize)
+    return Shapes(inventory.layers, inventory.n_blocks, parameters, inputs, *limits_of(config), itemsize)
 
 
 @dataclass(frozen=True)

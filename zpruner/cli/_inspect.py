@@ -53,7 +53,11 @@ def _file(path: Path) -> Lines:
         raise ArtifactError(str(path), "one file of a checkpoint", "the folder that holds it", f"Try {path.parent}.")
     from zpruner.store import read_file
 
-    columns, metadata = read_file(path, _kind(path))
+    try:
+        columns, metadata = read_file(path, _kind(path))
+    except ArtifactError as error:
+        action = "If the pipeline made it, delete it and run `dvc repro`; of other files there is nothing to say."
+        raise ArtifactError(error.where, error.got, error.expected, action) from None
     facts = [("kind", str(metadata.get("kind"))), ("bytes", f"{path.stat().st_size:,}")]
     facts += _provenance(metadata, leave_out=("kind",))
     if metadata.get("kind") == "tokens":

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def methods() -> None:
-    """List pruning methods, mask refinements and weight updates with their hyper-parameters and papers."""
+    """List methods, refinements, updates and allocations with their hyper-parameters and papers."""
     import shutil
     import sys
 
     from rich.console import Console
 
-    from zpruner.masks import REFINEMENTS
+    from zpruner.masks import ALLOCATIONS, REFINEMENTS
     from zpruner.methods import METHODS
     from zpruner.presets import PRESETS
-    from zpruner.updates import UPDATES
+    from zpruner.updates import UPDATES, Correction
 
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((100, 24)).columns if terminal else 160
@@ -32,6 +32,10 @@ def methods() -> None:
     console.print(_table("methods (--method)", METHODS.all(), group=True))
     console.print(_table("mask refinements (--refine)", REFINEMENTS.all()))
     console.print(_table("weight updates (--update)", UPDATES.all()))
+    console.print(
+        _table("allocations of sparsity over layers (`allocate` in params.yaml)", ALLOCATIONS.items(), of_class=True)
+    )
+    console.print(_table("corrections for earlier pruned blocks (in params.yaml)", [("correct", Correction)]))
     typer.echo("Compositions with a name of their own (--method NAME, or written out in params.yaml):")
     for name, preset in PRESETS.items():
         typer.echo(f"  {name}: {json.dumps(dict(preset))}")
@@ -41,7 +45,7 @@ def methods() -> None:
     typer.echo("needs it (of an expression: where its formula mentions G); the command line sees to both.")
 
 
-def _table(title: str, entries: Iterable[tuple[str, type[Any]]], group: bool = False) -> Table:
+def _table(title: str, entries: Iterable[tuple[str, type[Any]]], group: bool = False, of_class: bool = False) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -53,19 +57,20 @@ def _table(title: str, entries: Iterable[tuple[str, type[Any]]], group: bool = F
     for column in columns:
         table.add_column(column, overflow="fold")
     for name, found in entries:
-        cells = [name, ", ".join(sorted(stat.value for stat in found.needs)) or "nothing"]
+        needs = sorted(stat.value for stat in getattr(found, "needs", ()))  # an allocation has none
+        cells = [name, ", ".join(needs) or "nothing"]
         if group:
             cells.append(found.default_group.value)
         defaults = [f"{key}: {_default(field)}" for key, field in found.model_fields.items()]
-        table.add_row(*(Text(cell) for cell in (*cells, ", ".join(defaults) or "none", summary(found))))
+        table.add_row(*(Text(cell) for cell in (*cells, ", ".join(defaults) or "none", summary(found, of_class))))
     return table
 
 
-def summary(entry: type[Any]) -> str:
-    """Return the first line of a method's file, which names the paper, else of its class."""
+def summary(entry: type[Any], of_class: bool = False) -> str:
+    """Return the first line of a method's file, which names the paper, or of its class."""
     import inspect
 
-    module = inspect.getmodule(entry)
+    module = None if of_class else inspect.getmodule(entry)
     text = (module.__doc__ if module is not None else None) or entry.__doc__ or ""
     return re.sub(r"\s+", " ", text.split("\n\n")[0]).strip()
 

@@ -62,7 +62,8 @@ def place(output: Path, force: bool) -> Iterator[Path]:
     """
     from zpruner.work import disk_full_named
 
-    staging = output.with_name(f".{output.name}.tmp")
+    output = output.resolve()  # "." has no name
+    staging, old = (output.with_name(f".{output.name}.{suffix}") for suffix in ("tmp", "old"))
     shutil.rmtree(staging, ignore_errors=True)
     try:
         with disk_full_named(output):
@@ -70,7 +71,7 @@ def place(output: Path, force: bool) -> Iterator[Path]:
             yield staging
         check_output(output, force)
         if output.exists():
-            old = output.with_name(f".{output.name}.old")
+            shutil.rmtree(old, ignore_errors=True)  # of a run that was killed before it could
             output.rename(old)
             staging.rename(output)
             shutil.rmtree(old)

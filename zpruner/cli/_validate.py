@@ -19,11 +19,14 @@ def validate(
     root: Annotated[Path, typer.Argument(help="The project folder, which holds params.yaml.")] = Path(),
 ) -> None:
     """Check params.yaml, every composition and every source before a long run, and estimate what it will take."""
+    from zpruner.calibrate import check_length
     from zpruner.cli._estimate import estimate_table, read_shapes
     from zpruner.evaluate import check_protocol, find_tasks
     from zpruner.params import load
+    from zpruner.watched import check_watched
 
     params = load(root / "params.yaml")
+    check_watched(root)
     compositions = check_compositions(params)
     if params.search is not None:
         check_formulas(params.search.initial)
@@ -46,6 +49,11 @@ def validate(
             "model: not here yet, so that widths are not checked and nothing is estimated (`dvc repro fetch@model`)"
         )
         return
+    for where, seqlen in (
+        ("calibration", params.calibration.seqlen),
+        ("evaluation.perplexity", params.evaluation.perplexity.seqlen),
+    ):
+        check_length(seqlen, shapes.longest, f"{where}.seqlen")
     for label in params.sparsities:
         for layer in shapes.layers:
             params.pattern(label).check_width(layer.in_features, layer.name)
@@ -61,23 +69,18 @@ def check_compositions(params: Params) -> dict[str, Composition]:
     """Return label -> composition.
 
     Raises:
-        InvalidSettingError, UnknownNameError: names the label and what is wrong with it.
+        InvalidSettingError, UnknownNameError, InvalidPatternError: as `compose_all`.
         MissingStatisticError: it needs Gram matrices and calibration.gram is false.
     """
-    from zpruner.composition import compose
-    from zpruner.errors import ZprunerError
+    from zpruner.composition import compose_all
     from zpruner.types import Stat
 
     collected = {Stat.SQ_SUM, Stat.ABS_SUM, Stat.MAX_ABS, Stat.GRAD_SQ} | (
         {Stat.GRAM} if params.calibration.gram else set()
     )
-    compositions = {}
-    for label, settings in params.methods.items():
-        try:
-            compositions[label] = compose(settings)
-        except ZprunerError as error:
-            raise type(error)(f"methods.{label}: {error.where}", error.got, error.expected, error.action) from None
-        for stat in sorted(compositions[label].needs - collected):
+    compositions = compose_all(params)
+    for label, composition in compositions.items():
+        for stat in sorted(composition.needs - collected):
             action = "Set calibration.gram to true." if stat is Stat.GRAM else "Choose a method that does without."
             raise MissingStatisticError(
                 f"methods.{label}", f"a calibration without {stat.value}", f"{stat.value}, which it needs", action
@@ -116,9 +119,10 @@ def check_sources(params: Params, root: Path) -> list[str]:
 
 def _check_source(where: str, source: str, sha256: str | None, root: Path) -> str:
     from zpruner.errors import SourceError
-    from zpruner.sources import HubRef, LocalPath, PackageFile, parse_source
+    from zpruner.sources import HubRef, LocalPath, PackageFile, checked_sha256, parse_source
 
     parsed = parse_source(source)
+    checked_sha256(f"{where}.source", sha256)
     match parsed:
         case LocalPath(path):
             if not (root / path).exists():

@@ -50,6 +50,17 @@ def outlier_targets(
         raise ShapeMismatchError(
             f"layer {odd}", "outliers or a shape alone", "both for every layer", "Measure every pruned layer."
         )
+    check_spread(spread, sparsity)
+    sizes = {name: out * width for name, (out, width) in shapes.items()}
+    mean = sum(outliers[name] * size for name, size in sizes.items()) / sum(sizes.values())
+    largest = max(abs(share - mean) for share in outliers.values())
+    # Equal blocks differ by rounding alone: nothing to stretch.
+    stretch = spread / largest if largest > 1e-12 else 0.0
+    return {name: sparsity - (share - mean) * stretch for name, share in outliers.items()}
+
+
+def check_spread(spread: float, sparsity: float) -> None:
+    """Raise InvalidSettingError where deviations of `spread` from `sparsity` would leave [0, 1)."""
     if not 0.0 <= spread <= min(sparsity, math.nextafter(1.0 - sparsity, 0.0)):
         raise InvalidSettingError(
             "allocation.spread",
@@ -57,12 +68,18 @@ def outlier_targets(
             f"at most {min(sparsity, 1.0 - sparsity):g}, so that every layer stays in [0, 1)",
             "Lower it in params.yaml.",
         )
-    sizes = {name: out * width for name, (out, width) in shapes.items()}
-    mean = sum(outliers[name] * size for name, size in sizes.items()) / sum(sizes.values())
-    largest = max(abs(share - mean) for share in outliers.values())
-    # Equal blocks differ by rounding alone: nothing to stretch.
-    stretch = spread / largest if largest > 1e-12 else 0.0
-    return {name: sparsity - (share - mean) * stretch for name, share in outliers.items()}
+
+
+def check_ratio(pattern: SparsityPattern) -> float:
+    """Return the pattern's ratio; raise InvalidPatternError for N:M, which fixes the sparsity of every group."""
+    if pattern.ratio is None:
+        raise InvalidPatternError(
+            "allocation",
+            f"the pattern {pattern}",
+            "a ratio: N:M fixes every layer's sparsity",
+            "Use allocation with unstructured sparsities only.",
+        )
+    return pattern.ratio
 
 
 def table_targets(
@@ -143,25 +160,19 @@ def allocate(
         InvalidPatternError: `pattern` is N:M, which fixes the sparsity of every group.
         InvalidSettingError: the targets are too far off for rounding to mend.
     """
-    if pattern.ratio is None:
-        raise InvalidPatternError(
-            "allocation",
-            f"the pattern {pattern}",
-            "a ratio: N:M fixes every layer's sparsity",
-            "Use allocation with unstructured sparsities only.",
-        )
+    wanted = check_ratio(pattern)
     units = {name: shapes[name][0] if group is ComparisonGroup.ROW else 1 for name in targets}
     sizes = {name: shapes[name][0] * shapes[name][1] for name in targets}
     exact = {name: sizes[name] * ratio / units[name] for name, ratio in targets.items()}
     # The targets' own rounding may put a product just under a whole number.
     whole = {name: math.floor(value * (1 + 1e-12) + 1e-9) for name, value in exact.items()}
-    missing = pruned_count(sum(sizes.values()), pattern.ratio) - sum(whole[name] * units[name] for name in targets)
+    missing = pruned_count(sum(sizes.values()), wanted) - sum(whole[name] * units[name] for name in targets)
     slack = sum(units.values())
     if abs(missing) > slack:
         raise InvalidSettingError(
             "allocation",
             f"targets that make {missing:+,} weights more or fewer than asked",
-            f"an overall sparsity of {pattern.ratio:g}, up to rounding",
+            f"an overall sparsity of {wanted:g}, up to rounding",
             "Correct the targets: their mean weighted by size is the overall sparsity.",
         )
     # Once round is enough but where a layer has nothing left to give or to take back.

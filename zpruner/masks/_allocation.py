@@ -8,7 +8,14 @@ from collections.abc import Callable, Mapping
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from zpruner.masks._allocate import allocate, outlier_share, outlier_targets, table_targets
+from zpruner.masks._allocate import (
+    allocate,
+    check_ratio,
+    check_spread,
+    outlier_share,
+    outlier_targets,
+    table_targets,
+)
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern
 
 
@@ -19,7 +26,7 @@ class Allocation(BaseModel, ABC):
     sum is the nearest below.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     def patterns(
         self,
@@ -42,9 +49,17 @@ class Allocation(BaseModel, ABC):
             InvalidPatternError: an N:M pattern, which fixes every layer's sparsity.
             InvalidSettingError: targets that cannot be met.
         """
-        # A pattern that no target can change is refused before anything is computed.
-        allocate(dict.fromkeys(shapes, pattern.sparsity), shapes, pattern, group)
+        self.check(pattern)
         return allocate(self.targets(pattern.sparsity, shapes, blocks, saliency), shapes, pattern, group)
+
+    def check(self, pattern: SparsityPattern) -> None:
+        """Raise what no model can change.
+
+        Raises:
+            InvalidPatternError: an N:M pattern, which fixes every layer's sparsity.
+            InvalidSettingError: targets that would leave [0, 1).
+        """
+        check_ratio(pattern)
 
     @abstractmethod
     def targets(
@@ -68,6 +83,10 @@ class Owl(Allocation):
     """Largest deviation of a block's sparsity; lambda in the paper."""
     multiple: float = Field(default=5.0, gt=1.0)
     """Outliers are above this multiple of the block's mean; M in the paper."""
+
+    def check(self, pattern: SparsityPattern) -> None:
+        """Raise what no model can change; see `Allocation.check`."""
+        check_spread(self.spread, check_ratio(pattern))
 
     def targets(
         self,

@@ -14,7 +14,7 @@ from zpruner.types import LayerStats, SparsityPattern, Stat
 class MaskRefinement(BaseModel, ABC):
     """Improves a mask without changing how many weights it keeps; the fields are its settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     needs: ClassVar[frozenset[Stat]]
     workspace: ClassVar[int] = 0

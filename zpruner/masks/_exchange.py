@@ -55,7 +55,9 @@ def exchange(
         slope[going] += product[going, leave] - product[going, enter]
         change[going] += best[going]
         count[going] += 1
-    keep.scatter_(1, index, kept)
+    # Not by scatter: a column that may not move can be one of the others, too.
+    rows, at = (kept != keep.gather(1, index)).nonzero(as_tuple=True)
+    keep[rows, index[rows, at]] = kept[rows, at]
     return count, change
 
 

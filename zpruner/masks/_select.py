@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zpruner.errors import NonFiniteError, ShapeMismatchError
+from zpruner.errors import InvalidSettingError, NonFiniteError, ShapeMismatchError, did_you_mean
 from zpruner.types import ComparisonGroup, SparsityPattern
 
 _PAIRWISE_GROUP_SIZE = 8
@@ -40,6 +40,7 @@ def select(score: Tensor, pattern: SparsityPattern, group: ComparisonGroup, laye
     Raises:
         NonFiniteError: NaN or infinity among the scores.
         ShapeMismatchError: `score` is not a float32 matrix.
+        InvalidSettingError: no such group.
         InvalidPatternError: M does not divide the number of inputs.
     """
     return select_each(score, (pattern,), group, layer)[0]
@@ -53,6 +54,10 @@ def select_each(
     Arguments and errors as `select`.
     """
     where = f"scores of layer {layer}" if layer else "scores"
+    if group not in list(ComparisonGroup):
+        raise InvalidSettingError(
+            "group", f"'{group}'", "row or layer", did_you_mean(str(group), list(ComparisonGroup))
+        )
     if score.ndim != 2 or score.dtype != torch.float32 or not score.numel():
         raise ShapeMismatchError(
             where,
@@ -67,7 +72,7 @@ def select_each(
         )
     for pattern in patterns:
         pattern.check_width(score.shape[1], layer)
-    groups = score if group is ComparisonGroup.ROW else score.reshape(1, -1)
+    groups = score if group == ComparisonGroup.ROW else score.reshape(1, -1)
     counts = [0 if pattern.is_nm else pruned_count(groups.shape[1], pattern.sparsity) for pattern in patterns]
     thresholds = _kth_smallest(groups, sorted({count for count in counts if count}))
     return [

@@ -17,7 +17,7 @@ class PruningMethod(BaseModel, ABC):
     One subclass per file of this room; the file's name is the method's name in params.yaml.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     needs: ClassVar[frozenset[Stat]]
     """The statistics that `score` reads."""

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from zpruner.errors import InvalidSettingError, ModelStructureError, SourceError
+from zpruner.errors import InvalidSettingError, ModelStructureError, SourceError, did_you_mean
 from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -59,11 +61,16 @@ def load_model(
         trust_remote_code: whether code in the checkpoint may run.
 
     Raises:
+        InvalidSettingError: no such dtype; as `resolve_device`.
         SourceError: not a checkpoint folder.
         ModelStructureError: not a causal language model, or weights missing.
     """
     from transformers import AutoModelForCausalLM
 
+    if dtype not in _DTYPES:
+        raise InvalidSettingError(
+            "dtype", repr(dtype), f"one of {', '.join(_DTYPES)}", did_you_mean(str(dtype).rpartition(".")[2], _DTYPES)
+        )
     check_causal(folder)
     options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     with quiet_transformers():

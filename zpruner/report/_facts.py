@@ -87,7 +87,10 @@ def estimator_note(data: ReportData) -> str:
     if not kinds:
         return ""
     if kinds == {"gram"}:
-        return "It is computed from the Gram matrix of the calibration inputs, so it is exact for them."
+        return (
+            "It is computed from the Gram matrix of the inputs that calibration saw in the unpruned model, so it is "
+            "exact for them."
+        )
     if kinds == {"diagonal"}:
         return (
             "Here it is estimated from the diagonal of the Gram matrix alone, "
@@ -95,6 +98,6 @@ def estimator_note(data: ReportData) -> str:
         )
     names = ", ".join(v.spec.name for v in data.variants if v.evaluation.layer_error_from == "diagonal")
     return (
-        "It is computed from the Gram matrix of the calibration inputs, except for "
+        "It is computed from the Gram matrix of the inputs that calibration saw in the unpruned model, except for "
         f"{names}: there from its diagonal alone, so do not compare those with the others."
     )

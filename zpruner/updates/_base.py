@@ -14,7 +14,7 @@ from zpruner.types import LayerStats, Stat
 class WeightUpdate(BaseModel, ABC):
     """Adjusts the kept weights of one layer for a fixed mask; the fields of a subclass are its settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     needs: ClassVar[frozenset[Stat]]
     workspace: ClassVar[int] = 0

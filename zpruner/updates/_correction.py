@@ -22,7 +22,7 @@ class Correction(BaseModel):
     strongly damped, generalises.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
     """X_dense X^T comes with pruned propagation by itself; with dense propagation it is the Gram matrix."""

@@ -1,4 +1,4 @@
-"""The exact joint compensation for a fixed mask."""
+"""Joint compensation for a fixed mask: least squares, by steps within 1 % of the least loss or factorised exactly."""
 
 from __future__ import annotations
 

@@ -132,7 +132,9 @@ def _summary(states: Mapping[str, State[Any]]) -> dict[str, int]:
     failed = [name for name, state in states.items() if not state.is_completed()]
     if failed:
         reasons = [str(states[name].message) for name in failed if states[name].is_failed()]
-        raise RuntimeError(f"{len(failed)} of {len(states)} stage instances not done. {' '.join(reasons)}")
+        raise RuntimeError(
+            f"{len(failed)} of {len(states)} stage instances not done. {' '.join(dict.fromkeys(reasons))}"
+        )
     outcomes = [state.result() for state in states.values()]
     return {str(outcome): outcomes.count(outcome.value) for outcome in Outcome}
 

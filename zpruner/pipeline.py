@@ -30,7 +30,7 @@ from zpruner.presets import PRESETS
 from zpruner.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.sources import load_tokenizer, read_text
 from zpruner.transfer import to_host
-from zpruner.types import Mask, SparsityPattern, Stat
+from zpruner.types import Mask, SparsityPattern, Stat, check_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -170,6 +170,7 @@ def prune_sequentially(
     those of the unpruned model.
     """
     composition = _composition(method)
+    check_windows(windows, limits_of(model.config)[0], batch_size)
     inventory, collection = take_inventory(model, blocks, ignore), Collection()
     if composition.allocation is not None:  # it looks at the unpruned model
         for _ in collect(model, inventory, windows, collection, gram=False, batch_size=batch_size):

@@ -83,5 +83,22 @@ def test_a_block_that_only_some_passes_call_is_refused() -> None:
         return decode(input_ids=input_ids, **more)
 
     model.model.forward = now_and_then  # which slices its blocks by the config
-    with pytest.raises(ModelStructureError, match=r"model\.layers\.2: got 1 calls in 2 forward passes"):
+    with pytest.raises(ModelStructureError, match=r"model\.layers\.2: got a call in 1 of 2 forward passes"):
         collect_by_block(runner, take_inventory(model), WINDOWS, lambda *_: None, gram=False, batch_size=2)
+
+
+def test_a_block_that_a_pass_calls_twice_is_refused_before_anything_is_handed_on() -> None:
+    model, found = tiny.build("llama"), []
+    usual = model.model.forward
+
+    def twice(input_ids: Tensor, **more: object) -> object:
+        usual(input_ids=input_ids, **more)
+        return usual(input_ids=input_ids, **more)
+
+    model.model.forward = twice
+    inventory = take_inventory(model)
+    with pytest.raises(ModelStructureError, match=r"layers\.0: got more than one call in a forward pass"):
+        collect_by_block(
+            WholeRunner(model), inventory, WINDOWS, lambda *one: found.append(one), gram=False, batch_size=2
+        )
+    assert not found

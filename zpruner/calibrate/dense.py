@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import local
 from typing import TYPE_CHECKING
 
 import torch
@@ -183,13 +184,19 @@ def collect_by_block(
                 "Set model.streaming to never in params.yaml.",
             )
     batches = windows.split(batch_size)
+    passing = local()  # passes may run side by side, each in its thread
+
+    def decode(number: int, batch: Tensor) -> None:
+        passing.number = number
+        runner.model.base_model(input_ids=batch.to(runner.device, torch.long), use_cache=False)
+
     watching = [
-        _Watched(runner, inventory, block, gram, len(batches), done)
+        _Watched(runner, inventory, block, gram, passing, len(batches), done)
         for block in range(inventory.n_blocks)
         if not skip(block)
     ]
     try:
-        for _ in runner.run([partial(_decode, runner, batch) for batch in batches]):
+        for _ in runner.run([partial(decode, *one) for one in enumerate(batches)]):
             pass
     finally:
         for watched in watching:
@@ -198,12 +205,8 @@ def collect_by_block(
     check_blocks_reached(inventory, {block for block in range(inventory.n_blocks) if skip(block)} | called)
 
 
-def _decode(runner: Runner, batch: Tensor) -> None:
-    runner.model.base_model(input_ids=batch.to(runner.device, torch.long), use_cache=False)
-
-
 class _Watched:
-    """Collects the statistics of one block's layers while it is called, and hands them on after `calls` calls."""
+    """Collects the statistics of one block's layers while it is called, and hands them on once `passes` called it."""
 
     def __init__(
         self,
@@ -211,13 +214,15 @@ class _Watched:
         inventory: Inventory,
         block: int,
         gram: bool,
-        calls: int,
+        passing: local,
+        passes: int,
         done: Callable[[int, Collection], None],
     ) -> None:
         self.runner, self.inventory, self.block, self.gram = runner, inventory, block, gram
         self.layers = [layer for layer in inventory.layers if layer.block == block]
         self.collection = Collection()
-        self._calls, self._seen, self._done = calls, 0, done
+        self._passing, self._passes, self._done = passing, passes, done
+        self._seen: set[int] = set()
         self._open: ExitStack | None = None
         module = runner.model.get_submodule(f"{inventory.blocks}.{block}")
         self._handles = [module.register_forward_pre_hook(self._before), module.register_forward_hook(self._after)]
@@ -228,25 +233,30 @@ class _Watched:
             handle.remove()
 
     def check_calls(self) -> bool:
-        """Return whether the block was called; refuse one that some passes called, or called more than once."""
-        if self._seen not in (0, self._calls):
-            raise ModelStructureError(
-                f"{self.inventory.blocks}.{self.block}",
-                f"{self._seen} calls in {self._calls} forward passes",
-                "one in each",
-                "Set model.streaming to never in params.yaml.",
-            )
+        """Return whether the block was called; refuse one that only some passes called."""
+        if len(self._seen) not in (0, self._passes):
+            raise self._refused(f"a call in {len(self._seen)} of {self._passes} forward passes")
         return bool(self._seen)
 
+    def _refused(self, got: str) -> ModelStructureError:
+        return ModelStructureError(
+            f"{self.inventory.blocks}.{self.block}",
+            got,
+            "one call in each",
+            "Set model.streaming to never in params.yaml.",
+        )
+
     def _before(self, _module: object, _args: object) -> None:
+        if self._passing.number in self._seen:
+            raise self._refused("more than one call in a forward pass")
+        self._seen.add(self._passing.number)
         self._open = ExitStack()
         self._open.enter_context(capturing(self.runner.model, self.inventory, self.collection, self.gram, self.layers))
 
     def _after(self, _module: object, _args: object, _result: object) -> None:
         assert self._open is not None
         self._open.close()
-        self._seen += 1
-        if self._seen == self._calls:
+        if len(self._seen) == self._passes:
             for layer in self.layers:
                 check_weight(get_weight(self.runner.model, layer), LayerStats(layer.name, 0, 0))
             check_finite(self.collection)

@@ -25,7 +25,7 @@ def check_reached(inventory: Inventory, reached: Collection[str], block: int | N
 
 def check_blocks_reached(inventory: Inventory, blocks: Collection[int]) -> None:
     """Raise ModelStructureError if a block that has prunable layers is not among those of `blocks`."""
-    check_reached(inventory, [layer.name for layer in inventory.layers if layer.block in blocks])
+    check_reached(inventory, {layer.name for layer in inventory.layers if layer.block in blocks})
 
 
 def _patterns(inventory: Inventory, missing: list[PrunableLayer], reached: list[PrunableLayer]) -> list[str]:

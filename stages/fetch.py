@@ -8,10 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from stages._project import Project, Root, main
-from zpruner.calibrate import calibration_windows, evaluation_windows, limits_of, write_windows
+from zpruner.calibrate import calibration_windows, evaluation_windows, write_windows
 from zpruner.errors import ArtifactError
 from zpruner.evaluate import evaluation_text
-from zpruner.model import Checkpoint, copy_checkpoint, find_converted, write_manifest
+from zpruner.model import Checkpoint, copy_checkpoint, find_converted, limits_of, write_manifest
 from zpruner.params import TextSettings
 from zpruner.progress import counter
 from zpruner.sources import (

@@ -3,14 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from zpruner.errors import (
-    InvalidPatternError,
-    InvalidSettingError,
-    MissingStatisticError,
-    NonFiniteError,
-    ShapeMismatchError,
-)
-from zpruner.types import LayerStats, Mask, ScoreMatrix, SparsityPattern, Stat, check_windows
+from zpruner.errors import InvalidPatternError, MissingStatisticError, NonFiniteError, ShapeMismatchError
+from zpruner.types import LayerStats, Mask, ScoreMatrix, SparsityPattern, Stat
 
 
 @pytest.mark.parametrize(
@@ -26,23 +20,6 @@ def test_ratios(value, sparsity, text):
 @pytest.mark.parametrize("ratio", [1 / 3, 0.3333333, 0.9999999, 1e-9, 0.1 + 0.2])
 def test_a_ratio_as_text_is_that_ratio_again(ratio):
     assert SparsityPattern.parse(str(SparsityPattern(ratio=ratio))).ratio == ratio
-
-
-@pytest.mark.parametrize(
-    ("windows", "batch_size", "least", "error", "message"),
-    [
-        (torch.zeros(0, 8, dtype=torch.int32), 1, 1, ShapeMismatchError, r"torch.int32 of shape \(0, 8\)"),
-        (torch.zeros(8, dtype=torch.int32), 1, 1, ShapeMismatchError, r"shape \(8,\)"),
-        (torch.zeros(2, 8), 1, 1, ShapeMismatchError, "torch.float32"),
-        (torch.zeros(2, 1, dtype=torch.int32), 1, 2, ShapeMismatchError, r"at least \(1, 2\)"),
-        (torch.full((2, 8), 100), 1, 1, InvalidSettingError, "token id 100, expected ids from 0 to 99"),
-        (torch.full((2, 8), -1), 1, 1, InvalidSettingError, "token id -1"),
-        (torch.zeros(2, 8, dtype=torch.int32), 0, 1, InvalidSettingError, "batch_size: got 0"),
-    ],
-)
-def test_windows_that_a_model_cannot_read(windows, batch_size, least, error, message):
-    with pytest.raises(error, match=message):
-        check_windows(windows, 100, batch_size, least)
 
 
 @pytest.mark.parametrize(

@@ -18,19 +18,18 @@ from zpruner.calibrate import (
     collect,
     fill_experts,
     gradients_of,
-    limits_of,
 )
 from zpruner.composition import Composition, compose
 from zpruner.errors import ShapeMismatchError
 from zpruner.evaluate import layer_error
 from zpruner.explain import explain
-from zpruner.model import get_weight, load_model, set_weight, take_inventory
+from zpruner.model import check_windows, get_weight, limits_of, load_model, set_weight, take_inventory
 from zpruner.params import MethodSettings
 from zpruner.presets import PRESETS
 from zpruner.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.sources import load_tokenizer, read_text
 from zpruner.transfer import to_host
-from zpruner.types import Mask, SparsityPattern, Stat, check_windows
+from zpruner.types import Mask, SparsityPattern, Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -170,7 +169,7 @@ def prune_sequentially(
     those of the unpruned model.
     """
     composition = _composition(method)
-    check_windows(windows, limits_of(model.config)[0], batch_size)
+    check_windows(windows, model.config, batch_size)
     inventory, collection = take_inventory(model, blocks, ignore), Collection()
     if composition.allocation is not None:  # it looks at the unpruned model
         for _ in collect(model, inventory, windows, collection, gram=False, batch_size=batch_size):

@@ -9,13 +9,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from zpruner.errors import (
-    InvalidPatternError,
-    InvalidSettingError,
-    MissingStatisticError,
-    NonFiniteError,
-    ShapeMismatchError,
-)
+from zpruner.errors import InvalidPatternError, MissingStatisticError, NonFiniteError, ShapeMismatchError
 from zpruner.transfer import to_device
 
 _ON_DEVICE = 1 << 24
@@ -203,33 +197,6 @@ def at_a_time(device: torch.device, in_cache: int) -> int:
     and memory is fast, many more (as many as float32 can count).
     """
     return in_cache if device.type == "cpu" else _ON_DEVICE
-
-
-def check_windows(windows: Tensor, vocab_size: int, batch_size: int, least: int = 1) -> None:
-    """Raise where token windows, int (windows, seqlen), are not what a model with that vocabulary can read.
-
-    Raises:
-        ShapeMismatchError: not a matrix of integers, no window, or windows of fewer than `least` tokens.
-        InvalidSettingError: an id outside the vocabulary, or a batch size below 1.
-    """
-    fits = windows.ndim == 2 and not (windows.is_floating_point() or windows.dtype == torch.bool)
-    if not fits or len(windows) < 1 or windows.shape[1] < least:
-        raise ShapeMismatchError(
-            "windows",
-            f"{windows.dtype} of shape {tuple(windows.shape)}",
-            f"integers of shape (windows, seqlen), at least (1, {least})",
-            "Make them with load_windows.",
-        )
-    lowest, highest = (int(extreme) for extreme in torch.aminmax(windows))
-    if lowest < 0 or highest >= vocab_size:
-        raise InvalidSettingError(
-            "windows",
-            f"token id {lowest if lowest < 0 else highest}",
-            f"ids from 0 to {vocab_size - 1}, the model's vocabulary",
-            "Use the model's own tokenizer.",
-        )
-    if batch_size < 1:
-        raise InvalidSettingError("batch_size", repr(batch_size), "at least 1", "Correct it.")
 
 
 def all_finite(tensor: Tensor) -> bool:

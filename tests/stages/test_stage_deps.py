@@ -31,6 +31,7 @@ HOW = [
     "zpruner/sources/_quiet.py",
     "zpruner/model/choose.py",
     "zpruner/model/conversion.py",
+    "zpruner/model/limits.py",
     "zpruner/model/lockstep.py",
     "zpruner/model/read_ahead.py",
     "zpruner/model/runner.py",

@@ -15,7 +15,7 @@ from zpruner.calibrate.reached import check_reached
 from zpruner.calibrate.replay import BlockReplay
 from zpruner.calibrate.snapshots import GradientSnapshots, Snapshots
 from zpruner.calibrate.tokens import read_windows, write_windows
-from zpruner.calibrate.windows import calibration_windows, check_length, evaluation_windows, limits_of, windows_hash
+from zpruner.calibrate.windows import calibration_windows, check_length, evaluation_windows, windows_hash
 
 __all__ = [
     "MIN_EXPERT_TOKENS",
@@ -40,7 +40,6 @@ __all__ = [
     "finish_activations",
     "gradients_of",
     "layer_from_json",
-    "limits_of",
     "read_windows",
     "warning",
     "windows_hash",

@@ -20,8 +20,8 @@ from zpruner.calibrate.gradients import GradientSums, collect_gradients
 from zpruner.calibrate.reached import check_blocks_reached, check_reached
 from zpruner.composition import check_weight
 from zpruner.errors import ModelStructureError, NonFiniteError
-from zpruner.model import TIED_BEFORE, Inventory, Runner, get_weight, take_inventory
-from zpruner.types import LayerStats, all_finite, check_windows
+from zpruner.model import TIED_BEFORE, Inventory, Runner, check_windows, get_weight, take_inventory
+from zpruner.types import LayerStats, all_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -103,7 +103,7 @@ def calibrate(
         NonFiniteError: NaN or infinity in a layer's input or gradient.
         ShapeMismatchError, InvalidSettingError: windows that the model cannot read, or no batch size.
     """
-    check_windows(windows, int(model.config.get_text_config().vocab_size), batch_size)
+    check_windows(windows, model.config, batch_size)
     inventory = take_inventory(model, blocks, ignore)
     collection = Collection()
     for _ in collect(model, inventory, windows, collection, gram=gram, batch_size=batch_size):

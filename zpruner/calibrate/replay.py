@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import zip_longest
 from threading import local
 from typing import TYPE_CHECKING, Any
 
@@ -184,8 +185,8 @@ class BlockReplay:
     def _check_independent(self, plain: _Pass, disturbed: _Pass) -> None:
         """Refuse a model that gives a block what depends on earlier blocks in ways that a replay does not follow."""
         for index, (before, after) in enumerate(zip(plain.given, disturbed.given, strict=True)):
-            for (key, one), (_, other) in zip(before, after, strict=True):
-                if not torch.equal(one, other):
+            for (key, one), (_, other) in zip_longest(before, after, fillvalue=(None, None)):
+                if one is None or other is None or not torch.equal(one, other):
                     raise self.refused(
                         index,
                         f"an argument ({key}) that changes with what earlier blocks put out",

@@ -15,7 +15,7 @@ from zpruner.errors import InvalidSettingError, ShapeMismatchError, SourceError,
 from zpruner.sources import Documents, TokenTable
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    pass
 
 Sampling = Literal["stream", "documents"]
 
@@ -111,13 +111,6 @@ def evaluation_windows(
     ids = _consecutive_ids(text, tokenizer, windows or 1, seqlen, step, part)
     every = np.lib.stride_tricks.sliding_window_view(ids, seqlen)[::step]
     return _checked(every[:windows], text.source, vocab_size)
-
-
-def limits_of(config: PretrainedConfig) -> tuple[int, int | None]:
-    """Return the size of a model's vocabulary, and the most tokens that it takes at once (None: any number)."""
-    text = config.get_text_config()
-    longest = getattr(text, "max_position_embeddings", None)
-    return int(text.vocab_size), longest if isinstance(longest, int) and longest > 0 else None
 
 
 def windows_hash(windows: Tensor) -> str:

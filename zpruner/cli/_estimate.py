@@ -48,8 +48,7 @@ class Shapes:
 
 def read_shapes(params: Params, root: Path) -> Shapes | None:
     """Return the shapes of the fetched or local model, built without weights; None where there is neither."""
-    from zpruner.calibrate import limits_of
-    from zpruner.model import quiet_transformers, take_inventory
+    from zpruner.model import limits_of, quiet_transformers, take_inventory
     from zpruner.sources import LocalPath, parse_source
 
     source = parse_source(params.model.source)

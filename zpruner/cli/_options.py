@@ -89,8 +89,9 @@ def read_evaluation_windows(
     settings: PerplexitySettings, downloads: Path, model: PreTrainedModel, tokenizer: Any
 ) -> Tensor:
     """Return the consecutive windows of a text, int32 (windows, seqlen)."""
-    from zpruner.calibrate import evaluation_windows, limits_of
+    from zpruner.calibrate import evaluation_windows
     from zpruner.evaluate import evaluation_text
+    from zpruner.model import limits_of
     from zpruner.sources import read_text
 
     text = read_text(

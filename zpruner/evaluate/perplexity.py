@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from zpruner.errors import NonFiniteError
 from zpruner.evaluate.predict import Logits, Predictor
-from zpruner.types import check_windows
+from zpruner.model import check_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,7 +68,7 @@ def perplexity(model: PreTrainedModel, windows: Tensor, batch_size: int = 8, str
         NonFiniteError: a window's loss is NaN.
         ShapeMismatchError, InvalidSettingError: windows that the model cannot read, or no batch size.
     """
-    check_windows(windows, int(model.config.get_text_config().vocab_size), batch_size, least=2)
+    check_windows(windows, model.config, batch_size, least=2)
     return perplexity_of([loss for losses in window_losses(model, windows, batch_size, stride) for loss in losses])
 
 

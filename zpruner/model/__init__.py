@@ -6,6 +6,7 @@ from zpruner.model.conversion import empty_model, find_converted
 from zpruner.model.copy import copy_checkpoint
 from zpruner.model.inventory import TIED_BEFORE, take_inventory
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
+from zpruner.model.limits import check_windows, limits_of
 from zpruner.model.load import load_model, quiet_transformers, resolve_device, resolve_devices
 from zpruner.model.runner import Runner, StreamedRunner, WholeRunner
 from zpruner.model.skeleton import Skeleton
@@ -26,12 +27,14 @@ __all__ = [
     "Stored",
     "StreamedRunner",
     "WholeRunner",
+    "check_windows",
     "choose",
     "copy_checkpoint",
     "empty_model",
     "find_blocks",
     "find_converted",
     "get_weight",
+    "limits_of",
     "load_model",
     "memory_limit",
     "open_runner",

@@ -23,11 +23,13 @@ import typer
 from torch import Tensor, nn
 
 import zpruner
-from zpruner.calibrate import Activations, read_windows
-from zpruner.composition import Composition, compose
-from zpruner.model import Checkpoint, load_model
-from zpruner.params import MethodSettings
-from zpruner.presets import PRESETS
+from zpruner.calibration import Activations
+from zpruner.checkpoint import Checkpoint
+from zpruner.model import load_model
+from zpruner.pruning.composition import Composition, compose
+from zpruner.pruning.presets import PRESETS
+from zpruner.settings.params import MethodSettings
+from zpruner.text import read_windows
 from zpruner.types import LayerStats, SparsityPattern
 
 

@@ -19,13 +19,13 @@ import torch
 import typer
 
 import zpruner
-from zpruner.calibrate import evaluation_windows, read_windows
-from zpruner.composition import compose
 from zpruner.model import get_weight
-from zpruner.params import MethodSettings
-from zpruner.presets import PRESETS
-from zpruner.progress import progress
+from zpruner.pruning.composition import compose
+from zpruner.pruning.presets import PRESETS
+from zpruner.runtime.progress import progress
+from zpruner.settings.params import MethodSettings
 from zpruner.sources import read_text
+from zpruner.text import evaluation_windows, read_windows
 from zpruner.types import Stat
 
 PATTERNS = ["0.5", "0.6", "0.7", "2:4", "4:8"]

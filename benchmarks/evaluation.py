@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 
 import zpruner
-from zpruner.calibrate import evaluation_windows
 from zpruner.evaluate import ZeroShot
-from zpruner.params import ZeroShotSettings
+from zpruner.settings.params import ZeroShotSettings
 from zpruner.sources import read_text
+from zpruner.text import evaluation_windows
 
 
 def plain_perplexity(folder: Path, text: str, seqlen: int, windows: int) -> float:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import families  # type: ignore[import-not-found]
 
 import zpruner
-from zpruner.calibrate import BlockReplay
+from zpruner.calibration import BlockReplay
 from zpruner.errors import ModelStructureError
 from zpruner.model import Inventory, load_model, take_inventory
 
@@ -36,9 +36,10 @@ images, say), calibration stops with the patterns that `model.ignore` should lis
 `python benchmarks/families.py > docs/models.md` makes this table from tiny random models (two blocks each): *pruned* is
 the share of the blocks' weights of two or more dimensions; *dense* and *sequential* say that calibrating, pruning to
 2:4 with SparseGPT, saving, loading and measuring worked under that propagation; *replay* that running the blocks one
-by one gave the forward pass bit for bit. `pytest -m slow tests/test_families.py tests/model/test_stream.py` tries every
-registered method on each, unstructured and 2:4, and reading it block by block (llama4_text cannot be read so, since its
-code asks where the embedding lies, nor zamba, whose blocks share weights; xlstm's code does not run in bfloat16).
+by one gave the forward pass bit for bit. `pytest -m slow tests/test_families.py tests/execution/test_stream.py` tries
+every registered method on each, unstructured and 2:4, and reading it block by block (llama4_text cannot be read so,
+since its code asks where the embedding lies, nor zamba, whose blocks share weights; xlstm's code does not run in
+bfloat16).
 Encoder-decoders are refused.
 
 An expert that met t < T tokens (T: `calibration.min_expert_tokens`, 128) is reported, and its statistics are filled up

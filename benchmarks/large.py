@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import zpruner
 from zpruner.model import PrunableLayer, get_weight, load_model, resolve_device, set_weight
-from zpruner.sequential import layer_patterns
+from zpruner.pruning.sequential import layer_patterns
 from zpruner.types import LayerStats, SparsityPattern, Stat
 
 

@@ -24,7 +24,7 @@ import torch
 import typer
 from safetensors.torch import save_file
 
-from zpruner.calibrate import write_windows
+from zpruner.text import write_windows
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -32,9 +32,9 @@ import typer
 from ruamel.yaml import YAML
 
 from stages import apply, calibrate, evaluate, mask, score
-from zpruner.allocator import keep_freed_memory
-from zpruner.calibrate import read_windows
 from zpruner.model import load_model
+from zpruner.runtime.allocator import keep_freed_memory
+from zpruner.text import read_windows
 
 assert transformers.models.auto.modeling_auto  # imported here, so that no stage pays for it
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from zpruner.composition import Composition, compose
 from zpruner.model import take_inventory
-from zpruner.params import MethodSettings
-from zpruner.presets import PRESETS
+from zpruner.pruning.composition import Composition, compose
+from zpruner.pruning.presets import PRESETS
+from zpruner.settings.params import MethodSettings
 from zpruner.types import LayerStats, SparsityPattern, Stat
 
 

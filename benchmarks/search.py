@@ -26,14 +26,14 @@ from torch import Tensor
 
 from stages._project import Project
 from stages.search import Inputs
-from zpruner.calibrate import evaluation_windows
-from zpruner.composition import Composition, compose
 from zpruner.evaluate import evaluation_text, window_losses
 from zpruner.evaluate.bootstrap import Bootstrap
 from zpruner.model import load_model, set_weight
-from zpruner.params import MethodSettings
+from zpruner.pruning.composition import Composition, compose
 from zpruner.search import Fitness, parse_formula
+from zpruner.settings.params import MethodSettings
 from zpruner.sources import load_tokenizer, read_text
+from zpruner.text import evaluation_windows
 from zpruner.types import SparsityPattern
 
 RESULTS = Path(__file__).parent / "results" / "search" / "compare.jsonl"

@@ -20,10 +20,10 @@ import torch
 import typer
 from torch import Tensor
 
-from zpruner.calibrate import Activations
+from zpruner.calibration import Activations
+from zpruner.checkpoint import Checkpoint
 from zpruner.evaluate import layer_error
 from zpruner.methods.sparsegpt import SparseGPT
-from zpruner.model import Checkpoint
 from zpruner.types import LayerStats, SparsityPattern
 from zpruner.updates.least_squares import LeastSquares
 from zpruner.updates.obs import Obs

@@ -25,8 +25,8 @@ from flows._ending import exit_status
 from flows.graph import read_graph
 from flows.pipeline import pipeline
 from flows.publish import model_name, read_results
+from zpruner.artifacts.work import write_json
 from zpruner.errors import InvalidSettingError, ZprunerError
-from zpruner.work import write_json
 
 BASELINE = Path(".zpruner") / "nightly.json"
 """The results of the last good night, in each clone."""

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zpruner.calibrate import Activations
+from zpruner.artifacts.work import Work
+from zpruner.calibration import Activations
+from zpruner.checkpoint import Checkpoint
 from zpruner.evaluate import layer_error, pack_sample, sample_bits, share_of_zeros, storage
-from zpruner.model import Checkpoint, PrunableLayer, Runner
+from zpruner.execution import Runner
+from zpruner.model import PrunableLayer
 from zpruner.types import SparsityPattern
-from zpruner.work import Work
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zpruner.artifacts.work import Work
 from zpruner.evaluate import Predictor, batch_losses, compare_batches
-from zpruner.model import Runner
-from zpruner.params import PerplexitySettings
-from zpruner.work import Work
+from zpruner.execution import Runner
+from zpruner.settings.params import PerplexitySettings
 
 Step = Callable[[], None]
 

@@ -15,11 +15,11 @@ import typer
 
 import zpruner
 from stages._ran import note_run
-from zpruner.allocator import keep_freed_memory
-from zpruner.composition import compose_all
+from zpruner.artifacts.work import Work, checksum, digest_of, write_json
 from zpruner.errors import InvalidSettingError, ZprunerError
-from zpruner.params import Params, load
-from zpruner.work import Work, checksum, digest_of, write_json
+from zpruner.pruning.composition import compose_all
+from zpruner.runtime.allocator import keep_freed_memory
+from zpruner.settings.params import Params, load
 
 INTERRUPTED = 130
 """What typer returns after Ctrl-C instead of raising."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zpruner.work import checksum, digest_of
+from zpruner.artifacts.work import checksum, digest_of
 
 LEDGER = "ran.jsonl"
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from stages._project import Project
-from zpruner.calibrate import Activations
-from zpruner.composition import compose
-from zpruner.model import Checkpoint, PrunableLayer, resolve_device
-from zpruner.params import canonical_json
-from zpruner.store import ArtifactReader, Provenance
-from zpruner.transfer import to_device, to_host
+from zpruner.artifacts.store import ArtifactReader, Provenance
+from zpruner.calibration import Activations
+from zpruner.checkpoint import Checkpoint
+from zpruner.model import PrunableLayer, resolve_device
+from zpruner.pruning.composition import compose
+from zpruner.runtime.transfer import to_device, to_host
+from zpruner.settings.params import canonical_json
 from zpruner.types import Mask
 
 

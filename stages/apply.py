@@ -10,11 +10,11 @@ import xxhash
 
 from stages._project import Method, Project, Root, Sparsity, main
 from stages._variant import Variant
-from zpruner.model import Checkpoint, write_manifest, write_pruned
-from zpruner.model.card import LATER, PruningFacts, model_card
-from zpruner.progress import counter
-from zpruner.store import ArtifactReader
-from zpruner.work import Work, digest_of
+from zpruner.artifacts.store import ArtifactReader
+from zpruner.artifacts.work import Work, digest_of
+from zpruner.checkpoint import Checkpoint, write_manifest, write_pruned
+from zpruner.checkpoint.card import LATER, PruningFacts, model_card
+from zpruner.runtime.progress import counter
 
 
 def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:

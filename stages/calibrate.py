@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from stages._project import Project, Root, main, say
-from zpruner.calibrate import (
+from zpruner.artifacts.store import ArtifactWriter, Provenance, artifact_writer
+from zpruner.calibration import (
     Collection,
     Snapshots,
     check_reached,
@@ -16,14 +17,15 @@ from zpruner.calibrate import (
     collect_by_block,
     fill_experts,
     finish_activations,
-    read_windows,
     warning,
     write_inputs,
 )
-from zpruner.model import Checkpoint, Inventory, Runner, choose, get_weight, open_runner, take_inventory
-from zpruner.params import CalibrationSettings
-from zpruner.progress import counter, progress
-from zpruner.store import ArtifactWriter, Provenance, artifact_writer
+from zpruner.checkpoint import Checkpoint
+from zpruner.execution import Runner, choose, open_runner
+from zpruner.model import Inventory, get_weight, take_inventory
+from zpruner.runtime.progress import counter, progress
+from zpruner.settings.params import CalibrationSettings
+from zpruner.text import read_windows
 
 
 def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:

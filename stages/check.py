@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages._project import Project, Root, main
-from zpruner.watched import check_watched
+from zpruner.settings.watched import check_watched
 
 
 def run(root: Root = Path()) -> None:

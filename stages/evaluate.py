@@ -12,8 +12,10 @@ from stages._layers import measure_layers, shown_layers
 from stages._measure import Step, batches_of, measure, speed_of
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._variant import Variant
-from zpruner.calibrate import Activations, read_windows
-from zpruner.composition import compose
+from zpruner.artifacts.store import Provenance
+from zpruner.artifacts.work import Work, digest_of, write_json
+from zpruner.calibration import Activations
+from zpruner.checkpoint import Checkpoint
 from zpruner.errors import InvalidSettingError
 from zpruner.evaluate import (
     Bootstrap,
@@ -26,22 +28,14 @@ from zpruner.evaluate import (
     share_of_zeros,
     stored_bytes,
 )
-from zpruner.model import (
-    Checkpoint,
-    PrunableLayer,
-    Runner,
-    choose,
-    get_weight,
-    open_runner,
-    set_weight,
-    take_inventory,
-)
-from zpruner.params import ZeroShotSettings, canonical_json
-from zpruner.progress import counter
+from zpruner.execution import Runner, choose, open_runner
+from zpruner.model import PrunableLayer, get_weight, set_weight, take_inventory
+from zpruner.pruning.composition import compose
+from zpruner.runtime.progress import counter
+from zpruner.settings.params import ZeroShotSettings, canonical_json
 from zpruner.sources import file_sha256, load_tokenizer
-from zpruner.store import Provenance
+from zpruner.text import read_windows
 from zpruner.types import Stat
-from zpruner.work import Work, digest_of, write_json
 
 
 def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root: Root = Path()) -> None:

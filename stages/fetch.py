@@ -8,12 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from stages._project import Project, Root, main
-from zpruner.calibrate import calibration_windows, evaluation_windows, write_windows
+from zpruner.checkpoint import Checkpoint, find_converted, write_manifest
 from zpruner.errors import ArtifactError
 from zpruner.evaluate import evaluation_text
-from zpruner.model import Checkpoint, copy_checkpoint, find_converted, limits_of, write_manifest
-from zpruner.params import TextSettings
-from zpruner.progress import counter
+from zpruner.execution import copy_checkpoint
+from zpruner.model import limits_of
+from zpruner.runtime.progress import counter
+from zpruner.settings.params import TextSettings
 from zpruner.sources import (
     FETCH_STEPS,
     Documents,
@@ -24,6 +25,7 @@ from zpruner.sources import (
     parse_source,
     read_text,
 )
+from zpruner.text import calibration_windows, evaluation_windows, write_windows
 
 
 class What(StrEnum):

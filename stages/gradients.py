@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 
 from stages._project import Project, Root, main
-from zpruner.calibrate import Gradients, GradientSnapshots, collect_gradients, read_windows
-from zpruner.composition import compose
+from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
+from zpruner.calibration import Gradients, GradientSnapshots, collect_gradients
+from zpruner.checkpoint import Checkpoint, empty_model
 from zpruner.errors import InvalidSettingError
-from zpruner.model import Checkpoint, empty_model, load_model, memory_limit, take_inventory
-from zpruner.params import MethodSettings, ModelSettings
-from zpruner.progress import progress
-from zpruner.store import ArtifactReader, Provenance, artifact_writer
+from zpruner.execution import memory_limit
+from zpruner.model import load_model, take_inventory
+from zpruner.pruning.composition import compose
+from zpruner.runtime.progress import progress
+from zpruner.settings.params import MethodSettings, ModelSettings
+from zpruner.text import read_windows
 from zpruner.types import Stat
 
 

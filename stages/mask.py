@@ -15,18 +15,21 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stages._ahead import ahead
 from stages._project import Method, Project, Root, Sparsity, main, say
-from zpruner.calibrate import Activations, Collection, finish_activations, read_windows, write_inputs
-from zpruner.composition import Composition, compose, derive_mask
-from zpruner.model import Checkpoint, PrunableLayer, Stored, choose, open_runner, resolve_device, write_tensors
-from zpruner.params import canonical_json
-from zpruner.progress import progress
-from zpruner.sequential import SolvedLayer, beside_the_weights, layer_patterns, prune_blocks
-from zpruner.store import ArtifactReader, ArtifactWriter, Provenance, artifact_writer
-from zpruner.transfer import to_device
+from zpruner.artifacts.store import ArtifactReader, ArtifactWriter, Provenance, artifact_writer
+from zpruner.artifacts.work import atomic_file
+from zpruner.calibration import Activations, Collection, finish_activations, write_inputs
+from zpruner.checkpoint import Checkpoint, Stored, write_tensors
+from zpruner.execution import choose, open_runner
+from zpruner.model import PrunableLayer, resolve_device
+from zpruner.pruning.composition import Composition, compose, derive_mask
+from zpruner.pruning.sequential import SolvedLayer, beside_the_weights, layer_patterns, prune_blocks
+from zpruner.runtime.prefetch import ahead
+from zpruner.runtime.progress import progress
+from zpruner.runtime.transfer import to_device
+from zpruner.settings.params import canonical_json
+from zpruner.text import read_windows
 from zpruner.types import LayerStats, Mask, ScoreMatrix, SparsityPattern
-from zpruner.work import atomic_file
 
 
 def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:

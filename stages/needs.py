@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages._project import Project, Root, main
-from zpruner.composition import compose
+from zpruner.artifacts.work import digest_of, write_json
+from zpruner.pruning.composition import compose
 from zpruner.types import Stat
-from zpruner.work import digest_of, write_json
 
 
 def run(root: Root = Path()) -> None:

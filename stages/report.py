@@ -11,10 +11,10 @@ import typer
 
 from stages._project import Project, Root, main
 from stages._ran import computed
-from zpruner.params import Params
+from zpruner.artifacts.work import sweep
 from zpruner.report import load, render_table, write
 from zpruner.report._data import ReportData
-from zpruner.work import sweep
+from zpruner.settings.params import Params
 
 
 def run(table: bool = False, root: Root = Path()) -> None:

@@ -12,17 +12,18 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from stages._ahead import ahead
 from stages._project import Method, Project, Root, main
-from zpruner.calibrate import Activations, Gradients
-from zpruner.composition import Composition, compose
-from zpruner.model import Checkpoint, PrunableLayer, resolve_device
-from zpruner.params import canonical_json
-from zpruner.progress import progress
-from zpruner.store import Provenance, artifact_writer
-from zpruner.transfer import to_device
+from zpruner.artifacts.store import Provenance, artifact_writer
+from zpruner.artifacts.work import digest_of
+from zpruner.calibration import Activations, Gradients
+from zpruner.checkpoint import Checkpoint
+from zpruner.model import PrunableLayer, resolve_device
+from zpruner.pruning.composition import Composition, compose
+from zpruner.runtime.prefetch import ahead
+from zpruner.runtime.progress import progress
+from zpruner.runtime.transfer import to_device
+from zpruner.settings.params import canonical_json
 from zpruner.types import LayerStats, Stat
-from zpruner.work import digest_of
 
 T = TypeVar("T")
 
@@ -107,7 +108,9 @@ def _with_helpers(module: ModuleType) -> list[ModuleType]:
         if here.__name__ not in found:
             found[here.__name__] = here
             owners = {getattr(value, "__module__", None) or "" for value in vars(here).values()}
-            waiting += [sys.modules[name] for name in owners if name.startswith("zpruner.methods.")]
+            waiting += [
+                sys.modules[name] for name in owners if name.startswith(("zpruner.methods.", "zpruner.formula."))
+            ]
     return [found[name] for name in sorted(found)]
 
 

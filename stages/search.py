@@ -12,12 +12,14 @@ from torch import Tensor
 
 import zpruner
 from stages._project import Project, Root, main, say
-from zpruner.calibrate import Activations, Gradients, read_windows
+from zpruner.artifacts.store import ArtifactReader, Provenance
+from zpruner.artifacts.work import atomic_file, checksum, digest_of, write_json
+from zpruner.calibration import Activations, Gradients
+from zpruner.checkpoint import Checkpoint
 from zpruner.errors import InvalidSettingError
 from zpruner.methods import METHODS, PruningMethod
-from zpruner.model import Checkpoint, load_model, resolve_devices
-from zpruner.params import SearchSettings
-from zpruner.progress import counter
+from zpruner.model import load_model, resolve_devices
+from zpruner.runtime.progress import counter
 from zpruner.search import (
     Evaluation,
     Fitness,
@@ -28,9 +30,9 @@ from zpruner.search import (
     read_log,
     score_correlations,
 )
-from zpruner.store import ArtifactReader, Provenance
+from zpruner.settings.params import SearchSettings
+from zpruner.text import read_windows
 from zpruner.types import LayerStats, SparsityPattern, Stat
-from zpruner.work import atomic_file, checksum, digest_of, write_json
 
 KNOWN = ("magnitude", "wanda", "ria", "pruner_zero")
 """Methods that formulas are compared with."""

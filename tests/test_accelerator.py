@@ -25,23 +25,16 @@ import stages.fetch
 import stages.mask
 import stages.score
 import zpruner
-from zpruner import transfer
+from zpruner.artifacts.store import ArtifactReader
+from zpruner.checkpoint import Checkpoint, write_manifest
 from zpruner.evaluate import Predictor, batch_losses
+from zpruner.execution import Skeleton, Spill, StreamedRunner, WholeRunner, choose
 from zpruner.masks import select
 from zpruner.methods import METHODS
-from zpruner.model import (
-    Checkpoint,
-    Skeleton,
-    Spill,
-    StreamedRunner,
-    WholeRunner,
-    choose,
-    resolve_device,
-    write_manifest,
-)
-from zpruner.params import Params
+from zpruner.model import resolve_device
+from zpruner.runtime import transfer
 from zpruner.search import Fitness, parse_formula
-from zpruner.store import ArtifactReader
+from zpruner.settings.params import Params
 from zpruner.types import ComparisonGroup, SparsityPattern
 
 WINDOWS = torch.randint(3, tiny.VOCABULARY, (8, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(7))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zpruner
-from zpruner.calibrate import BlockReplay
+from zpruner.calibration import BlockReplay
 from zpruner.errors import ModelStructureError
 from zpruner.methods import METHODS
 from zpruner.model import get_weight, load_model, take_inventory

@@ -8,16 +8,12 @@
 >>> zpruner.perplexity(model, windows)
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zpruner.calibrate import Calibration as Calibration
-    from zpruner.calibrate import calibrate as calibrate
-    from zpruner.composition import Composition as Composition
-    from zpruner.composition import compose as compose
+    from zpruner.calibration import Calibration as Calibration
+    from zpruner.calibration import calibrate as calibrate
     from zpruner.errors import ZprunerError as ZprunerError
     from zpruner.evaluate import layer_error as layer_error
     from zpruner.evaluate import perplexity as perplexity
@@ -26,11 +22,13 @@ if TYPE_CHECKING:
     from zpruner.masks import select as select
     from zpruner.methods import METHODS as METHODS
     from zpruner.methods import PruningMethod as PruningMethod
-    from zpruner.pipeline import PrunedLayer as PrunedLayer
-    from zpruner.pipeline import load as load
-    from zpruner.pipeline import load_windows as load_windows
-    from zpruner.pipeline import prune as prune
-    from zpruner.pipeline import prune_sequentially as prune_sequentially
+    from zpruner.pruning.composition import Composition as Composition
+    from zpruner.pruning.composition import compose as compose
+    from zpruner.pruning.in_memory import PrunedLayer as PrunedLayer
+    from zpruner.pruning.in_memory import load as load
+    from zpruner.pruning.in_memory import load_windows as load_windows
+    from zpruner.pruning.in_memory import prune as prune
+    from zpruner.pruning.in_memory import prune_sequentially as prune_sequentially
     from zpruner.types import ComparisonGroup as ComparisonGroup
     from zpruner.types import LayerStats as LayerStats
     from zpruner.types import Mask as Mask
@@ -41,13 +39,13 @@ if TYPE_CHECKING:
     from zpruner.updates import WeightUpdate as WeightUpdate
 
 _ROOMS = {
-    "calibrate": ("Calibration", "calibrate"),
-    "composition": ("Composition", "compose"),
+    "calibration": ("Calibration", "calibrate"),
+    "pruning.composition": ("Composition", "compose"),
     "errors": ("ZprunerError",),
     "evaluate": ("layer_error", "perplexity"),
     "masks": ("REFINEMENTS", "MaskRefinement", "select"),
     "methods": ("METHODS", "PruningMethod"),
-    "pipeline": ("PrunedLayer", "load", "load_windows", "prune", "prune_sequentially"),
+    "pruning.in_memory": ("PrunedLayer", "load", "load_windows", "prune", "prune_sequentially"),
     "types": ("ComparisonGroup", "LayerStats", "Mask", "ScoreMatrix", "SparsityPattern", "Stat"),
     "updates": ("UPDATES", "WeightUpdate"),
 }
@@ -56,23 +54,14 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted(_ROOM_OF)  # noqa: PLE0605 - mypy reads the imports above
 
 
-class _PublicPage(ModuleType):
-    """Imports a public name when it is first asked for: `zpruner --help` need not wait for torch."""
-
-    def __getattr__(self, name: str) -> object:
-        if name not in _ROOM_OF:
-            raise AttributeError(f"module 'zpruner' has no attribute '{name}'")
-        value: object = getattr(import_module(f"zpruner.{_ROOM_OF[name]}"), name)
-        self.__dict__[name] = value
-        return value
-
-    def __setattr__(self, name: str, value: object) -> None:
-        # Importing the room `zpruner.calibrate` would hide the function of that name.
-        if not (name in _ROOM_OF and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for: `zpruner --help` need not wait for torch."""
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'zpruner' has no attribute '{name}'")
+    value: object = getattr(import_module(f"zpruner.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
 
 
-sys.modules[__name__].__class__ = _PublicPage
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zpruner.errors import InvalidPatternError, MissingStatisticError, NonFiniteError, ShapeMismatchError
-from zpruner.transfer import to_device
+from zpruner.runtime.transfer import to_device
 
 _ON_DEVICE = 1 << 24
 
@@ -253,3 +253,21 @@ class Mask:
     def to(self, device: torch.device | str) -> Mask:
         """Return the same mask on `device`."""
         return Mask(self.layer, to_device(self.keep, device))
+
+
+def check_weight(weight: Tensor, stats: LayerStats) -> None:
+    """Raise NonFiniteError or ShapeMismatchError naming the layer of a weight that cannot be scored."""
+    if not all_finite(weight):
+        raise NonFiniteError(
+            f"weight of layer {stats.layer}",
+            "NaN or infinity",
+            "finite weights",
+            "The checkpoint is damaged: check it.",
+        )
+    if stats.width not in (None, weight.shape[1]):
+        raise ShapeMismatchError(
+            f"layer {stats.layer}",
+            f"a weight with {weight.shape[1]} inputs and statistics of {stats.width}",
+            "the same number of input channels",
+            "Calibrate the model that is pruned.",
+        )

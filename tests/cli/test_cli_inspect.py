@@ -42,8 +42,8 @@ def test_a_file_of_the_users_own_is_not_to_be_deleted(place: Path, command: Comm
 
 
 def test_inspect_artifacts(command: Command, tmp_path: Path) -> None:
-    from zpruner.store import Provenance, artifact_writer
-    from zpruner.work import Work
+    from zpruner.artifacts.store import Provenance, artifact_writer
+    from zpruner.artifacts.work import Work
 
     keep = torch.tensor([[True, False, False, False], [True, True, False, False]])
     with artifact_writer(Work(tmp_path / "work", "mask", "k"), "masks", Provenance(method="wanda")) as writer:

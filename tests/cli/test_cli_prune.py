@@ -15,7 +15,7 @@ import zpruner
 from zpruner.cli._options import NEWS, NEWS_SHA256
 from zpruner.cli._prune import composition_settings, pattern_of
 from zpruner.errors import InvalidPatternError, InvalidSettingError
-from zpruner.params import load
+from zpruner.settings.params import load
 
 Command = Callable[..., tuple[int, str, str]]
 PRUNE = ("--calibration", "source/text.txt", "--nsamples", "6", "--seqlen", "32")
@@ -106,7 +106,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(
     def full(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("zpruner.model.write_manifest", full)
+    monkeypatch.setattr("zpruner.checkpoint.write_manifest", full)
     code, _, err = command("prune", "source/model", *PRUNE, "-o", "out", "--force")
     assert code == 1
     assert "no space left" in err
@@ -142,7 +142,7 @@ def test_ctrl_c_is_one_sentence(place: Path, command: Command, monkeypatch: pyte
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zpruner.model.write_manifest", interrupt)  # at the worst moment: the weights are written
+    monkeypatch.setattr("zpruner.checkpoint.write_manifest", interrupt)  # at the worst moment: the weights are written
     code, out, err = command("prune", "source/model", *PRUNE, "-o", "out")
     assert (code, out, err) == (130, "", "Interrupted; nothing was written.\n")
     assert sorted(p.name for p in place.iterdir()) == ["params.yaml", "source"]

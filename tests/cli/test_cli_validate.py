@@ -13,8 +13,8 @@ import tiny
 from zpruner.cli._estimate import estimate, read_shapes
 from zpruner.cli._validate import check_compositions
 from zpruner.errors import InvalidSettingError
-from zpruner.params import load
-from zpruner.watched import check_watched
+from zpruner.settings.params import load
+from zpruner.settings.watched import check_watched
 
 Command = Callable[..., tuple[int, str, str]]
 TEXT = {"source": "source/text.txt", "seqlen": 32}

@@ -13,10 +13,10 @@ import torch
 
 import zpruner
 from stages import apply, calibrate, evaluate, fetch, mask, score
-from zpruner.calibrate import read_windows
 from zpruner.errors import InvalidSettingError, SourceError
 from zpruner.evaluate import ZeroShot, compare, jaccard
-from zpruner.params import ZeroShotSettings
+from zpruner.settings.params import ZeroShotSettings
+from zpruner.text import read_windows
 
 TASKS = {
     "tasks": ["words_local", "words_again"],

@@ -13,11 +13,11 @@ import tiny
 import torch
 from ruamel.yaml import YAML
 
-from zpruner.calibrate import evaluation_windows
 from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError
 from zpruner.evaluate import PROTOCOLS, check_protocol, evaluation_text, protocol
-from zpruner.params import CalibrationSettings, EvaluationSettings, PerplexitySettings, load
+from zpruner.settings.params import CalibrationSettings, EvaluationSettings, PerplexitySettings, load
 from zpruner.sources import Documents, TokenTable, read_text
+from zpruner.text import evaluation_windows
 
 
 def tokens_of(name: str, texts: list[str], seqlen: int = 16, windows: int | None = None) -> torch.Tensor:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError
 from zpruner.evaluate.zero_shot import ZeroShot, scores
-from zpruner.params import ZeroShotSettings
+from zpruner.settings.params import ZeroShotSettings
 
 SETTINGS = ZeroShotSettings(tasks=("words_local",), num_fewshot=0, batch_size=4, include_path="tasks")
 QUESTIONS = 12

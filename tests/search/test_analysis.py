@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from zpruner.errors import ShapeMismatchError
+from zpruner.formula import parse_formula
 from zpruner.methods import METHODS
-from zpruner.methods._formula import parse_formula
 from zpruner.search import (
     Evaluation,
     best_formulas,

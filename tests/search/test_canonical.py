@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zpruner.methods._formula import BINARY, UNARY, Tree, parse_formula
+from zpruner.formula import BINARY, UNARY, Tree, parse_formula
 from zpruner.search.canonical import canonical, simplify
 from zpruner.search.rules import EXACT, NEARLY, Rule, is_nonnegative, is_row, match, rewrite, substitute
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from zpruner.errors import ArtifactError, LockedError
-from zpruner.evolution import EvolutionSettings
-from zpruner.methods._formula import Tree, evaluate_formula, parse_formula
+from zpruner.formula import Tree, evaluate_formula, parse_formula
 from zpruner.search import FormulaError, Measurement, SearchError, canonical, evolve, read_log
 from zpruner.search.log import LogWriter
+from zpruner.settings.evolution import EvolutionSettings
 
 HIDDEN = "mul(mul(W, sqrt(X)), log(G))"
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 import zpruner
-from zpruner.calibrate import Calibration
+from zpruner.calibration import Calibration
 from zpruner.errors import InvalidPatternError, InvalidSettingError
 from zpruner.methods import METHODS
 from zpruner.search import Fitness, parse_formula

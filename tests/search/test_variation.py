@@ -2,7 +2,7 @@ from random import Random
 
 import pytest
 
-from zpruner.methods._formula import Tree, parse_formula
+from zpruner.formula import Tree, parse_formula
 from zpruner.search.variation import crossover, mutate, random_tree
 
 

@@ -29,7 +29,7 @@ from zpruner.errors import (
     ModelStructureError,
     SourceError,
 )
-from zpruner.model import copy_checkpoint
+from zpruner.execution import copy_checkpoint
 from zpruner.sources import fetch_model as fetch_whole
 from zpruner.sources import file_sha256, folder_sha256, load_tokenizer
 

@@ -23,12 +23,12 @@ import tiny
 import torch
 
 import stages._layers
-from zpruner import work
-from zpruner.calibrate import gradients
-from zpruner.calibrate.accumulate import InputAccumulator
-from zpruner.composition import Composition
-from zpruner.presets import PRESETS
-from zpruner.work import JOURNAL, HashingFile, Work
+from zpruner.artifacts import work
+from zpruner.artifacts.work import JOURNAL, HashingFile, Work
+from zpruner.calibration import gradients
+from zpruner.calibration.accumulate import InputAccumulator
+from zpruner.pruning.composition import Composition
+from zpruner.pruning.presets import PRESETS
 
 # What a stage computes once per finished item, and how many of those an item of the journal stands for.
 COUNTED: dict[str, tuple[Any, str]] = {

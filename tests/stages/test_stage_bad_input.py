@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from staged import METHOD, SPARSITY
 
+from zpruner.artifacts.work import Work
 from zpruner.errors import (
     ArtifactError,
     DiskFullError,
@@ -26,7 +27,6 @@ from zpruner.errors import (
     TextTooShortError,
     UnknownNameError,
 )
-from zpruner.work import Work
 
 OUTPUTS = {
     "fetch-model": "models/dense",
@@ -247,7 +247,7 @@ def test_a_full_disk(project, stage, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("zpruner.work.os.fsync", full)
+        patch.setattr("zpruner.artifacts.work.os.fsync", full)
         refused(project, stage, DiskFullError, "no space left on the device")
     assert not (project / "data" / OUTPUTS[stage]).exists()
     staged.INSTANCES[stage](project)
@@ -259,7 +259,7 @@ def test_the_old_artifact_stays_until_the_new_one_is_whole(project, stage, monke
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("zpruner.work.HashingFile.write", full)
+    monkeypatch.setattr("zpruner.artifacts.work.HashingFile.write", full)
     refused(project, stage, DiskFullError, "no space left on the device")
 
 

@@ -12,33 +12,33 @@ from zpruner.methods import METHODS
 HOW = [
     "stages/_project.py",
     "stages/_ran.py",
-    "zpruner/allocator.py",
-    "zpruner/background.py",
-    "zpruner/calibrate/reached.py",
+    "zpruner/runtime/allocator.py",
+    "zpruner/runtime/background.py",
+    "zpruner/calibration/reached.py",
     "zpruner/errors.py",
-    "zpruner/explain.py",
-    "zpruner/setting_files.py",
-    "zpruner/evolution.py",
-    "zpruner/params.py",
-    "zpruner/presets.py",
-    "zpruner/progress.py",
+    "zpruner/settings/explain.py",
+    "zpruner/settings/setting_files.py",
+    "zpruner/settings/evolution.py",
+    "zpruner/settings/params.py",
+    "zpruner/pruning/presets.py",
+    "zpruner/runtime/progress.py",
     "zpruner/registry.py",
-    "zpruner/store.py",
-    "zpruner/transfer.py",
-    "zpruner/work.py",
-    "zpruner/model/checkpoint.py",
+    "zpruner/artifacts/store.py",
+    "zpruner/runtime/transfer.py",
+    "zpruner/artifacts/work.py",
+    "zpruner/checkpoint/files.py",
     "zpruner/sources/_disk.py",
     "zpruner/sources/_quiet.py",
-    "zpruner/model/choose.py",
-    "zpruner/model/conversion.py",
+    "zpruner/execution/choose.py",
+    "zpruner/checkpoint/conversion.py",
     "zpruner/model/limits.py",
-    "zpruner/model/lockstep.py",
-    "zpruner/model/read_ahead.py",
-    "zpruner/model/runner.py",
-    "zpruner/model/skeleton.py",
-    "zpruner/model/spill.py",
-    "zpruner/model/tensors.py",
-    "zpruner/calibrate/snapshots.py",
+    "zpruner/execution/lockstep.py",
+    "zpruner/execution/read_ahead.py",
+    "zpruner/execution/runner.py",
+    "zpruner/execution/skeleton.py",
+    "zpruner/execution/spill.py",
+    "zpruner/checkpoint/tensors.py",
+    "zpruner/calibration/snapshots.py",
 ]
 """Say how and not what: where files lie, messages, bars, formats; and reading a model block by block, which tests hold
 to the numbers of a model in memory."""
@@ -49,26 +49,26 @@ SOLVERS = [
     path.relative_to(tiny.REPOSITORY).as_posix() for path in sorted((tiny.REPOSITORY / "zpruner/linalg").glob("*.py"))
 ]
 SOLVERS.remove(ENERGY)
-COMPOSING = ["zpruner/composition.py", "zpruner/masks", "zpruner/methods/_base.py", "zpruner/updates", *SOLVERS]
+COMPOSING = ["zpruner/pruning/composition.py", "zpruner/masks", "zpruner/methods/_base.py", "zpruner/updates", *SOLVERS]
 """Imported to check the settings."""
 STATISTICS = [
-    f"zpruner/calibrate/{name}.py"
-    for name in ("accumulate", "artifact", "capture", "dense", "experts", "gradients", "tokens")
+    f"zpruner/calibration/{name}.py"
+    for name in ("accumulate", "artifact", "capture", "collection", "dense", "experts", "gradients")
 ]
 """Imported to read statistics and windows that another stage took."""
 INVENTORY = [f"zpruner/model/{name}.py" for name in ("experts", "inventory", "products", "usage")]
 """Imported with what reads an inventory that another stage took."""
 MODELS = [*INVENTORY, *(f"zpruner/model/{name}.py" for name in ("bfloat16", "layers", "load", "weights"))]
 """Imported with what reads a checkpoint's tensors."""
-TEXTS = ["zpruner/sources", "zpruner/calibrate/windows.py"]
+TEXTS = ["zpruner/sources", "zpruner/text"]
 """Imported with the five-line use in Python, and with what reads windows."""
 
 NOT_RUN = {
-    "fetch": [*COMPOSING, *MODELS, "zpruner/model/copy.py", "zpruner/types.py"],
+    "fetch": [*COMPOSING, *MODELS, "zpruner/execution/copy.py", "zpruner/types.py"],
     "calibrate": [
         *COMPOSING,
         *TEXTS,
-        "zpruner/calibrate/gradients.py",
+        "zpruner/calibration/gradients.py",
         "zpruner/model/weights.py",
         "zpruner/types.py",
     ],
@@ -86,7 +86,7 @@ NOT_RUN = {
     "apply": [*COMPOSING, *STATISTICS, *MODELS, "zpruner/types.py"],
     "evaluate_dense": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
     "evaluate": [*COMPOSING, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/weights.py", "zpruner/types.py"],
-    "search/text": [*COMPOSING, *MODELS, "zpruner/model/copy.py", "zpruner/types.py"],
+    "search/text": [*COMPOSING, *MODELS, "zpruner/execution/copy.py", "zpruner/types.py"],
     "search/gradients": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
     "search/search": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/layers.py"],
     "search/report": [*COMPOSING, *MODELS, "zpruner/evaluate", "zpruner/types.py"],
@@ -141,5 +141,5 @@ def test_a_methods_helpers_are_dependencies_of_the_scores_or_masks(name):
 
 def test_closures_are_not_empty():
     found = imports(tiny.REPOSITORY / "stages" / "mask.py")
-    assert {"zpruner/masks/_select.py", "zpruner/sequential.py", "zpruner/calibrate/accumulate.py"} <= found
-    assert "zpruner/methods/_formula/parse.py" in imports(tiny.REPOSITORY / "zpruner" / "methods" / "expression.py")
+    assert {"zpruner/masks/_select.py", "zpruner/pruning/sequential.py", "zpruner/calibration/accumulate.py"} <= found
+    assert "zpruner/formula/parse.py" in imports(tiny.REPOSITORY / "zpruner" / "methods" / "expression.py")

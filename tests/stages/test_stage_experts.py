@@ -11,8 +11,9 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from zpruner.calibrate import Activations
-from zpruner.model import Checkpoint, get_weight, load_model, take_inventory
+from zpruner.calibration import Activations
+from zpruner.checkpoint import Checkpoint
+from zpruner.model import get_weight, load_model, take_inventory
 
 
 def project(root, family, **changes):

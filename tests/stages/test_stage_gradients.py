@@ -10,11 +10,12 @@ from staged import METHOD, SPARSITY
 
 import zpruner
 from stages import evaluate, gradients, score
-from zpruner.calibrate import read_windows
+from zpruner.artifacts.store import ArtifactReader
+from zpruner.checkpoint import Checkpoint
 from zpruner.errors import ArtifactError, InvalidSettingError
-from zpruner.model import Checkpoint, load_model, take_inventory
-from zpruner.params import load
-from zpruner.store import ArtifactReader
+from zpruner.model import load_model, take_inventory
+from zpruner.settings.params import load
+from zpruner.text import read_windows
 
 FORMULA = "mul(abs(mul(W, W)), mms(G))"
 

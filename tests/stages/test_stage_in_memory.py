@@ -12,9 +12,9 @@ import tiny
 from typer.testing import CliRunner
 
 from stages import apply, evaluate, report
+from zpruner.checkpoint import Checkpoint
 from zpruner.cli import app
 from zpruner.errors import InvalidSettingError
-from zpruner.model import Checkpoint
 
 NAME = f"{staged.METHOD}/{staged.SPARSITY}"
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 import zpruner
 from stages import apply, calibrate, fetch, mask, score
-from zpruner.calibrate import Activations, BlockReplay
-from zpruner.composition import Composition, compose
+from zpruner.artifacts.store import ArtifactReader
+from zpruner.calibration import Activations, BlockReplay
 from zpruner.model import get_weight, load_model
-from zpruner.params import MethodSettings
-from zpruner.store import ArtifactReader
+from zpruner.pruning.composition import Composition, compose
+from zpruner.settings.params import MethodSettings
 from zpruner.types import LayerStats, Mask
 
 METHODS = {
@@ -77,7 +77,7 @@ def test_stored_statistics_give_the_same_masks_and_weights_again(
 
 
 def _windows(root: Path) -> Tensor:
-    from zpruner.calibrate import read_windows
+    from zpruner.text import read_windows
 
     return read_windows(root / "data" / "calibration" / "tokens.arrow")[0]
 

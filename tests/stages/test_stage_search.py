@@ -15,11 +15,11 @@ import tiny
 import torch
 
 from stages import apply, evaluate, fetch, gradients, mask, needs, score, search
-from zpruner.calibrate import read_windows
 from zpruner.errors import InvalidSettingError
 from zpruner.model import load_model
 from zpruner.search import Evaluation, FormulaError, parse_formula, read_log
 from zpruner.search.log import LogWriter
+from zpruner.text import read_windows
 
 SEARCH = {
     "text": {"source": "source/text.txt", "documents": "lines", "part": [0.75, 1.0], "seqlen": 16, "batch_size": 2},

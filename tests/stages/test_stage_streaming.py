@@ -13,7 +13,7 @@ import tiny
 
 from stages import calibrate, evaluate, mask
 from stages._layers import LayerFacts
-from zpruner.model import Runner, StreamedRunner
+from zpruner.execution import Runner, StreamedRunner
 
 
 @pytest.fixture(scope="module", params=["dense", "pruned"])

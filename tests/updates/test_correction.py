@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import zpruner
-from zpruner.calibrate import BlockReplay
+from zpruner.calibration import BlockReplay
 from zpruner.model import PrunableLayer, get_weight, set_weight, take_inventory
 from zpruner.updates import Correction
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import typer
 
-from zpruner.allocator import keep_freed_memory
 from zpruner.cli._evaluate import evaluate
 from zpruner.cli._export import export
 from zpruner.cli._inspect import inspect
@@ -20,6 +19,7 @@ from zpruner.cli._methods import methods
 from zpruner.cli._prune import prune
 from zpruner.cli._validate import validate
 from zpruner.errors import ZprunerError
+from zpruner.runtime.allocator import keep_freed_memory
 
 INTERRUPTED = 130
 """What typer returns after Ctrl-C instead of raising."""

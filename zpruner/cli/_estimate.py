@@ -15,9 +15,9 @@ import torch
 from zpruner.types import Stat
 
 if TYPE_CHECKING:
-    from zpruner.composition import Composition
     from zpruner.model import PrunableLayer
-    from zpruner.params import Params
+    from zpruner.pruning.composition import Composition
+    from zpruner.settings.params import Params
 
 _START = 4.0
 """Seconds that a process takes to import what it needs."""

@@ -10,7 +10,7 @@ from zpruner.cli import _options as option
 from zpruner.errors import InvalidSettingError
 
 if TYPE_CHECKING:
-    from zpruner.params import PerplexitySettings
+    from zpruner.settings.params import PerplexitySettings
 
 
 def evaluate(
@@ -43,10 +43,10 @@ def evaluate(
     """Measure a model's perplexity on a text, with a 95 % interval, and count its zeros."""
     settings = _settings(text, protocol, sha256=text_sha256, seqlen=seqlen, stride=stride, windows=windows)
 
-    from zpruner.calibrate import windows_hash
     from zpruner.evaluate import Bootstrap, achieved_sparsity, perplexity_of, window_losses
     from zpruner.model import take_inventory
-    from zpruner.progress import counter
+    from zpruner.runtime.progress import counter
+    from zpruner.text import windows_hash
 
     network, tokenizer, _ = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code)
     ids = option.read_evaluation_windows(settings, downloads, network, tokenizer)
@@ -69,8 +69,8 @@ def _settings(text: str | None, protocol: str | None, **given: str | int | None)
     from pydantic import ValidationError
 
     from zpruner.evaluate import protocol as published
-    from zpruner.explain import explain
-    from zpruner.params import PerplexitySettings
+    from zpruner.settings.explain import explain
+    from zpruner.settings.params import PerplexitySettings
 
     changes = {key: value for key, value in {"source": text, **given}.items() if value is not None}
     if text is None and protocol is None:

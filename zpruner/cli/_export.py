@@ -20,9 +20,9 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint folder.")] = False,
 ) -> None:
     """Copy a variant of the pipeline with what was measured on it in its model card, to publish it."""
+    from zpruner.checkpoint import Checkpoint, write_manifest
+    from zpruner.checkpoint.card import with_results
     from zpruner.cli._output import check_output, place
-    from zpruner.model import Checkpoint, write_manifest
-    from zpruner.model.card import with_results
 
     check_output(output, force)
     data = root / "data"
@@ -53,8 +53,8 @@ def calibrated_on(root: Path, card: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: the windows are not those of the checkpoint's calibration, or cannot be read.
     """
-    from zpruner.calibrate import read_windows
-    from zpruner.params import load
+    from zpruner.settings.params import load
+    from zpruner.text import read_windows
 
     text = card.read_text(encoding="utf-8")
     if "calibration_hash" not in text:  # written by `zpruner prune`, which knows the text

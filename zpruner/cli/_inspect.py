@@ -14,7 +14,7 @@ from zpruner.errors import ArtifactError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zpruner.store import ArtifactReader
+    from zpruner.artifacts.store import ArtifactReader
 
 
 def inspect(
@@ -51,7 +51,7 @@ def _file(path: Path) -> Lines:
     """Describe one Arrow file; one that belongs to an artifact folder is checked against its index."""
     if path.suffix == ".safetensors":
         raise ArtifactError(str(path), "one file of a checkpoint", "the folder that holds it", f"Try {path.parent}.")
-    from zpruner.store import read_file
+    from zpruner.artifacts.store import read_file
 
     try:
         columns, metadata = read_file(path, _kind(path))
@@ -61,7 +61,7 @@ def _file(path: Path) -> Lines:
     facts = [("kind", str(metadata.get("kind"))), ("bytes", f"{path.stat().st_size:,}")]
     facts += _provenance(metadata, leave_out=("kind",))
     if metadata.get("kind") == "tokens":
-        from zpruner.calibrate import read_windows
+        from zpruner.text import read_windows
 
         read_windows(path)
         facts.append(("windows", "match their hash"))
@@ -104,7 +104,7 @@ def _folder(folder: Path) -> Lines:
 
 
 def _checkpoint(folder: Path) -> Lines:
-    from zpruner.model import MANIFEST, Checkpoint
+    from zpruner.checkpoint import MANIFEST, Checkpoint
 
     if (folder / MANIFEST).is_file():
         checkpoint = Checkpoint(folder)
@@ -148,7 +148,7 @@ def _tensors(shards: list[Path]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _reader(folder: Path) -> ArtifactReader:
-    from zpruner.store import ArtifactReader
+    from zpruner.artifacts.store import ArtifactReader
 
     try:
         kind = json.loads((folder / "index.json").read_text(encoding="utf-8")).get("kind", "")
@@ -161,7 +161,7 @@ def _kind(path: Path) -> str:
     """Return what an Arrow file says it is; `read_file` explains one that says nothing."""
     import pyarrow as pa
 
-    from zpruner.store import read_metadata
+    from zpruner.artifacts.store import read_metadata
 
     try:
         with pa.memory_map(str(path)) as file:

@@ -23,7 +23,7 @@ def methods() -> None:
 
     from zpruner.masks import ALLOCATIONS, REFINEMENTS
     from zpruner.methods import METHODS
-    from zpruner.presets import PRESETS
+    from zpruner.pruning.presets import PRESETS
     from zpruner.updates import UPDATES, Correction
 
     terminal = sys.stdout.isatty()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from zpruner.params import PerplexitySettings
+    from zpruner.settings.params import PerplexitySettings
 
 SOURCES = "a local path, hf:ORG/NAME@REVISION[/FILE], or pip:NAME==VERSION/FILE"
 
@@ -61,9 +61,11 @@ def open_model(
         SourceError, HashMismatchError, InvalidSettingError, ModelStructureError: as `fetch_model` and `load_model`.
         ArtifactError: a checkpoint with checksums that are not right.
     """
-    from zpruner.model import MANIFEST, Checkpoint, copy_checkpoint, load_model
+    from zpruner.artifacts.work import digest_of
+    from zpruner.checkpoint import MANIFEST, Checkpoint
+    from zpruner.execution import copy_checkpoint
+    from zpruner.model import load_model
     from zpruner.sources import LocalPath, fetch_model, folder_sha256, load_tokenizer, parse_source
-    from zpruner.work import digest_of
 
     parsed = parse_source(source)
     if isinstance(parsed, LocalPath) and (parsed.path / "config.json").is_file():
@@ -89,10 +91,10 @@ def read_evaluation_windows(
     settings: PerplexitySettings, downloads: Path, model: PreTrainedModel, tokenizer: Any
 ) -> Tensor:
     """Return the consecutive windows of a text, int32 (windows, seqlen)."""
-    from zpruner.calibrate import evaluation_windows
     from zpruner.evaluate import evaluation_text
     from zpruner.model import limits_of
     from zpruner.sources import read_text
+    from zpruner.text import evaluation_windows
 
     text = read_text(
         settings.source,

@@ -42,7 +42,7 @@ def save(model: PreTrainedModel, tokenizer: Any, output: Path, card: str, source
     Raises:
         DiskFullError: no space left.
     """
-    from zpruner.model import write_manifest
+    from zpruner.checkpoint import write_manifest
     from zpruner.sources._quiet import quiet
 
     with place(output, force) as staging, quiet():
@@ -60,7 +60,7 @@ def place(output: Path, force: bool) -> Iterator[Path]:
     Raises:
         DiskFullError: no space left.
     """
-    from zpruner.work import disk_full_named
+    from zpruner.artifacts.work import disk_full_named
 
     output = output.resolve()  # "." has no name
     staging, old = (output.with_name(f".{output.name}.{suffix}") for suffix in ("tmp", "old"))

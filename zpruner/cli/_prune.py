@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from zpruner.composition import Composition
     from zpruner.model import Inventory
-    from zpruner.pipeline import PrunedLayer
+    from zpruner.pruning.composition import Composition
+    from zpruner.pruning.in_memory import PrunedLayer
     from zpruner.types import SparsityPattern
 
 
@@ -85,8 +85,8 @@ def prune(
 
     from zpruner.evaluate import perplexity
     from zpruner.model import take_inventory
-    from zpruner.params import PerplexitySettings
-    from zpruner.pipeline import load_windows
+    from zpruner.pruning.in_memory import load_windows
+    from zpruner.settings.params import PerplexitySettings
     from zpruner.types import Stat
 
     network, tokenizer, folder = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code)
@@ -118,7 +118,7 @@ def prune(
     achieved = removed / sum(layer.mask.keep.numel() for layer in layers)
     error = sum(layer.layer_error for layer in layers) / len(layers)
 
-    from zpruner.model.card import PruningFacts, model_card
+    from zpruner.checkpoint.card import PruningFacts, model_card
 
     facts = PruningFacts(
         base=model,
@@ -186,8 +186,8 @@ def composition_settings(
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    from zpruner.presets import PRESETS
-    from zpruner.setting_files import read_files
+    from zpruner.pruning.presets import PRESETS
+    from zpruner.settings.setting_files import read_files
 
     chosen: dict[str, Any] = {}
     for text in settings:
@@ -207,9 +207,9 @@ def composition_settings(
 def _compose(settings: dict[str, Any]) -> Composition:
     from pydantic import ValidationError
 
-    from zpruner.composition import compose
-    from zpruner.explain import explain
-    from zpruner.params import MethodSettings
+    from zpruner.pruning.composition import compose
+    from zpruner.settings.explain import explain
+    from zpruner.settings.params import MethodSettings
 
     try:
         return compose(MethodSettings(**settings))
@@ -228,7 +228,7 @@ def _prune(
     propagation: Propagation,
     batch_size: int,
 ) -> tuple[PrunedLayer, ...]:
-    from zpruner.calibrate import (
+    from zpruner.calibration import (
         Calibration,
         Collection,
         GradientSums,
@@ -237,9 +237,9 @@ def _prune(
         collect_gradients,
         fill_experts,
     )
-    from zpruner.pipeline import prune as prune_in_memory
-    from zpruner.pipeline import prune_sequentially
-    from zpruner.progress import progress
+    from zpruner.pruning.in_memory import prune as prune_in_memory
+    from zpruner.pruning.in_memory import prune_sequentially
+    from zpruner.runtime.progress import progress
     from zpruner.types import Stat
 
     if propagation is Propagation.pruned:

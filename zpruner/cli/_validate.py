@@ -11,19 +11,19 @@ import typer
 from zpruner.errors import InvalidSettingError, MissingStatisticError
 
 if TYPE_CHECKING:
-    from zpruner.composition import Composition
-    from zpruner.params import Params, TextSettings
+    from zpruner.pruning.composition import Composition
+    from zpruner.settings.params import Params, TextSettings
 
 
 def validate(
     root: Annotated[Path, typer.Argument(help="The project folder, which holds params.yaml.")] = Path(),
 ) -> None:
     """Check params.yaml, every composition and every source before a long run, and estimate what it will take."""
-    from zpruner.calibrate import check_length
     from zpruner.cli._estimate import estimate_table, read_shapes
     from zpruner.evaluate import check_protocol, find_tasks
-    from zpruner.params import load
-    from zpruner.watched import check_watched
+    from zpruner.settings.params import load
+    from zpruner.settings.watched import check_watched
+    from zpruner.text import check_length
 
     params = load(root / "params.yaml")
     check_watched(root)
@@ -72,7 +72,7 @@ def check_compositions(params: Params) -> dict[str, Composition]:
         InvalidSettingError, UnknownNameError, InvalidPatternError: as `compose_all`.
         MissingStatisticError: it needs Gram matrices and calibration.gram is false.
     """
-    from zpruner.composition import compose_all
+    from zpruner.pruning.composition import compose_all
     from zpruner.types import Stat
 
     collected = {Stat.SQ_SUM, Stat.ABS_SUM, Stat.MAX_ABS, Stat.GRAD_SQ} | (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from zpruner.errors import ModelStructureError
-from zpruner.model import Runner, WholeRunner
+from zpruner.execution import Runner, WholeRunner
 
 if TYPE_CHECKING:
     from types import TracebackType

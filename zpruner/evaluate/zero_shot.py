@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
     from transformers import PreTrainedModel
 
-    from zpruner.params import ZeroShotSettings
+    from zpruner.settings.params import ZeroShotSettings
 
 _SEED = 1234
 """The harness's own default for few-shot examples; the harness seeds every generator itself."""

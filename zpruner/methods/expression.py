@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from zpruner.errors import NonFiniteError
+from zpruner.formula import STATISTIC, formula_score, parse_formula
 from zpruner.methods._base import PruningMethod
-from zpruner.methods._formula import STATISTIC, formula_score, parse_formula
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from zpruner.artifacts.work import atomic_file
 from zpruner.report import _format as fmt
 from zpruner.report import _theme
 from zpruner.report._markdown import cell_code, code, escape
@@ -17,7 +18,6 @@ from zpruner.report._read import Record
 from zpruner.report._search_charts import OPERATORS, progress_panels
 from zpruner.search import SearchLog, draw_svg, draw_text, name_frequencies, parse_formula, read_log
 from zpruner.search.log import Evaluation
-from zpruner.work import atomic_file
 
 COMMAND = "dvc repro search/dvc.yaml"
 _NAMES = {"magnitude": "Magnitude", "wanda": "Wanda", "ria": "RIA", "pruner_zero": "Pruner-Zero"}

@@ -1,6 +1,6 @@
 """Pruning formulas by genetic programming (Pruner-Zero, arXiv 2406.02924): simplification, search, log, analysis."""
 
-from zpruner.methods._formula import FormulaError, Tree, formula_score, parse_formula
+from zpruner.formula import FormulaError, Tree, formula_score, parse_formula
 from zpruner.search.analysis import (
     best_formulas,
     fitness_curve,

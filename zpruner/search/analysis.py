@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zpruner.errors import ShapeMismatchError
+from zpruner.formula import ARITY, Tree, formula_score
 from zpruner.methods import PruningMethod
-from zpruner.methods._formula import ARITY, Tree, formula_score
 from zpruner.search.log import Evaluation
 from zpruner.types import LayerStats
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import reduce
 from math import gcd, lcm
 
-from zpruner.methods._formula import Tree
+from zpruner.formula import Tree
 from zpruner.search.rules import EVEN, EXACT, NEARLY, is_nonnegative, is_row, rewrite
 
 _INCREASING = ("mms", "zsn", "tanh", "exp", "skp", "div")

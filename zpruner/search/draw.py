@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape
 
-from zpruner.methods._formula import Tree
+from zpruner.formula import Tree
 
 _STEP_X, _STEP_Y, _RADIUS, _MARGIN = 56, 60, 20, 28
 _FILL = {0: "#dbeafe", 1: "#f3f4f6", 2: "#fef3c7"}

@@ -12,12 +12,12 @@ from random import Random
 from time import perf_counter
 
 from zpruner.errors import ArtifactError, ZprunerError
-from zpruner.evolution import EvolutionSettings
-from zpruner.methods._formula import Tree, parse_formula
+from zpruner.formula import Tree, parse_formula
 from zpruner.search.canonical import canonical, simplify
 from zpruner.search.log import Evaluation, LogWriter, Measurement
 from zpruner.search.probe import Probe
 from zpruner.search.variation import crossover, mutate, random_tree
+from zpruner.settings.evolution import EvolutionSettings
 
 Evaluate = Callable[[Sequence[Tree], int], Iterable[Measurement]]
 """Called with formulas and a number of windows; gives one measurement per formula in their order: smaller fitness =

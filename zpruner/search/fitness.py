@@ -14,9 +14,9 @@ from torch import Tensor
 
 from zpruner.errors import InvalidSettingError
 from zpruner.evaluate import window_losses
+from zpruner.formula import GRADIENT_SCALE, Tree, evaluate_formula
 from zpruner.masks import select_each
 from zpruner.methods import PruningMethod
-from zpruner.methods._formula import GRADIENT_SCALE, Tree, evaluate_formula
 from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
 from zpruner.search.log import Measurement
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, all_finite

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from zpruner.artifacts.work import digest_of, disk_full_named
 from zpruner.errors import ArtifactError, LockedError
-from zpruner.work import digest_of, disk_full_named
 
 FORMAT = 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zpruner.methods._formula import Tree, evaluate_formula
+from zpruner.formula import Tree, evaluate_formula
 
 
 class Probe:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from zpruner.methods._formula import Tree, parse_formula
+from zpruner.formula import Tree, parse_formula
 
 EVEN = ("abs", "sqr", "sqrt", "log")
 """Operators that ignore their operand's sign (log and sqrt take the absolute value first)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from zpruner.methods._formula import BINARY, UNARY, Tree
+from zpruner.formula import BINARY, UNARY, Tree
 
 _LEAF_SHARE = 0.3
 

@@ -1,0 +1,40 @@
+"""Calibration: streaming statistics, dense collection, and their artifacts."""
+
+from zpruner.calibration.artifact import Activations, Gradients, finish_activations, layer_from_json, write_inputs
+from zpruner.calibration.collection import Collection
+from zpruner.calibration.dense import (
+    Calibration,
+    calibrate,
+    collect,
+    collect_by_block,
+    gradients_of,
+)
+from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts, warning
+from zpruner.calibration.gradients import GradientSums, check_gradients, collect_gradients
+from zpruner.calibration.reached import check_reached
+from zpruner.calibration.replay import BlockReplay
+from zpruner.calibration.snapshots import GradientSnapshots, Snapshots
+
+__all__ = [
+    "MIN_EXPERT_TOKENS",
+    "Activations",
+    "BlockReplay",
+    "Calibration",
+    "Collection",
+    "GradientSnapshots",
+    "GradientSums",
+    "Gradients",
+    "Snapshots",
+    "calibrate",
+    "check_gradients",
+    "check_reached",
+    "collect",
+    "collect_by_block",
+    "collect_gradients",
+    "fill_experts",
+    "finish_activations",
+    "gradients_of",
+    "layer_from_json",
+    "warning",
+    "write_inputs",
+]

@@ -1,0 +1,152 @@
+"""Activation statistics on disk: written from a collection, read layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from zpruner.artifacts.store import ArtifactReader, ArtifactWriter, Provenance
+from zpruner.calibration.collection import Collection
+from zpruner.errors import ArtifactError
+from zpruner.linalg import output_energy
+from zpruner.model import Inventory, PrunableLayer
+from zpruner.types import LayerStats
+
+
+def write_inputs(writer: ArtifactWriter, collection: Collection, weight: Callable[[str], Tensor] | None = None) -> None:
+    """Write one file per captured input, with the names of the layers that read it; finished ones are kept.
+
+    Args:
+        writer: of the artifact.
+        collection: statistics, complete.
+        weight: gives a layer's weight, float (out, in), for the energy of its output; None: energies are left out.
+    """
+    for owner, sums in collection.accumulators.items():
+        if writer.work.done(owner) is not None:
+            continue
+        readers = [layer for layer, found in collection.owner.items() if found == owner]
+        facts: dict[str, Any] = {"tokens": sums.tokens, "readers": readers}
+        if few := {layer: collection.few[layer] for layer in readers if layer in collection.few}:
+            facts["few"] = few
+        if weight is not None:
+            facts["energy"] = {layer: output_energy(weight(layer), collection.stats(layer)) for layer in readers}
+        writer.write(owner, sums.state(), **facts)
+
+
+def finish_activations(writer: ArtifactWriter, out: Path, inventory: Inventory) -> None:
+    """Write the index that maps every layer to the file of its input, and publish the artifact as `out`.
+
+    An artifact without files says that its statistics are those of the dense model.
+    """
+    writer.drain()
+    owner = {
+        layer: name
+        for name, facts in writer.work.items().items()
+        for layer in facts.get("readers", ())
+        if "file" in facts
+    }
+    writer.finish(
+        out,
+        layers=[{**layer.to_json(), "input": owner.get(layer.name)} for layer in inventory.layers],
+        skipped=[list(entry) for entry in inventory.skipped],
+        blocks=inventory.blocks,
+        n_blocks=inventory.n_blocks,
+    )
+
+
+class Gradients:
+    """Gradient statistics of a model, read layer by layer.
+
+    Args:
+        folder: written by the gradients stage.
+        expected: provenance that it must have; empty fields are not compared.
+
+    Raises:
+        ArtifactError: missing, damaged, of another model or calibration, or not collected.
+    """
+
+    def __init__(self, folder: Path, expected: Provenance) -> None:
+        self.reader = ArtifactReader(folder, "gradients")
+        if not self.reader.files:
+            raise ArtifactError(
+                str(folder), "no gradients: no method needed them", "those of every layer", "Run `dvc repro`."
+            )
+        expected.require(asdict(self.reader.provenance), folder)
+
+    def grad_sq(self, layer: str) -> Tensor:
+        """Return a layer's sum over windows of the squared gradient, float32 (out, in), on the CPU."""
+        return self.reader.read(layer)["grad_sq"]
+
+
+class Activations:
+    """Activation statistics of a model, read layer by layer.
+
+    Args:
+        folder: written by the calibrate stage.
+        expected: provenance that it must have; empty fields are not compared.
+
+    Raises:
+        ArtifactError: missing, damaged, or of another model or calibration.
+    """
+
+    def __init__(self, folder: Path, expected: Provenance | None = None) -> None:
+        self.reader = ArtifactReader(folder, "activations", expected)
+        index = self.reader.index
+        self.inventory = Inventory(
+            index["blocks"],
+            index["n_blocks"],
+            tuple(layer_from_json(facts, folder) for facts in index["layers"]),
+            tuple((name, reason) for name, reason in index["skipped"]),
+        )
+        self._input: dict[str, str | None] = {facts["name"]: facts["input"] for facts in index["layers"]}
+        self._cached: tuple[str, dict[str, Tensor]] | None = None
+
+    @property
+    def layers(self) -> tuple[PrunableLayer, ...]:
+        """The prunable layers, in the model's order."""
+        return self.inventory.layers
+
+    @property
+    def provenance(self) -> Provenance:
+        """What the statistics were taken from."""
+        return self.reader.provenance
+
+    @property
+    def few(self) -> dict[str, int]:
+        """Experts that met fewer tokens than calibration.min_expert_tokens, with their number."""
+        return {layer: met for facts in self.reader.files.values() for layer, met in facts.get("few", {}).items()}
+
+    def stats(self, layer: str) -> LayerStats:
+        """Return the statistics of a layer's input, on the CPU."""
+        owner = self._input[layer]
+        if owner is None:
+            raise ArtifactError(
+                str(self.reader.folder), f"no statistics of {layer}", "those of its input", "Run `dvc repro`."
+            )
+        if self._cached is None or self._cached[0] != owner:  # layers that share an input follow each other
+            self._cached = (owner, self.reader.read(owner))
+        facts = self.reader.files[owner]
+        energy: float | None = facts.get("energy", {}).get(layer)
+        return LayerStats(layer, facts["tokens"], self.provenance.windows, **self._cached[1], energy=energy)
+
+
+def layer_from_json(facts: dict[str, Any], folder: Path) -> PrunableLayer:
+    """Return the layer that an index entry of the artifact at `folder` describes.
+
+    Raises:
+        ArtifactError: keys missing or too many.
+    """
+    try:
+        return PrunableLayer(**{key: value for key, value in facts.items() if key != "input"})
+    except TypeError:
+        known = sorted(asdict(PrunableLayer("", "", 0, 0, 0, False)))
+        raise ArtifactError(
+            str(folder),
+            f"a layer entry with {sorted(facts)}",
+            f"the keys {known}",
+            "Run the calibrate stage again.",
+        ) from None

@@ -1,0 +1,184 @@
+"""Capture what prunable weights multiply, whichever way a model's code multiplies them.
+
+An expert of a mixture is a layer of its own: only the tokens routed to it count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from zpruner.calibration.accumulate import InputAccumulator
+from zpruner.errors import ModelStructureError
+from zpruner.model import Inventory, PrunableLayer, get_weight
+from zpruner.model.products import Products, memory_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from zpruner.calibration.collection import Collection
+
+Observer = Callable[[PrunableLayer, Tensor], None]
+
+
+@contextmanager
+def capturing(
+    model: PreTrainedModel,
+    inventory: Inventory,
+    collection: Collection,
+    gram: bool,
+    layers: Iterable[PrunableLayer],
+    dense: Mapping[str, Tensor] | None = None,
+) -> Iterator[None]:
+    """Add to `collection` what `layers` multiply, until the block ends.
+
+    Layers that read the same memory unchanged share one accumulator, until one of them reads something more. With
+    `dense`, which has every layer's input in the unpruned model for the same tokens, X_dense X^T is summed too; for
+    experts it is X X^T, since in the unpruned model other tokens may be routed to them.
+    """
+    seen: dict[tuple[object, ...], tuple[str, Tensor]] = {}  # holds the tensors, so that no address is reused
+    read: dict[str, list[tuple[object, ...]]] = {}
+
+    def observe(layer: PrunableLayer, inputs: Tensor) -> None:
+        if not inputs.numel():  # an expert without a token in this batch
+            return
+        memory = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs._version)
+        owner, _ = seen.setdefault(memory, (layer.name, inputs))
+        before = read.setdefault(layer.name, [])
+        if layer.name not in collection.owner:
+            # Sums of one that has read something else, too, or this twice, are not to be shared.
+            collection.owner[layer.name] = owner if read[owner] in ([], [memory]) else layer.name
+        known = collection.owner[layer.name]
+        again = bool(before)
+        waiting = [name for name in collection.sharing(layer.name) if name not in read] if again else []
+        if waiting or (known not in (owner, layer.name) and not before):
+            raise ModelStructureError(
+                f"layer {layer.name}",
+                f"an input that is not the one it shared with {waiting[0] if waiting else known} earlier",
+                "the same sharing of inputs in every forward pass",
+                "Set calibration.batch_size to 1, or list the layer under model.ignore in params.yaml.",
+            )
+        if again:
+            collection.separate(layer.name)
+        before.append(memory)
+        if collection.owner[layer.name] == layer.name:
+            sums = collection.accumulators.get(layer.name)
+            if sums is None:
+                sums = InputAccumulator(layer.in_features, gram, inputs.device, dense is not None)
+                collection.accumulators[layer.name] = sums
+            if layer.pool is None:
+                sums.add(inputs, None if dense is None else dense[layer.name])
+            else:
+                rows = inputs.reshape(-1, layer.in_features)
+                rows = rows[rows.any(dim=-1)]  # batched experts get zeros in place of tokens routed elsewhere
+                sums.add(rows, None if dense is None else rows)
+
+    def forget(_: int) -> None:
+        seen.clear()
+        read.clear()
+
+    with _Watch(model, inventory, layers, observe, forget):
+        yield
+
+
+@contextmanager
+def keeping(
+    model: PreTrainedModel, inventory: Inventory, layers: Iterable[PrunableLayer]
+) -> Iterator[dict[str, Tensor]]:
+    """Yield a mapping that fills with what `layers` multiply, by name, until the block ends."""
+    kept: dict[str, Tensor] = {}
+
+    def observe(layer: PrunableLayer, inputs: Tensor) -> None:
+        if layer.pool is None and layer.name in kept and kept[layer.name].data_ptr() != inputs.data_ptr():
+            raise ModelStructureError(
+                f"layer {layer.name}",
+                "more than one input in a forward pass",
+                "one, to be compared with the unpruned model's",
+                "List the layer under model.ignore in params.yaml, or leave out methods with `correct`.",
+            )
+        kept[layer.name] = inputs
+
+    with _Watch(model, inventory, layers, observe):
+        yield kept
+
+
+class _Watch:
+    """While entered, calls `observe` with a layer and its input whenever one of `layers` is multiplied.
+
+    Weights are recognised by their address. Those of a block may come when it is called and go when it has returned.
+
+    Args:
+        model: the model.
+        inventory: of it.
+        layers: which to watch.
+        observe: see above.
+        leave: called with a block's index when it has returned.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        inventory: Inventory,
+        layers: Iterable[PrunableLayer],
+        observe: Observer,
+        leave: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.model, self.inventory, self.observe, self.leave = model, inventory, observe, leave
+        self.layers: dict[int, list[PrunableLayer]] = {}
+        for layer in layers:
+            self.layers.setdefault(layer.block, []).append(layer)
+        self._lasting: dict[int, dict[int, tuple[PrunableLayer, Tensor]]] = {}
+        """Memory of a weight -> address of a matrix in it -> its layer, and the matrix (out, in)."""
+        self._passing: dict[int, dict[int, tuple[PrunableLayer, Tensor]]] = {}
+        # Closing it drops what it holds: a cycle would keep the statistics of a block until it is collected.
+        self._entered = ExitStack()
+
+    def __contains__(self, memory: object) -> bool:
+        return memory in self._lasting or memory in self._passing
+
+    def __enter__(self) -> None:
+        products = Products(self, self._report)
+        for block in self.layers:
+            self._add(block, self._lasting)
+        for block in range(self.inventory.n_blocks):
+            module = self.model.get_submodule(f"{self.inventory.blocks}.{block}")
+
+            def before(*_: object, block: int = block) -> None:
+                self._add(block, self._passing)
+
+            def after(*_: object, block: int = block) -> None:
+                self._passing.clear()
+                products.forget()
+                self.leave(block)
+
+            self._entered.callback(module.register_forward_pre_hook(before).remove)
+            self._entered.callback(module.register_forward_hook(after).remove)
+        self._entered.enter_context(products)
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.close()
+
+    def _add(self, block: int, table: dict[int, dict[int, tuple[PrunableLayer, Tensor]]]) -> None:
+        for layer in self.layers.get(block, ()):
+            weight = get_weight(self.model, layer)
+            memory = memory_of(weight)
+            if not weight.is_meta and (table is self._lasting or memory not in self._lasting):
+                table.setdefault(memory, {})[weight.data_ptr()] = (layer, weight)
+
+    def _report(self, weight: Tensor, inputs: Tensor) -> None:
+        memory = memory_of(weight)
+        found = (self._lasting.get(memory) or self._passing[memory]).get(weight.data_ptr())
+        if found is None or weight.numel() != found[1].numel():
+            return
+        layer, expected = found
+        if weight.shape != expected.shape or (weight.stride() != expected.stride() and min(weight.shape) > 1):
+            raise ModelStructureError(
+                f"layer {layer.name}",
+                f"a product with it as {tuple(weight.shape)} of strides {weight.stride()}",
+                f"(out, in) = {tuple(expected.shape)} of strides {expected.stride()}",
+                "The model's code uses this weight in more ways than one: list it under model.ignore in params.yaml.",
+            )
+        self.observe(layer, inputs)

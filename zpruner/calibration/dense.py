@@ -1,0 +1,253 @@
+"""Dense collection: forward passes of the unpruned model, nothing specific to a model family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from threading import local
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zpruner.calibration.capture import capturing
+from zpruner.calibration.collection import Collection
+from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts
+from zpruner.calibration.gradients import GradientSums, collect_gradients
+from zpruner.calibration.reached import check_blocks_reached, check_reached
+from zpruner.errors import ModelStructureError, NonFiniteError
+from zpruner.execution import Runner
+from zpruner.model import TIED_BEFORE, Inventory, check_windows, get_weight, take_inventory
+from zpruner.types import LayerStats, all_finite, check_weight
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The result of calibrating a model: what can be pruned in it, and the statistics of what each layer reads.
+
+    `grad_sq`, where gradients were collected: layer -> sum over windows of the squared gradient, float32 (out, in).
+    """
+
+    inventory: Inventory
+    collection: Collection
+    grad_sq: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def stats(self, layer: str) -> LayerStats:
+        """Return the statistics of a layer: of its input, and of its gradient where that was collected."""
+        return replace(self.collection.stats(layer), grad_sq=self.grad_sq.get(layer))
+
+
+def calibrate(
+    model: PreTrainedModel,
+    windows: Tensor,
+    *,
+    gram: bool = False,
+    gradients: bool = False,
+    batch_size: int = 8,
+    blocks: str | None = None,
+    ignore: Iterable[str] = (),
+    min_expert_tokens: int = MIN_EXPERT_TOKENS,
+) -> Calibration:
+    """Run calibration windows through the unpruned model and return the statistics of every prunable layer's input.
+
+    Args:
+        model: any causal language model.
+        windows: int (windows, seqlen) token ids.
+        gram: collect X X^T too (needed by weight updates and by exact layer errors).
+        gradients: collect squared gradients too (needed by Pruner-Zero), by one backward pass per window.
+        batch_size: windows per forward pass.
+        blocks: path of the decoder blocks where structure does not tell.
+        ignore: patterns of layer names to leave dense.
+        min_expert_tokens: see `fill_experts`.
+
+    Raises:
+        ModelStructureError: decoder blocks not found, a prunable layer that was never called, or an all-zero gradient.
+        NonFiniteError: NaN or infinity in a layer's input or gradient.
+        ShapeMismatchError, InvalidSettingError: windows that the model cannot read, or no batch size.
+    """
+    check_windows(windows, model.config, batch_size)
+    inventory = take_inventory(model, blocks, ignore)
+    collection = Collection()
+    for _ in collect(model, inventory, windows, collection, gram=gram, batch_size=batch_size):
+        pass
+    fill_experts(inventory, collection, min_expert_tokens)
+    check_reached(inventory, collection.owner)
+    return Calibration(inventory, collection, gradients_of(model, inventory, windows) if gradients else {})
+
+
+def gradients_of(model: PreTrainedModel, inventory: Inventory, windows: Tensor) -> dict[str, Tensor]:
+    """Return grad_sq of every layer, float32 (out, in); errors as `collect_gradients`."""
+    sums = GradientSums()
+    for _ in collect_gradients(model, inventory, windows, sums):
+        pass
+    return sums.by_layer(inventory)
+
+
+def collect(
+    model: PreTrainedModel,
+    inventory: Inventory,
+    windows: Tensor,
+    collection: Collection,
+    *,
+    gram: bool,
+    batch_size: int,
+) -> Iterator[int]:
+    """Add the windows not yet in `collection` to it, batch by batch; yields the number of windows done.
+
+    Only the decoder is run, not the language-modelling head.
+    """
+    device = next(model.parameters()).device
+    with capturing(model, inventory, collection, gram, inventory.layers), torch.no_grad():
+        for start in range(collection.windows, windows.shape[0], batch_size):
+            batch = windows[start : start + batch_size]
+            model.base_model(input_ids=batch.to(device, torch.long), use_cache=False)
+            first = collection.windows == 0
+            collection.windows += batch.shape[0]
+            if first:
+                _check_finite(collection, model, inventory)
+            yield collection.windows
+    _check_finite(collection, model, inventory)
+
+
+def collect_by_block(
+    runner: Runner,
+    inventory: Inventory,
+    windows: Tensor,
+    done: Callable[[int, Collection], None],
+    *,
+    gram: bool,
+    batch_size: int,
+    skip: Callable[[int], bool] = lambda _: False,
+) -> None:
+    """Collect what `collect` does, the statistics of one decoder block in memory at a time.
+
+    The sums are the same, since the same batches pass each block in the same order.
+
+    Args:
+        runner: of the unpruned model; its weights may be read block by block.
+        inventory: of the model.
+        windows: int (windows, seqlen) token ids.
+        done: called with a block's index and statistics once all windows have passed it; they are then let go.
+        gram: collect X X^T too.
+        batch_size: windows per pass.
+        skip: whether a block's statistics are known already; `done` is not called for it.
+
+    Raises:
+        NonFiniteError: as `collect`.
+        ModelStructureError: blocks that share a weight, whose inputs are then those of all of them; a block that is not
+            called once in every pass.
+    """
+    for name, reason in inventory.skipped:
+        if reason == TIED_BEFORE:
+            raise ModelStructureError(
+                name,
+                "a weight that several decoder blocks share",
+                "blocks of their own, to be calibrated one by one",
+                "Set model.streaming to never in params.yaml.",
+            )
+    batches = windows.split(batch_size)
+    passing = local()  # passes may run side by side, each in its thread
+
+    def decode(number: int, batch: Tensor) -> None:
+        passing.number = number
+        runner.model.base_model(input_ids=batch.to(runner.device, torch.long), use_cache=False)
+
+    watching = [
+        _Watched(runner, inventory, block, gram, passing, len(batches), done)
+        for block in range(inventory.n_blocks)
+        if not skip(block)
+    ]
+    try:
+        for _ in runner.run([partial(decode, *one) for one in enumerate(batches)]):
+            pass
+    finally:
+        for watched in watching:
+            watched.remove()
+    called = {watched.block for watched in watching if watched.check_calls()}
+    check_blocks_reached(inventory, {block for block in range(inventory.n_blocks) if skip(block)} | called)
+
+
+class _Watched:
+    """Collects the statistics of one block's layers while it is called, and hands them on once `passes` called it."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        inventory: Inventory,
+        block: int,
+        gram: bool,
+        passing: local,
+        passes: int,
+        done: Callable[[int, Collection], None],
+    ) -> None:
+        self.runner, self.inventory, self.block, self.gram = runner, inventory, block, gram
+        self.layers = [layer for layer in inventory.layers if layer.block == block]
+        self.collection = Collection()
+        self._passing, self._passes, self._done = passing, passes, done
+        self._seen: set[int] = set()
+        self._open: ExitStack | None = None
+        module = runner.model.get_submodule(f"{inventory.blocks}.{block}")
+        self._handles = [module.register_forward_pre_hook(self._before), module.register_forward_hook(self._after)]
+
+    def remove(self) -> None:
+        """Stop watching."""
+        for handle in self._handles:
+            handle.remove()
+
+    def check_calls(self) -> bool:
+        """Return whether the block was called; refuse one that only some passes called."""
+        if len(self._seen) not in (0, self._passes):
+            raise self._refused(f"a call in {len(self._seen)} of {self._passes} forward passes")
+        return bool(self._seen)
+
+    def _refused(self, got: str) -> ModelStructureError:
+        return ModelStructureError(
+            f"{self.inventory.blocks}.{self.block}",
+            got,
+            "one call in each",
+            "Set model.streaming to never in params.yaml.",
+        )
+
+    def _before(self, _module: object, _args: object) -> None:
+        if self._passing.number in self._seen:
+            raise self._refused("more than one call in a forward pass")
+        self._seen.add(self._passing.number)
+        self._open = ExitStack()
+        self._open.enter_context(capturing(self.runner.model, self.inventory, self.collection, self.gram, self.layers))
+
+    def _after(self, _module: object, _args: object, _result: object) -> None:
+        assert self._open is not None
+        self._open.close()
+        if len(self._seen) == self._passes:
+            for layer in self.layers:
+                check_weight(get_weight(self.runner.model, layer), LayerStats(layer.name, 0, 0))
+            check_finite(self.collection)
+            self._done(self.block, self.collection)
+            self.collection = Collection()
+
+
+def _check_finite(collection: Collection, model: PreTrainedModel, inventory: Inventory) -> None:
+    """Raise NonFiniteError naming the first weight that is to blame, else the first input that shows it."""
+    try:
+        check_finite(collection)
+    except NonFiniteError:
+        for layer in inventory.layers:
+            check_weight(get_weight(model, layer), LayerStats(layer.name, 0, 0))
+        raise
+
+
+def check_finite(collection: Collection) -> None:
+    """Raise NonFiniteError naming the first layer whose input had NaN or infinity."""
+    for name, sums in collection.accumulators.items():
+        if not all_finite(sums.sq_sum):
+            raise NonFiniteError(
+                f"input of layer {name}",
+                "NaN or infinity among the activations",
+                "finite activations",
+                "Check the checkpoint's weights, or load it in another dtype (model.dtype in params.yaml).",
+            )

@@ -1,0 +1,301 @@
+"""Sequential propagation: run the decoder block by block, with what each block was called with recorded once.
+
+One dense forward pass records every block's own call arguments; after that a block is replayed on its own with only
+the hidden state replaced, and whatever else an earlier block returned, so that it can be measured, pruned and run again
+without a forward pass of the model. A replay of the unpruned blocks must equal the dense forward pass, and no other
+argument may change with what the blocks before put out, else replaying is refused.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import zip_longest
+from threading import local
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zpruner.calibration.calls import Call, Key, Place, by_key, hidden_of, others_of
+from zpruner.calibration.capture import capturing, keeping
+from zpruner.calibration.collection import Collection
+from zpruner.calibration.dense import check_finite
+from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts
+from zpruner.calibration.reached import check_blocks_reached, check_reached
+from zpruner.errors import ModelStructureError, NonFiniteError
+from zpruner.execution import Runner, WholeRunner
+from zpruner.model import Inventory, PrunableLayer, get_weight
+from zpruner.types import all_finite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_FEW = 16
+"""Tokens of which is seen whether a block's arguments depend on earlier blocks."""
+
+
+class BlockReplay:
+    """Runs calibration windows through a model's decoder blocks, one block at a time.
+
+    Args:
+        model: any causal language model; blocks before the current one may be pruned as the replay advances.
+        inventory: of the model.
+        windows: int (windows, seqlen) token ids.
+        batch_size: windows per call.
+        follow_dense: also carry along the hidden states of the unpruned model, for statistics that need both.
+        runner: of `model`, where its weights are read block by block.
+
+    Raises:
+        ModelStructureError: a block is not a function of the previous block's output, or its replay differs.
+        NonFiniteError: NaN or infinity in what a block puts out; names the layer where a weight is the reason.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        inventory: Inventory,
+        windows: Tensor,
+        batch_size: int,
+        follow_dense: bool = False,
+        runner: Runner | None = None,
+    ) -> None:
+        self.model, self.inventory, self.windows = model, inventory, windows
+        self.runner = runner or WholeRunner(model)
+        self.blocks = [model.get_submodule(f"{inventory.blocks}.{i}") for i in range(inventory.n_blocks)]
+        self.hidden: list[Tensor] = []
+        """The current block's input, batch by batch: (batch_size, seqlen, width)."""
+        self._calls: list[list[Call]] = [[] for _ in self.blocks]  # by block, then batch
+        self._returned: list[dict[Place, Tensor]] = []
+        """What later blocks are given of what the blocks up to now returned, batch by batch."""
+        self._record(windows.split(batch_size), follow_dense)
+        self.dense: list[Tensor] | None = list(self.hidden) if follow_dense else None
+        """The same of the unpruned model."""
+
+    def holding(self, block: int) -> AbstractContextManager[None]:
+        """Return a context manager during which the weights of `block` stay in memory, changes included."""
+        return self.runner.holding(block)
+
+    def measure(self, block: int, gram: bool, min_expert_tokens: int = MIN_EXPERT_TOKENS) -> Collection:
+        """Return the statistics of what the layers of `block` read, given the current hidden states.
+
+        The block's weights must still be dense. With `follow_dense`, X_dense X^T is among the statistics, and the
+        dense hidden states move on by one block.
+        """
+        collection = Collection(windows=self.windows.shape[0])
+        layers = [layer for layer in self.inventory.layers if layer.block == block]
+        with torch.no_grad(), self.holding(block):
+            for index, (hidden, call) in enumerate(zip(self.hidden, self._calls[block], strict=True)):
+                dense = self._advance_dense(block, index, layers) if self.dense is not None else None
+                self._bring_back(index)
+                with capturing(self.model, self.inventory, collection, gram, layers, dense):
+                    call.repeat(self.blocks[block], hidden, self._returned[index])
+                self._keep_small(index)
+        check_finite(collection)
+        fill_experts(Inventory(self.inventory.blocks, 1, tuple(layers), ()), collection, min_expert_tokens)
+        check_reached(self.inventory, collection.owner, block)
+        return collection
+
+    def advance_dense(self, block: int) -> None:
+        """Move the dense hidden states on by one block, whose weights must still be dense; for a resumed run."""
+        if self.dense is not None and self._calls[block]:
+            with torch.no_grad(), self.holding(block):
+                for index in range(len(self.dense)):
+                    self._advance_dense(block, index, [])
+
+    def _advance_dense(self, block: int, index: int, layers: list[PrunableLayer]) -> dict[str, Tensor]:
+        """Run one batch of the dense hidden states through a dense block; return what `layers` read."""
+        assert self.dense is not None
+        with keeping(self.model, self.inventory, layers) as inputs:
+            self.dense[index] = hidden_of(self._calls[block][index].repeat(self.blocks[block], self.dense[index]))
+        return inputs
+
+    def advance(self, block: int) -> None:
+        """Run the current hidden states through `block`, as its weights are now."""
+        with torch.no_grad(), self.holding(block):
+            for index, call in enumerate(self._calls[block]):
+                self._bring_back(index)
+                result = call.repeat(self.blocks[block], self.hidden[index], self._returned[index])
+                self.hidden[index] = hidden_of(result)
+                later = [calls[index] for calls in self._calls[block + 1 :] if calls]
+                wanted = {place for call in later for place in call.passed.values()}
+                known = {**self._returned[index], **dict(others_of(block, result))}
+                self._returned[index] = {place: value for place, value in known.items() if place in wanted}
+                self._keep_small(index)
+        self._calls[block] = []  # what a block was called with is not needed again
+
+    def _bring_back(self, index: int) -> None:
+        if self.dense is None:  # which share memory with the others at first
+            self.runner.bring_back(index, self.hidden[index])
+
+    def _keep_small(self, index: int) -> None:
+        if self.dense is None:
+            self.runner.keep_small(index, self.hidden[index])
+
+    def _record(self, batches: tuple[Tensor, ...], follow_dense: bool) -> None:
+        """Run every batch through the whole decoder and keep what each block was called with.
+
+        A few tokens run twice more, once with another input of the first block.
+        """
+        few = batches[0][:1, :_FEW]
+        passes = [_Pass(self, check=number == 0) for number in range(len(batches))]
+        plain, disturbed = _Pass(self, compare=True), _Pass(self, compare=True, disturb=True)
+        current = local()  # passes may run side by side, each in its thread
+
+        def decode(found: _Pass, batch: Tensor) -> None:
+            current.found = found
+            ids = batch.to(self.runner.device, torch.long)
+            self.model.base_model(input_ids=ids, use_cache=False)
+
+        handles = []
+        for index, block in enumerate(self.blocks):
+
+            def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], index: int = index) -> Any:
+                return current.found.before(index, args, kwargs)
+
+            def after(block: nn.Module, _args: Any, result: Any, index: int = index) -> None:
+                current.found.after(index, block, result)
+
+            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(block.register_forward_hook(after))
+        try:
+            todo = [*zip(passes, batches, strict=True), (plain, few), (disturbed, few)]
+            for _ in self.runner.run([partial(decode, *one) for one in todo]):
+                pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        for index in range(len(self.blocks)):
+            calls = [recorded.calls[index] for recorded in passes]
+            for found in calls if any(calls) else ():
+                if len(found) != 1:
+                    raise self.refused(index, f"{len(found)} calls in one forward pass", "one call")
+            self._calls[index] = [found[0] for found in calls if found]
+        # A block that text never reaches, such as one for images, may stay as it is.
+        check_blocks_reached(self.inventory, [index for index, calls in enumerate(self._calls) if calls])
+        self.hidden = [recorded.first for recorded in passes]
+        self._returned = [{} for _ in passes]
+        self._check_independent(plain, disturbed)
+        if follow_dense and plain.written:
+            raise ModelStructureError(
+                f"model {type(self.model).__name__}",
+                "blocks that read what earlier ones left in an argument, such as shared keys and values",
+                "blocks that hand on what they return, for methods with `correct`",
+                "Leave out methods with `correct`, or set calibration.propagation to dense.",
+            )
+
+    def _check_independent(self, plain: _Pass, disturbed: _Pass) -> None:
+        """Refuse a model that gives a block what depends on earlier blocks in ways that a replay does not follow."""
+        for index, (before, after) in enumerate(zip(plain.given, disturbed.given, strict=True)):
+            for (key, one), (_, other) in zip_longest(before, after, fillvalue=(None, None)):
+                if one is None or other is None or not torch.equal(one, other):
+                    raise self.refused(
+                        index,
+                        f"an argument ({key}) that changes with what earlier blocks put out",
+                        "no other input that does than what an earlier block returned",
+                    )
+
+    def check_finite(self, block: int, hidden: Tensor) -> None:
+        """Raise NonFiniteError naming the layer, or else the block, whose output `hidden` has NaN or infinity."""
+        if all_finite(hidden):
+            return
+        bad = (
+            layer.name
+            for layer in self.inventory.layers
+            if layer.block == block and not all_finite(get_weight(self.model, layer))
+        )
+        layer = next(bad, None)
+        raise NonFiniteError(
+            f"output of {self.inventory.blocks}.{block}" if layer is None else f"weight of layer {layer}",
+            "NaN or infinity",
+            "finite numbers",
+            "Check the checkpoint's weights, or load it in another dtype (model.dtype in params.yaml).",
+        )
+
+    def refused(self, block: int, got: str, expected: str) -> ModelStructureError:
+        """Return the error that says why a block cannot be replayed."""
+        return ModelStructureError(
+            f"{self.inventory.blocks}.{block}",
+            got,
+            expected,
+            "This model cannot be pruned block after block: set calibration.propagation to dense.",
+        )
+
+
+class _Pass:
+    """What one forward pass calls the blocks with.
+
+    Args:
+        replay: the replay that it is for.
+        check: call every block again and compare.
+        compare: note what the blocks are given, to be compared with another pass.
+        disturb: put another input in place of the first block's.
+    """
+
+    def __init__(
+        self, replay: BlockReplay, *, check: bool = False, compare: bool = False, disturb: bool = False
+    ) -> None:
+        self.calls: list[list[Call]] = [[] for _ in replay.blocks]
+        self.given: list[list[tuple[Key, Tensor]]] = [[] for _ in replay.blocks]
+        """With `compare`, what each block is given that no earlier block has made."""
+        self.written: dict[int, Tensor] = {}
+        """With `compare`, what blocks left in an argument that all of them are given; a replay finds it there, too."""
+        self._returned: dict[int, tuple[Place, Tensor]] = {}  # holds the tensors, so that no identity is reused
+        self._check, self._compare, self._disturb = check, compare, disturb
+        self.first: Tensor
+        """The input of the first block that is called."""
+        self._first: int | None = None
+        self._replay, self._again = replay, False
+        self._input: Tensor | None = None
+        self._last: Tensor | None = None
+
+    def before(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Note that a block is called. Returns what to call it with instead, or None."""
+        if self._again:
+            return None
+        if args:
+            name, hidden, others, named = None, args[0], args[1:], dict(kwargs)
+        else:
+            name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
+            hidden, others, named = kwargs[name], (), {key: value for key, value in kwargs.items() if key != name}
+        known = {key: self._returned.get(id(value)) for key, value in by_key(others, named).items()}
+        passed = {key: found[0] for key, found in known.items() if found is not None}
+        call = Call(name, others, named, passed)
+        self.calls[index].append(call)
+        if self._compare:
+            self.given[index] += [(key, tensor) for key, tensor in call.tensors() if id(tensor) not in self.written]
+        if self._first is None:
+            self._first, self.first = index, hidden
+            if self._disturb:
+                changed = hidden.flip(1) * -1.5
+                return ((changed, *others), named) if name is None else (others, {**named, name: changed})
+        elif self._check and (self._last is None or not torch.equal(hidden, self._last)):
+            raise self._replay.refused(
+                index, "an input other than the previous block's output", "blocks that follow each other"
+            )
+        self._input = hidden if self._check else None
+        return None
+
+    def after(self, index: int, block: nn.Module, result: Any) -> None:
+        """Note what a block returns, and what it has left in its arguments; call it again and compare."""
+        if self._again:
+            return
+        self._returned |= {id(value): (place, value) for place, value in others_of(index, result)}
+        if self._compare:
+            before = {id(tensor) for _, tensor in self.given[index]}
+            now = (tensor for _, tensor in self.calls[index][-1].tensors())
+            self.written |= {id(tensor): tensor for tensor in now if id(tensor) not in before}
+        if self._input is None:
+            return
+        self._last = hidden_of(result)
+        self._replay.check_finite(index, self._last)
+        self._again = True
+        again = hidden_of(self.calls[index][-1].repeat(block, self._input))
+        self._again = False
+        if not torch.equal(again, self._last):
+            worst = float((again.float() - self._last.float()).abs().max())
+            raise self._replay.refused(
+                index, f"a replay that differs by up to {worst:.2g}", "the dense forward's output"
+            )

@@ -1,0 +1,150 @@
+"""Between the tensors of a checkpoint and the parameters of the model that is built from it.
+
+Some families are stored in another form than they have in memory: every expert by itself on disk, all of them stacked
+in memory. transformers converts on loading and back on saving; here the same conversions act on single tensors, so
+that no model need be loaded. Only this file and `skeleton.py` call the inside of transformers' loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zpruner.checkpoint.tensors import TensorFiles
+from zpruner.errors import SourceError
+from zpruner.model.load import check_causal, quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Parameters of the model, by name, and the stored tensors that they are made of and made into."""
+
+    parameters: tuple[str, ...]
+    stored: tuple[str, ...]
+
+
+def empty_model(folder: Path, dtype: torch.dtype | None = None, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Return the model that a checkpoint folder's config describes, on the meta device.
+
+    Raises:
+        SourceError, ModelStructureError: as `load_model`.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    check_causal(folder)
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+            with torch.device("meta"):
+                model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                    config, dtype=dtype, trust_remote_code=trust_remote_code
+                )
+        except (OSError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise SourceError(str(folder), first, "a causal language model", "Check the folder.") from None
+    return model.eval()
+
+
+class Conversion:
+    """The conversions of one model's family.
+
+    Args:
+        model: meta tensors will do.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+        self.model = model
+        self.transforms = get_model_conversion_mapping(model)
+        self._renamings = [entry for entry in self.transforms if isinstance(entry, WeightRenaming)]
+        self._converters = [entry for entry in self.transforms if isinstance(entry, WeightConverter)]
+        self._by_pattern = {pattern: entry for entry in self._converters for pattern in entry.source_patterns}
+        self._known = model.state_dict()
+
+    def converted(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Converted, ...]:
+        """Return what is stored under other names or in another form than the model has it.
+
+        Args:
+            shapes: name of every stored tensor -> its shape.
+        """
+        found = []
+        for target, stored in self._groups(shapes).items():
+            if stored != [target] or self._target(stored[0])[1] is not None:
+                tensors = {name: torch.empty(shapes[name], device="meta") for name in stored}
+                found.append(Converted(tuple(self.to_parameters(tensors)), tuple(stored)))
+        return tuple(found)
+
+    def to_parameters(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters, by name, that stored tensors make; all that make up one of them must be given."""
+        parameters: dict[str, Tensor] = {}
+        for target, names in self._groups(stored).items():
+            pattern = self._target(names[0])[1]
+            if pattern is None:
+                parameters[target] = stored[names[0]]
+                continue
+            converter = deepcopy(self._by_pattern[pattern])
+            for name in names:
+                converter.add_tensor(target, name, self._target(name)[1], stored[name])
+            made = converter.convert(target, model=self.model, config=self.model.config)
+            parameters |= {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
+        return parameters
+
+    def to_stored(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return parameters as a checkpoint stores them, undoing the conversions that matched a stored tensor."""
+        from transformers.core_model_loading import revert_weight_conversion
+
+        self.model._weight_conversions = [entry for entry in self.transforms if entry.was_used()]
+        found: dict[str, Tensor] = revert_weight_conversion(self.model, dict(parameters))
+        return found
+
+    def targets(self, source: str) -> list[str]:
+        """Return the model's names that the stored tensor `source` is part of; none if the model has no such."""
+        name, pattern = self._target(source)
+        if name not in self._known:
+            return []
+        if pattern is None:
+            return [name]
+        patterns = self._by_pattern[pattern].target_patterns
+        others = [name.replace(patterns[0], other) for other in patterns]
+        return [other for other in others if other in self._known] or [name]
+
+    def _target(self, source: str) -> tuple[str, str | None]:
+        """Return the first parameter that a stored tensor becomes (part of), and the pattern of its converter."""
+        from transformers.core_model_loading import rename_source_key
+
+        prefix = self.model.base_model_prefix
+        name, pattern = rename_source_key(source, self._renamings, self._converters, prefix, self._known)
+        if name not in self._known and source in self._known:
+            name, pattern = rename_source_key(source, [], [], prefix, self._known)
+        return name, pattern
+
+    def _groups(self, stored: Iterable[str]) -> dict[str, list[str]]:
+        groups: dict[str, list[str]] = {}
+        for name in sorted(stored, key=_natural):
+            groups.setdefault(self._target(name)[0], []).append(name)
+        return groups
+
+
+def _natural(name: str) -> Any:
+    from transformers.core_model_loading import dot_natural_key
+
+    return dot_natural_key(name)
+
+
+def find_converted(folder: Path, *, trust_remote_code: bool = False) -> list[list[list[str]]]:
+    """Return what of a checkpoint folder is converted on loading, as JSON: [[parameters, stored tensors], ...]."""
+    files = TensorFiles(sorted(folder.glob("*.safetensors")))
+    conversion = Conversion(empty_model(folder, trust_remote_code=trust_remote_code))
+    converted = conversion.converted({name: files.later(name).shape for name in files.names()})
+    return [[list(entry.parameters), list(entry.stored)] for entry in converted]

@@ -1,0 +1,262 @@
+"""Checkpoints on disk: read tensor by tensor, write shard by shard, never as a whole."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from torch import Tensor
+
+from zpruner.artifacts.work import (
+    Work,
+    atomic_file,
+    checksum,
+    digest_of,
+    read_sealed_json,
+    write_json,
+    write_sealed_json,
+)
+from zpruner.checkpoint.conversion import Conversion, Converted, empty_model
+from zpruner.checkpoint.tensors import Stored, read_tensor, stored_tensor, tensor_names, write_tensors
+from zpruner.errors import ArtifactError, ModelStructureError
+from zpruner.model.layers import PrunableLayer
+from zpruner.runtime.background import Background
+
+MANIFEST = "zpruner.json"
+SHARD_INDEX = "model.safetensors.index.json"
+_REPAIR = "Make it again: delete the folder and run `dvc repro` (or `dvc checkout --force`), or `zpruner prune`."
+
+
+class Checkpoint:
+    """A Hugging Face checkpoint folder with a manifest of its files' checksums, read one tensor at a time.
+
+    Args:
+        folder: written by `write_manifest`.
+
+    Raises:
+        ArtifactError: the manifest or a file is missing, or a file's size is not the manifest's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / MANIFEST
+        try:
+            manifest = read_sealed_json(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ArtifactError(str(path), "no file", "a checkpoint's manifest", "Run `dvc repro` first.") from None
+        if manifest is None:
+            raise ArtifactError(str(path), "an altered or truncated manifest", "the bytes once written", _REPAIR)
+        self.manifest: dict[str, Any] = manifest
+        files: dict[str, dict[str, Any]] = manifest["files"]
+        self.converted = tuple(Converted(tuple(p), tuple(t)) for p, t in manifest.get("converted", ()))
+        """What the model has in another form than it is stored in."""
+        self._converted = {name: entry for entry in self.converted for name in entry.parameters}
+        self._last: tuple[Converted, dict[str, Tensor]] | None = None
+        self._verified: set[str] = set()
+        self._verifying = Lock()  # tensors are read in several threads
+        self._tensors: dict[str, str] = {}
+        for name, facts in files.items():
+            file = folder / name
+            size = file.stat().st_size if file.is_file() else None
+            if size != facts["bytes"]:
+                found = "no file" if size is None else f"{size} bytes"
+                raise ArtifactError(str(file), found, f"{facts['bytes']} bytes", _REPAIR)
+            if name.endswith(".safetensors"):
+                self._tensors |= dict.fromkeys(tensor_names(file), name)
+
+    @property
+    def model_hash(self) -> str:
+        """Content hash of the weights and config of the checkpoint."""
+        return str(self.manifest["hash"])
+
+    @property
+    def model(self) -> str:
+        """The source that the model came from."""
+        return str(self.manifest["model"])
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of the files that hold its tensors."""
+        files: dict[str, dict[str, int]] = self.manifest["files"]
+        return sum(facts["bytes"] for name, facts in files.items() if name.endswith(".safetensors"))
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors, in file order."""
+        return list(self._tensors)
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor on the CPU, after checking its file against the manifest (once per file).
+
+        Raises:
+            ModelStructureError: no tensor of that name in the checkpoint.
+            ArtifactError: the file was altered.
+        """
+        file = self._tensors.get(name)
+        if file is None:
+            raise ModelStructureError(
+                str(self.folder),
+                f"no tensor '{name}'",
+                "every prunable weight under its own name in the checkpoint",
+                "List the layer under model.ignore in params.yaml.",
+            )
+        self.verify(file)
+        return read_tensor(self.folder / file, name)
+
+    def later(self, name: str) -> Stored:
+        """Return one tensor, to be read when it is written."""
+        return stored_tensor(self.folder / self._tensors[name], name, lambda: self.read(name))
+
+    def read_weight(self, layer: PrunableLayer) -> Tensor:
+        """Return a layer's weight as (out, in), in the checkpoint's dtype."""
+        entry = self._converted.get(layer.tensor)
+        if entry is None:
+            parameter = self.read(layer.tensor)
+        else:
+            if self._last is None or self._last[0] != entry:  # the experts in it follow each other
+                self._last = (entry, self.read_parameters(entry))
+            parameter = self._last[1][layer.tensor]
+        shape, expected = tuple(parameter.shape), (layer.out_features, layer.in_features)
+        if layer.parts == 1 and parameter.ndim == 2:
+            shape = tuple(layer.view(parameter).shape)
+        elif parameter.numel() == layer.parts * layer.out_features * layer.in_features:
+            shape = expected
+        if shape != expected:
+            raise ModelStructureError(
+                f"layer {layer.name}",
+                f"a stored weight of shape {shape}",
+                f"({layer.out_features}, {layer.in_features})",
+                "List the layer under model.ignore in params.yaml.",
+            )
+        return layer.view(parameter)
+
+    def entry(self, parameter: str) -> Converted:
+        """Return the stored tensors that a parameter of the model is made of, with what else they make."""
+        return self._converted.get(parameter) or Converted((parameter,), (parameter,))
+
+    def read_parameters(self, entry: Converted) -> dict[str, Tensor]:
+        """Return parameters as the model has them, by name, contiguous."""
+        stored = {name: self.read(name) for name in entry.stored}
+        if entry not in self.converted:
+            return stored
+        return {name: tensor.contiguous() for name, tensor in self.conversion.to_parameters(stored).items()}
+
+    @cached_property
+    def conversion(self) -> Conversion:
+        """The conversions between stored tensors and the model's parameters."""
+        conversion = Conversion(empty_model(self.folder))
+        for name in self._tensors:
+            conversion.targets(name)  # only conversions that matched are undone
+        return conversion
+
+    def verify(self, file: str) -> None:
+        """Raise ArtifactError unless the file's bytes are the manifest's."""
+        with self._verifying:
+            if file not in self._verified:
+                expected = self.manifest["files"][file]["checksum"]
+                if (got := checksum(self.folder / file)) != expected:
+                    raise ArtifactError(str(self.folder / file), f"checksum {got}", f"checksum {expected}", _REPAIR)
+                self._verified.add(file)
+
+    def verify_all(self) -> None:
+        """Raise ArtifactError unless every file's bytes are the manifest's."""
+        for file in self.manifest["files"]:
+            self.verify(file)
+
+
+def write_manifest(folder: Path, model: str, **facts: Any) -> None:
+    """Write the manifest of a finished checkpoint folder: file sizes, checksums and a content hash.
+
+    Args:
+        folder: holds safetensors, config and tokenizer files.
+        model: the source that the model came from.
+        facts: further JSON values, such as the method and pattern of a pruned model.
+    """
+    names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST)
+    files = {n: {"checksum": checksum(folder / n), "bytes": (folder / n).stat().st_size} for n in names}
+    content = {n: f["checksum"] for n, f in files.items() if n.endswith(".safetensors") or n == "config.json"}
+    write_sealed_json(folder / MANIFEST, {"model": model, "hash": digest_of(content), "files": files, **facts})
+
+
+def write_pruned(
+    dense: Checkpoint,
+    layers: tuple[PrunableLayer, ...],
+    prune: Callable[[PrunableLayer, Tensor], Tensor],
+    work: Work,
+    facts: Mapping[str, Any],
+    on_shard: Callable[[], None],
+    card: str,
+) -> None:
+    """Write a pruned copy of `dense` into `work.files`, shard by shard; finished shards are not written again.
+
+    A shard is written by a background thread, which journals it once it is on disk, while the next one is pruned: two
+    are in memory at most.
+
+    The first shard holds every tensor that no method changes, so that its bytes are the same in every variant; then
+    comes one shard per decoder block.
+
+    Args:
+        dense: the unpruned checkpoint.
+        layers: the prunable layers.
+        prune: given a layer and its dense weight (out, in) in the checkpoint's dtype, returns the new weight.
+        work: the open work folder.
+        facts: goes into the manifest.
+        on_shard: called after each shard, for progress.
+        card: text of README.md, the model card.
+    """
+    changed: dict[Converted, list[PrunableLayer]] = {}
+    for layer in layers:
+        changed.setdefault(dense.entry(layer.tensor), []).append(layer)
+    blocks = sorted({layer.block for layer in layers})
+    pruned_names = {name for entry in changed for name in entry.stored}
+    kept = [Converted((name,), (name,)) for name in dense.names() if name not in pruned_names]
+    shards = [kept, *([e for e, found in changed.items() if found[0].block == block] for block in blocks)]
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    with closing(Background(1, "shard-writer")) as background:
+        for shard, entries in zip(names, shards, strict=True):
+            if work.done(shard) is None:
+                tensors = {name: dense.later(name) for entry in entries for name in entry.stored}
+                for entry in (found for found in entries if found in changed):
+                    made = _pruned(dense, entry, changed[entry], prune)
+                    tensors |= {n: replace(tensors[n], read=partial(made.pop, n)) for n in entry.stored}
+                background.submit(partial(_write_shard, work, shard, tensors))
+                del tensors
+            on_shard()
+        background.drain()
+    weight_map = {n: shard for shard, found in zip(names, shards, strict=True) for e in found for n in e.stored}
+    size = sum(work.items()[shard]["tensor_bytes"] for shard in names)
+    for name in dense.manifest["files"]:
+        if not name.endswith(".safetensors") and name != SHARD_INDEX:
+            dense.verify(name)
+            shutil.copyfile(dense.folder / name, work.files / name)
+    with atomic_file(work.files / "README.md") as file:
+        file.write(card.encode())
+    write_json(work.files / SHARD_INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
+    write_manifest(
+        work.files, dense.model, **facts, **({"converted": dense.manifest["converted"]} if dense.converted else {})
+    )
+
+
+def _write_shard(work: Work, shard: str, tensors: Mapping[str, Stored]) -> None:
+    with atomic_file(work.files / shard) as file:
+        facts = {"tensor_bytes": write_tensors(file, tensors)}
+    work.record(shard, facts, work.files / shard, file.checksum)
+
+
+def _pruned(
+    dense: Checkpoint,
+    entry: Converted,
+    layers: list[PrunableLayer],
+    prune: Callable[[PrunableLayer, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Return the stored tensors of `entry`, by name, with its layers pruned."""
+    parameters = dense.read_parameters(entry)
+    for layer in layers:
+        weight = layer.view(parameters[layer.tensor])
+        weight.copy_(prune(layer, weight))
+    return dense.conversion.to_stored(parameters) if entry in dense.converted else parameters

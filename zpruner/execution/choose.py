@@ -1,0 +1,100 @@
+"""Whether a model is loaded whole or read block by block: by what is asked for, or by what fits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from zpruner.execution.runner import Runner, StreamedRunner, WholeRunner
+from zpruner.execution.skeleton import Skeleton
+from zpruner.execution.spill import Spill
+from zpruner.model.load import load_model, resolve_device
+
+if TYPE_CHECKING:
+    from zpruner.checkpoint.files import Checkpoint
+    from zpruner.settings.params import ModelSettings
+
+_SHARE = 0.6
+"""Share of the memory available that weights and statistics may take: the rest is for activations and temporaries."""
+_SPILL_SHARE = 0.1
+"""Share of it that waiting hidden states may take before they go to disk."""
+_AHEAD_SHARE = 0.1
+"""Share of it that a block may take that is read before it is needed."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether weights are read block by block, and why, in words."""
+
+    streamed: bool
+    reason: str
+
+    @property
+    def words(self) -> str:
+        """One line for the user."""
+        return f"{'block by block' if self.streamed else 'whole model in memory'}: {self.reason}"
+
+
+def choose(settings: ModelSettings, needed: int) -> Choice:
+    """Return how a model is run: the numbers are the same either way.
+
+    Args:
+        settings: `streaming` decides; `auto` compares `needed` with `memory`, or with what is available.
+        needed: bytes of all that would lie in memory at once with the model loaded whole.
+    """
+    if settings.streaming != "auto":
+        return Choice(settings.streaming == "always", f"model.streaming is {settings.streaming}")
+    available = memory_limit(settings)
+    streamed = needed > _SHARE * available
+    relation = "more than" if streamed else "at most"
+    return Choice(
+        streamed,
+        f"whole it takes {needed / 1e9:.2f} GB, {relation} {_SHARE:.0%} of the {available / 1e9:.2f} GB available",
+    )
+
+
+def memory_limit(settings: ModelSettings) -> int:
+    """Return the bytes of memory that may be used, on the device that computes."""
+    if settings.memory is not None:
+        return int(settings.memory * 1e9)
+    return available_memory(resolve_device(settings.device))
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the bytes of memory that are free on a device; of the machine's memory, within this process's group."""
+    if device.type != "cpu":
+        free, _ = torch.get_device_module(device).mem_get_info(device)
+        return int(free)
+    facts = Path("/proc/meminfo")
+    if facts.is_file():
+        lines = (line.split() for line in facts.read_text(encoding="ascii").splitlines())
+        free = next(int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")
+    else:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
+        free = min(free, int(text) - int(used.read_text(encoding="ascii")))
+    return max(free, 0)
+
+
+def open_runner(checkpoint: Checkpoint, settings: ModelSettings, streamed: bool, scratch: Path) -> Runner:
+    """Return a runner of a checkpoint's model.
+
+    Args:
+        checkpoint: of the model.
+        settings: how it is loaded.
+        streamed: as `choose` says.
+        scratch: a folder for hidden states that memory has no room for.
+    """
+    trust = settings.trust_remote_code
+    if not streamed:
+        return WholeRunner(load_model(checkpoint.folder, device=settings.device, trust_remote_code=trust))
+    dtype = getattr(torch, str(checkpoint.manifest["dtype"]))
+    skeleton = Skeleton(checkpoint.folder, checkpoint, dtype, resolve_device(settings.device), trust)
+    limit = memory_limit(settings)
+    spill = Spill(scratch, int(_SPILL_SHARE * limit))
+    return StreamedRunner(skeleton, settings.blocks, spill, room=int(_AHEAD_SHARE * limit))

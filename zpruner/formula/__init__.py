@@ -1,0 +1,28 @@
+"""Pruning formulas as expression trees: read, written and evaluated; their evolution is zpruner.search."""
+
+from zpruner.formula.errors import FormulaError
+from zpruner.formula.evaluate import (
+    GRADIENT_SCALE,
+    STATISTIC,
+    evaluate_formula,
+    formula_operands,
+    formula_score,
+)
+from zpruner.formula.parse import parse_formula
+from zpruner.formula.tree import ARITY, BINARY, MAX_DEPTH, TERMINALS, UNARY, Tree
+
+__all__ = [
+    "ARITY",
+    "BINARY",
+    "GRADIENT_SCALE",
+    "MAX_DEPTH",
+    "STATISTIC",
+    "TERMINALS",
+    "UNARY",
+    "FormulaError",
+    "Tree",
+    "evaluate_formula",
+    "formula_operands",
+    "formula_score",
+    "parse_formula",
+]

@@ -1,0 +1,1 @@
+"""Compositions of score, mask, refinement and update, and models pruned with them."""

@@ -1,0 +1,204 @@
+"""The whole chain in memory, for notebooks and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from zpruner.calibration import MIN_EXPERT_TOKENS, Calibration, Collection, collect, fill_experts, gradients_of
+from zpruner.errors import ShapeMismatchError
+from zpruner.evaluate import layer_error
+from zpruner.model import check_windows, get_weight, limits_of, load_model, set_weight, take_inventory
+from zpruner.pruning.composition import Composition, compose
+from zpruner.pruning.presets import PRESETS
+from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
+from zpruner.runtime.transfer import to_host
+from zpruner.settings.explain import explain
+from zpruner.settings.params import MethodSettings
+from zpruner.sources import load_tokenizer, read_text
+from zpruner.text import calibration_windows
+from zpruner.types import Mask, SparsityPattern, Stat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """What pruning did to one layer: its mask, achieved sparsity, and the share of its output that is lost.
+
+    The share is over the inputs that the layer was pruned for: under pruned propagation those of the half-pruned model,
+    where the pipeline's evaluation takes the unpruned model's, the same for all variants.
+    """
+
+    name: str
+    mask: Mask
+    sparsity: float
+    layer_error: float
+
+
+def load(folder: str | Path, dtype: str = "auto", device: str = "auto") -> tuple[PreTrainedModel, Any]:
+    """Return model and tokenizer (None where there is none) of a checkpoint folder, ready for inference.
+
+    Args:
+        folder: a Hugging Face checkpoint with safetensors weights.
+        dtype: `bfloat16`, `float16`, `float32`, or `auto` for the checkpoint's own.
+        device: `auto` is the accelerator where there is one, else the CPU.
+    """
+    path = Path(folder)
+    return load_model(path, dtype, device), load_tokenizer(path)
+
+
+def load_windows(
+    source: str | Path,
+    model: PreTrainedModel,
+    tokenizer: Any,
+    *,
+    nsamples: int = 32,
+    seqlen: int = 512,
+    seed: int = 0,
+    part: tuple[float, float] = (0.0, 1.0),
+    sha256: str | None = None,
+    downloads: str | Path = ".zpruner/downloads",
+) -> Tensor:
+    """Return token windows of a text, int32 (nsamples, seqlen), chosen at random with `seed`.
+
+    Args:
+        source: a local file, `hf:ORG/NAME@REVISION`, or `pip:NAME==VERSION/FILE`; see `zpruner.sources`.
+        model: whose vocabulary the ids must fit.
+        tokenizer: the model's.
+        nsamples: number of windows.
+        seqlen: tokens per window.
+        seed: of the choice of windows.
+        part: (start, stop), shares of the text to take the windows from: disjoint parts share no window.
+        sha256: of the file, checked when given.
+        downloads: where downloads are kept.
+    """
+    text = read_text(str(source), sha256, Path(downloads))
+    vocab_size, longest = limits_of(model.config)
+    return calibration_windows(
+        text, tokenizer, nsamples=nsamples, seqlen=seqlen, seed=seed, vocab_size=vocab_size, longest=longest, part=part
+    )
+
+
+def prune(
+    model: PreTrainedModel,
+    calibration: Calibration,
+    *,
+    method: str | Mapping[str, Any] = "zpruner",
+    sparsity: float | str = 0.5,
+) -> tuple[PrunedLayer, ...]:
+    """Prune a model in memory; its weights are overwritten, zeros in place.
+
+    Args:
+        model: the model that was calibrated.
+        calibration: from `calibrate`; with `gram=True` where the method needs Gram matrices, `gradients=True` where
+            it needs gradients.
+        method: a preset's or a score's name, or a composition as in params.yaml, e.g.
+            `{"score": "wanda", "group": "row", "update": "least_squares"}`.
+        sparsity: a ratio in [0, 1), or "N:M" with N of every M consecutive inputs kept.
+
+    Returns:
+        One entry per pruned layer.
+
+    Raises:
+        UnknownNameError, InvalidSettingError, InvalidPatternError: bad arguments.
+        MissingStatisticError: the method needs a statistic that was not collected.
+        NonFiniteError: NaN or infinity in a weight. No weight has been changed by then.
+    """
+    composition = _composition(method)
+    pattern = SparsityPattern.parse(sparsity)
+    layers = calibration.inventory.layers
+    patterns = layer_patterns(
+        composition,
+        pattern,
+        calibration.inventory,
+        lambda layer: (get_weight(model, layer), calibration.stats(layer.name)),
+    )
+    for layer in layers:
+        stats = calibration.stats(layer.name)
+        for stat in composition.needs:
+            stats.require(stat)
+        if tuple(get_weight(model, layer).shape) != (layer.out_features, layer.in_features):
+            raise ShapeMismatchError(
+                f"layer {layer.name}",
+                str(tuple(get_weight(model, layer).shape)),
+                f"{(layer.out_features, layer.in_features)}, as calibrated",
+                "Prune the model that was calibrated.",
+            )
+    results, weights = [], []
+    for layer in layers:
+        weight, stats = get_weight(model, layer), calibration.stats(layer.name)
+        scores = composition.score(weight, stats, patterns[layer.name])
+        mask = composition.mask(scores, weight, stats, patterns[layer.name])
+        pruned = composition.apply(weight, mask, stats)
+        results.append(PrunedLayer(layer.name, mask, mask.sparsity, layer_error(weight, pruned, stats)))
+        weights.append(to_host(pruned)())  # an accelerator need not hold the model twice
+    for layer, pruned in zip(layers, weights, strict=True):
+        set_weight(model, layer, pruned)
+    return tuple(results)
+
+
+def prune_sequentially(
+    model: PreTrainedModel,
+    windows: Tensor,
+    *,
+    method: str | Mapping[str, Any] = "zpruner",
+    sparsity: float | str = 0.5,
+    batch_size: int = 8,
+    blocks: str | None = None,
+    ignore: Iterable[str] = (),
+    min_expert_tokens: int = MIN_EXPERT_TOKENS,
+) -> tuple[PrunedLayer, ...]:
+    """Prune a model in memory block after block, each calibrated with the earlier blocks already pruned.
+
+    This is the protocol of the published tables. Arguments and errors as in `calibrate` and `prune`; the layer
+    errors are over the inputs that each layer sees in the pruned model. Gradients, where the method needs them, are
+    those of the unpruned model.
+    """
+    composition = _composition(method)
+    check_windows(windows, model.config, batch_size)
+    inventory, collection = take_inventory(model, blocks, ignore), Collection()
+    if composition.allocation is not None:  # it looks at the unpruned model
+        for _ in collect(model, inventory, windows, collection, gram=False, batch_size=batch_size):
+            pass
+        fill_experts(inventory, collection, min_expert_tokens)
+    patterns = layer_patterns(
+        composition,
+        SparsityPattern.parse(sparsity),
+        inventory,
+        lambda layer: (get_weight(model, layer), collection.stats(layer.name)),
+    )
+    grad_sq = gradients_of(model, inventory, windows) if Stat.GRAD_SQ in composition.needs else {}
+    results = []
+
+    def solved(found: SolvedLayer) -> None:
+        lost = layer_error(found.dense, found.weight, found.stats)
+        results.append(PrunedLayer(found.mask.layer, found.mask, found.mask.sparsity, lost))
+
+    for _ in prune_blocks(
+        model,
+        inventory,
+        windows,
+        composition,
+        patterns,
+        batch_size=batch_size,
+        min_expert_tokens=min_expert_tokens,
+        solved=solved,
+        gradient=grad_sq.get,
+    ):
+        pass
+    return tuple(results)
+
+
+def _composition(method: str | Mapping[str, Any]) -> Composition:
+    data = dict(PRESETS.get(method, {"score": method})) if isinstance(method, str) else dict(method)
+    try:
+        return compose(MethodSettings(**data))
+    except ValidationError as error:
+        raise explain(error, "method", MethodSettings) from None

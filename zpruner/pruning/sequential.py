@@ -1,0 +1,168 @@
+"""Sequential pruning: each block is measured with the earlier blocks already pruned."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from zpruner.calibration import MIN_EXPERT_TOKENS, BlockReplay, Collection
+from zpruner.execution import Runner
+from zpruner.masks import outlier_saliency
+from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
+from zpruner.pruning.composition import Composition
+from zpruner.types import LayerStats, Mask, SparsityPattern, Stat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class SolvedLayer:
+    """One layer of sequential pruning: its mask, new and dense weight (out, in), and what it was measured with."""
+
+    mask: Mask
+    weight: Tensor
+    dense: Tensor
+    stats: LayerStats
+
+
+def prune_blocks(
+    model: PreTrainedModel,
+    inventory: Inventory,
+    windows: Tensor,
+    composition: Composition,
+    patterns: Mapping[str, SparsityPattern],
+    *,
+    batch_size: int,
+    gram: bool = False,
+    min_expert_tokens: int = MIN_EXPERT_TOKENS,
+    finished: Mapping[str, Callable[[], Tensor]] | None = None,
+    measured: Callable[[Collection], None] = lambda _: None,
+    solved: Callable[[SolvedLayer], None] = lambda _: None,
+    runner: Runner | None = None,
+    gradient: Callable[[str], Tensor | None] = lambda _: None,
+) -> Iterator[int]:
+    """Prune a model in memory block after block; yields each block's index when its weights are in place.
+
+    All layers of a block are measured together, before any of them is pruned; then the block runs once more, so
+    that the next one sees what the pruned block puts out. Besides the block there is in memory what is left to do:
+    the statistics of an input go when the last layer that reads it is pruned.
+
+    Args:
+        model: its weights are overwritten.
+        inventory: of the model.
+        windows: int (windows, seqlen) token ids.
+        composition: what is done to every layer.
+        patterns: layer name -> pattern.
+        batch_size: windows per call.
+        gram: collect Gram matrices even where the composition needs none.
+        min_expert_tokens: see `zpruner.calibration.fill_experts`.
+        finished: names of the layers that an interrupted run had finished -> what gives the weight (out, in) that it
+            gave them. A block all of whose layers are finished is only run, and not yielded.
+        measured: called with the statistics of a block before its layers are pruned.
+        solved: called with every layer as soon as it is pruned.
+        runner: of `model`, where its weights are read block by block; what is pruned is then only handed to `solved`.
+        gradient: given a layer's name, its grad_sq, float32 (out, in), in the unpruned model; None where the
+            composition needs none.
+    """
+    correcting = composition.correction is not None
+    gram = gram or Stat.GRAM in composition.needs
+    known = finished or {}
+    replay = BlockReplay(model, inventory, windows, batch_size, correcting, runner)
+
+    def solve(layer: PrunableLayer, stats: LayerStats) -> None:
+        dense = get_weight(model, layer).clone()
+        if (grad_sq := gradient(layer.name)) is not None:
+            stats = replace(stats, grad_sq=grad_sq.to(dense.device))
+        weight, pattern = composition.correct(dense, stats), patterns[layer.name]
+        mask = composition.mask(composition.score(weight, stats, pattern), weight, stats, pattern)
+        pruned = composition.apply(weight, mask, stats)
+        solved(SolvedLayer(mask, pruned, dense, stats))
+        set_weight(model, layer, pruned)
+
+    def prune_block(block: int, todo: list[PrunableLayer]) -> None:
+        collection = replay.measure(block, gram, min_expert_tokens)
+        measured(collection)
+        readers = Counter(collection.owner[layer.name] for layer in todo)
+        for layer in todo:
+            solve(layer, collection.stats(layer.name))
+            owner = collection.owner[layer.name]
+            readers[owner] -= 1
+            if not readers[owner]:
+                del collection.accumulators[owner]
+
+    for block in range(inventory.n_blocks):
+        layers = [layer for layer in inventory.layers if layer.block == block]
+        todo = [layer for layer in layers if layer.name not in known]
+        with replay.holding(block):
+            if todo:
+                prune_block(block, todo)
+            else:
+                replay.advance_dense(block)
+            for layer in layers:
+                if layer.name in known:
+                    set_weight(model, layer, known[layer.name]())
+            if block + 1 < inventory.n_blocks:
+                replay.advance(block)
+        if todo:
+            yield block
+
+
+def beside_the_weights(composition: Composition, inventory: Inventory, windows: Tensor, gram: bool) -> int:
+    """Return about how many bytes `prune_blocks` holds beside a model in memory: hidden states and Gram matrices.
+
+    Hidden states are taken to be float32 and as wide as what most layers read; a correction follows the dense model's,
+    too, and has a second matrix of every input. Of layers that lie side by side and read inputs of the same width, such
+    as an attention's, all but one are taken to read the same one.
+    """
+    widths = Counter(layer.in_features for layer in inventory.layers)
+    models = 1 if composition.correction is None else 2
+    hidden = 4 * windows.numel() * widths.most_common(1)[0][0] * models
+    if not gram and Stat.GRAM not in composition.needs:
+        return hidden
+    readers = Counter((layer.block, _beside(layer), layer.part, layer.in_features) for layer in inventory.layers)
+    matrices: Counter[int] = Counter()  # block -> numbers in its Gram matrices
+    for (block, _, _, width), count in readers.items():
+        matrices[block] += width**2 * min(count, 2)
+    return hidden + 4 * (max(matrices.values()) * models + composition.workspace * max(widths) ** 2)
+
+
+def _beside(layer: PrunableLayer) -> str:
+    """Return the path of the module in which a layer lies beside others."""
+    return (layer.name if layer.parts == 1 else layer.tensor).rpartition(".")[0]
+
+
+def layer_patterns(
+    composition: Composition,
+    pattern: SparsityPattern,
+    inventory: Inventory,
+    dense: Callable[[PrunableLayer], tuple[Tensor, LayerStats]],
+) -> dict[str, SparsityPattern]:
+    """Return every layer's pattern: the same, or what the composition's allocation gives it.
+
+    Args:
+        composition: its allocation and comparison group count.
+        pattern: of the whole model.
+        inventory: of the model.
+        dense: given a layer, returns its unpruned weight (out, in) and statistics of the unpruned model.
+
+    Raises:
+        InvalidPatternError: a width that M of N:M does not divide; N:M with an allocation.
+        InvalidSettingError: an allocation that cannot be met.
+    """
+    layers = {layer.name: layer for layer in inventory.layers}
+    for layer in inventory.layers:
+        pattern.check_width(layer.in_features, layer.name)
+    if composition.allocation is None:
+        return dict.fromkeys(layers, pattern)
+    return composition.allocation.patterns(
+        pattern,
+        composition.group,
+        {name: (layer.out_features, layer.in_features) for name, layer in layers.items()},
+        {name: layer.block for name, layer in layers.items()},
+        lambda name: outlier_saliency(*dense(layers[name])),
+    )

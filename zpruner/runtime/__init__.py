@@ -1,0 +1,1 @@
+"""How work is run, whatever is computed: threads, transfers, memory, progress."""

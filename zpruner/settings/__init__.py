@@ -1,0 +1,1 @@
+"""What a user sets: params.yaml, its files and its checks."""

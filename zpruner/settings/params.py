@@ -1,0 +1,323 @@
+"""params.yaml -> checked, frozen settings. An unknown key is an error with the nearest known one."""
+
+from __future__ import annotations
+
+import json
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from zpruner.errors import InvalidPatternError, InvalidSettingError, did_you_mean
+from zpruner.settings.evolution import EvolutionSettings
+from zpruner.settings.explain import explain
+from zpruner.settings.setting_files import FORMULAS, read_files
+from zpruner.types import ComparisonGroup, SparsityPattern
+
+LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSettings(Settings):
+    """Which model is pruned, and how it is loaded.
+
+    `streaming` says whether its weights are read block by block; `auto` does so where the model does not fit into
+    `memory` (GB), or into what is available where that is null. The numbers are the same either way.
+    """
+
+    source: str
+    sha256: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32", "auto"] = "auto"
+    device: str = "auto"
+    blocks: str | None = None
+    ignore: tuple[str, ...] = ()
+    trust_remote_code: bool = False
+    streaming: Literal["auto", "always", "never"] = "auto"
+    memory: float | None = Field(default=None, gt=0)
+
+
+def _as_part(value: object) -> object:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("two numbers, 0 <= start < stop <= 1")
+    return value
+
+
+def _check_part(part: tuple[float, float]) -> tuple[float, float]:
+    if not 0.0 <= part[0] < part[1] <= 1.0:
+        raise ValueError("0 <= start < stop <= 1")
+    return part
+
+
+class TextSettings(Settings):
+    """Where a text comes from and which part of it is used."""
+
+    source: str
+    sha256: str | None = None
+    column: str = "text"
+    config: str | None = None
+    split: str | None = None
+    documents: Literal["file", "lines"] = "file"
+    part: Annotated[tuple[float, float], BeforeValidator(_as_part), AfterValidator(_check_part)] = (0.0, 1.0)
+    seqlen: int = Field(gt=1)
+    batch_size: int = Field(default=8, gt=0)
+
+
+class CalibrationSettings(TextSettings):
+    """The calibration windows and the statistics taken over them."""
+
+    nsamples: int = Field(gt=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    sampling: Literal["stream", "documents"] = "stream"
+    gram: bool = False
+    min_expert_tokens: int = Field(default=128, ge=0)
+    propagation: Literal["dense", "pruned"] = "dense"
+
+
+class PerplexitySettings(TextSettings):
+    """The text that perplexity is measured on; `windows: null` takes all of it.
+
+    Windows start `stride` tokens apart (null: `seqlen`, so that none overlap), and each counts its last `stride`
+    tokens. `protocol` names the published protocol that the other settings spell out (see
+    zpruner.evaluate.protocols), which is checked; `divergence` is the number of windows also compared token by token
+    with the dense model.
+    """
+
+    protocol: str | None = None
+    joiner: str = "\n\n"
+    max_documents: int | None = Field(default=None, gt=0)
+    windows: int | None = Field(default=None, gt=0)
+    stride: int | None = Field(default=None, gt=0)
+    divergence: int = Field(default=0, ge=0)
+
+    @field_validator("stride")
+    @classmethod
+    def _check_stride(cls, stride: int | None, known: ValidationInfo) -> int | None:
+        if stride is not None and stride > known.data.get("seqlen", stride):
+            raise ValueError(f"at most seqlen, {known.data['seqlen']}")
+        return stride
+
+
+class ZeroShotSettings(Settings):
+    """Tasks of lm-evaluation-harness; `include_path` is a folder of the project with own tasks as YAML files."""
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    num_fewshot: int | None = Field(default=None, ge=0)
+    limit: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=8, gt=0)
+    include_path: str | None = None
+
+
+def _as_patterns(value: object) -> object:
+    return (value,) if isinstance(value, str) and value != "all" else value
+
+
+class EvaluationSettings(Settings):
+    """What is measured on every variant.
+
+    `checkpoints` says which variants are written to disk: `all`, or shell-style patterns of METHOD/SPARSITY. The others
+    are made in memory from mask and weight update when they are evaluated.
+    """
+
+    perplexity: PerplexitySettings
+    zero_shot: ZeroShotSettings | None = None
+    checkpoints: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_as_patterns)] = "all"
+
+
+def _as_sparsity(value: object) -> object:
+    if not isinstance(value, int | float | str):
+        raise ValueError('a ratio in [0, 1) such as 0.5, or N:M such as "2:4"')
+    return value
+
+
+Sparsity = Annotated[Annotated[float, Field(allow_inf_nan=True)] | str, BeforeValidator(_as_sparsity)]
+
+
+def _check_patterns(sparsities: tuple[Sparsity, ...]) -> tuple[Sparsity, ...]:
+    for value in sparsities:
+        SparsityPattern.parse(value)
+    return sparsities
+
+
+class SearchSettings(EvolutionSettings):
+    """The search for pruning formulas: how formulas evolve, and what measures them.
+
+    Fitness is the perplexity on `text` after pruning at each of `sparsities`, averaged in log space. The text may share
+    nothing with that of the calibration nor with that of the evaluation.
+    """
+
+    text: TextSettings
+    sparsities: Annotated[tuple[Sparsity, ...], AfterValidator(_check_patterns)] = Field(min_length=1)
+    group: ComparisonGroup = ComparisonGroup.ROW
+
+
+class Choice(Settings):
+    """A registered name with settings of its own: `swaps`, or `{name: swaps, settings: {max_swaps: 100}}`."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+def _as_choice(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class MethodSettings(Settings):
+    """A composition: score, comparison group, optional allocation, mask refinement and weight update.
+
+    `settings` are the hyper-parameters of the score; `allocate` spreads the sparsity over the
+    layers; `correct` (its settings, `{}` for the defaults) makes up for what earlier pruned blocks changed.
+    """
+
+    score: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    group: ComparisonGroup | None = None
+    allocate: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
+    refine: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
+    update: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
+    correct: dict[str, Any] | None = None
+
+
+class Params(Settings):
+    """The whole of params.yaml."""
+
+    model: ModelSettings
+    calibration: CalibrationSettings
+    methods: dict[str, MethodSettings]
+    sparsities: dict[str, Sparsity]
+    evaluation: EvaluationSettings
+    search: SearchSettings | None = None
+
+    def pattern(self, sparsity: str) -> SparsityPattern:
+        """Return the pattern labelled `sparsity`."""
+        value = _entry("sparsities", self.sparsities, sparsity)
+        try:
+            return SparsityPattern.parse(value)
+        except InvalidPatternError as error:
+            raise InvalidPatternError(
+                f"sparsities.{sparsity}", error.got, error.expected, "Correct it in params.yaml, with N:M in quotes."
+            ) from None
+
+    def keeps_checkpoint(self, method: str, sparsity: str) -> bool:
+        """Return whether the checkpoint of a variant is written."""
+        chosen = self.evaluation.checkpoints
+        return chosen == "all" or any(fnmatchcase(f"{method}/{sparsity}", pattern) for pattern in chosen)
+
+    def the_search(self) -> SearchSettings:
+        """Return the settings of the search.
+
+        Raises:
+            InvalidSettingError: there are none.
+        """
+        if self.search is None:
+            raise InvalidSettingError(
+                "params.yaml", "no section search", "the settings of a search", "Copy it from the repository's."
+            )
+        return self.search
+
+    def method(self, label: str) -> MethodSettings:
+        """Return the composition labelled `label`."""
+        return _entry("methods", self.methods, label)
+
+
+def canonical_json(settings: BaseModel | dict[str, Any]) -> str:
+    """Return settings as JSON with sorted keys, defaults left out: equal settings, equal text."""
+    data = settings.model_dump(mode="json", exclude_defaults=True) if isinstance(settings, BaseModel) else settings
+    return json.dumps(data, sort_keys=True)
+
+
+def load(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        InvalidSettingError: not YAML, an unknown or missing key, a value out of range, a bad label.
+        InvalidPatternError: a sparsity that is neither a ratio in [0, 1) nor N:M.
+    """
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidSettingError(
+            str(path), "no file", "the settings of the run", "Run in the folder that holds params.yaml."
+        ) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InvalidSettingError(str(path), "text that is not YAML", "YAML", str(error).replace("\n", " ")) from None
+    if isinstance(data, dict) and isinstance(methods := data.get("methods"), dict):
+        for label, method in methods.items():
+            if isinstance(method, dict) and isinstance(settings := method.get("settings"), dict):
+                method["settings"] = read_files(settings, path.parent / FORMULAS, f"{path}: methods.{label}.settings")
+    return check(data, str(path))
+
+
+def check(data: object, where: str) -> Params:
+    """Return the checked settings of already parsed YAML; see `load`."""
+    if not isinstance(data, dict):
+        raise InvalidSettingError(
+            where, type(data).__name__, "a mapping", "Start from the params.yaml of the repository."
+        )
+    try:
+        params = Params.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, where, Params) from None
+    for kind, labels in (("methods", params.methods), ("sparsities", params.sparsities)):
+        for label in labels:
+            if not LABEL.fullmatch(label) or label == "dense" or label.endswith(".layers"):
+                raise InvalidSettingError(
+                    f"{where}: {kind}",
+                    f"label {label!r}",
+                    "letters, digits, '_' and, not in front, '.' (but not 'dense', nor '.layers' at the end)",
+                    "Rename it: labels become file and stage names.",
+                )
+    for label in params.sparsities:
+        params.pattern(label)
+    if params.search is not None:
+        _check_apart(params, params.search.text, where)
+    variants = [f"{method}/{sparsity}" for method in params.methods for sparsity in params.sparsities]
+    for pattern in () if params.evaluation.checkpoints == "all" else params.evaluation.checkpoints:
+        if not any(fnmatchcase(variant, pattern) for variant in variants):
+            raise InvalidSettingError(
+                f"{where}: evaluation.checkpoints",
+                f"'{pattern}', which matches no variant",
+                "patterns of METHOD/SPARSITY, or all",
+                did_you_mean(pattern, variants),
+            )
+    return params
+
+
+def _check_apart(params: Params, text: TextSettings, where: str) -> None:
+    """Raise InvalidSettingError if the search's text overlaps with another: fitness would not be held out."""
+    others: dict[str, TextSettings] = {
+        "calibration": params.calibration,
+        "evaluation.perplexity": params.evaluation.perplexity,
+    }
+    for name, other in others.items():
+        same = (text.source, text.config, text.split) == (other.source, other.config, other.split)
+        if same and text.part[0] < other.part[1] and other.part[0] < text.part[1]:
+            raise InvalidSettingError(
+                f"{where}: search.text.part",
+                f"{list(text.part)}, which overlaps with {name}.part, {list(other.part)}, of the same source",
+                "a text that only the search reads",
+                "Choose parts that do not overlap, or another source.",
+            )
+
+
+def _entry(kind: str, entries: dict[str, Any], label: str) -> Any:
+    if label not in entries:
+        raise InvalidSettingError(kind, f"label '{label}'", "one listed in params.yaml", did_you_mean(label, entries))
+    return entries[label]

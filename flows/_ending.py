@@ -11,7 +11,7 @@ from prefect.exceptions import CancelledRun
 from prefect.settings import PREFECT_API_URL
 
 from flows._api import PrefectServerError
-from zpruner.errors import ZprunerError
+from zpruner.errors import ZprunerError, without_credentials
 
 
 def exit_status(run: Callable[[], None], kept: str = "Finished instances") -> int:
@@ -24,7 +24,7 @@ def exit_status(run: Callable[[], None], kept: str = "Finished instances") -> in
     try:
         run()
     except (ZprunerError, DvcException) as error:  # of DVC's: no project, a dvc.yaml that it refuses, a busy one
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         return 1
     except httpx.TransportError as error:
         server, got = str(PREFECT_API_URL.value()), f"{type(error).__name__}: {error}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from flows._client import Job, Refused
+from zpruner.errors import without_credentials
 
 SMALLER = {"ZPRUNER_BATCH_DIVISOR": "4"}
 """What has a stage work in smaller batches (see stages/_project.py): for the second try, once memory has run out."""
@@ -49,7 +50,10 @@ OUTCOMES = (
 PASSING = re.compile(
     r"unable to acquire (\w+ )?lock|is busy, it is being blocked|lock held by another process"
     r"|connection (reset|refused|aborted|lost|timed out)|ConnectionError|EndpointConnectionError|ReadTimeout"
-    r"|timed out|temporary failure in name resolution|network is unreachable|\b50[234]\b",
+    r"|timed out|temporary failure in name resolution|network is unreachable"
+    # A server's status, no other number: "502 Bad Gateway", "HTTP 503", "status code: 504", "an error occurred (503)".
+    r"|\b50[234]:? (server error|bad gateway|service (temporarily )?unavailable|gateway time-?out)|\b50[234], message="
+    r"|\b(http(/[0-9.]+)?|status( code)?)[ :=]+50[234]\b|error occurred \((50[234]|SlowDown)\)",
     re.IGNORECASE,
 )
 OUT_OF_MEMORY = re.compile(
@@ -107,7 +111,7 @@ def reproduce(
 def failure(name: str, status: int, output: str) -> StageError:
     """Return the error that a failed run deserves, with the last lines that say why."""
     reasons = [line for line in output.splitlines() if re.match(r"(error|ERROR|\w*Error)\b", line)] or [output[-500:]]
-    message = f"{name} failed (exit status {status}): " + "; ".join(reasons[-3:])
+    message = without_credentials(f"{name} failed (exit status {status}): " + "; ".join(reasons[-3:]))
     if status in (-9, 137) or OUT_OF_MEMORY.search(output):
         return OutOfMemoryStageError(message)
     return PassingStageError(message) if PASSING.search(output) else StageError(message)

@@ -10,12 +10,14 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from ruamel.yaml import YAML
 
 from flows.graph import Graph
+from zpruner.errors import without_credentials
 
 
 def model_name(root: Path) -> str:
     """Return a short name of the model in params.yaml: the last part of its source, without revision or suffix."""
     params: Any = YAML(typ="safe").load(root / "params.yaml")
-    last = str(params["model"]["source"]).partition("@")[0].rstrip("/").rpartition("/")[2]
+    source = without_credentials(str(params["model"]["source"]), mark="")
+    last = source.partition("@")[0].rstrip("/").rpartition("/")[2]
     return last.partition(".gguf")[0]
 
 

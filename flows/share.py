@@ -26,7 +26,7 @@ from dvc.utils.serialize import load_yaml
 
 from flows.graph import read_graph
 from flows.instance import NOISE, PASSING
-from zpruner.errors import InvalidSettingError, ZprunerError
+from zpruner.errors import InvalidSettingError, ZprunerError, without_credentials
 
 RETRY_SECONDS = (2.0, 10.0, 60.0)
 ENTRY = re.compile(r"[0-9a-f]{64}")
@@ -48,7 +48,7 @@ def shared(root: Path, log: Callable[[str], None]) -> Iterator[None]:
         push(root, log)
 
 
-def add(root: Path, name: str, url: str, endpoint: str | None = None) -> None:
+def add(root: Path, name: str, url: str, endpoint: str | None = None) -> bool:
     """Make `url` the project's default remote, one that verifies every file that it delivers.
 
     Args:
@@ -57,18 +57,35 @@ def add(root: Path, name: str, url: str, endpoint: str | None = None) -> None:
         url: a folder, ssh://host/path or s3://bucket/path.
         endpoint: the address of an S3-compatible server; None: that of S3 itself.
 
+    Returns:
+        Whether an address holds a password or token: it is then written to `.dvc/config.local`, which git ignores, and
+        `.dvc/config` has it without.
+
     Raises:
         InvalidSettingError: DVC does not know such a place.
     """
-    settings = {"url": url, "verify": True} | ({} if endpoint is None else {"endpointurl": endpoint})
+    addresses = {"url": url} | ({} if endpoint is None else {"endpointurl": endpoint})
+    public = {key: without_credentials(address, mark="") for key, address in addresses.items()}
+    secret = {key: address for key, address in addresses.items() if address != public[key]}
     try:
-        with Repo(str(root)) as repo, repo.config.edit("repo") as config:
-            config["remote"][name] = settings
-            config["core"]["remote"] = name
+        with Repo(str(root)) as repo:
+            with repo.config.edit("repo") as config:
+                config["remote"][name] = {**public, "verify": True}
+                config["core"]["remote"] = name
+            with repo.config.edit("local") as local:  # which would win over what stands in the other
+                mine = local["remote"].setdefault(name, {})
+                for key in ("url", "endpointurl"):
+                    mine.pop(key, None)
+                mine |= secret
+                if not mine:
+                    del local["remote"][name]
+            if secret:
+                Path(repo.config.files["local"]).chmod(0o600)
     except DvcException as error:
         raise InvalidSettingError(
             "remote", f"{name} at {url} ({error})", "a folder, ssh://host/path or s3://bucket/path", "Correct it."
         ) from None
+    return bool(secret)
 
 
 def check_remote(root: Path) -> str:
@@ -158,7 +175,8 @@ def dvc(root: Path, log: Callable[[str], None], *arguments: str) -> None:
         done = subprocess.run(
             command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
-        lines = [line for line in done.stdout.splitlines() if line.strip() and not NOISE.match(line)]
+        said = without_credentials(done.stdout).splitlines()
+        lines = [line for line in said if line.strip() and not NOISE.match(line)]
         for line in lines:
             log(line)
         if done.returncode == 0:
@@ -189,13 +207,17 @@ def main(arguments: list[str]) -> int:
     root = Path.cwd()
     try:
         if options.step == "add":
-            add(root, options.name, options.url, options.endpoint_url)
+            if add(root, options.name, options.url, options.endpoint_url):
+                print(
+                    "The password or token is in .dvc/config.local, readable by you alone and ignored by git; .dvc/config "
+                    "has the address without it. Whoever shares the remote runs this command with their own."
+                )
         else:
             check_remote(root)
             step = pull if options.step == "pull" else push
             step(root, print)
     except (ZprunerError, DvcException) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         return 1
     return 0
 

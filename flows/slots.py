@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from zpruner.errors import InvalidSettingError
+from zpruner.errors import ArtifactError, InvalidSettingError
+from zpruner.runtime.machine import cores, free_memory
 
 VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK"}
 """The variable by which a process of each kind of accelerator is shown one device only."""
@@ -48,7 +49,7 @@ class Slots:
         """Wait for any slot and hold it."""
         while True:
             for slot in self.slots:
-                with (self.folder / slot.name).open("w") as lock:
+                with _lock_file(self.folder, slot.name) as lock:
                     try:
                         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     except BlockingIOError:
@@ -62,16 +63,54 @@ class Slots:
         """Wait for every slot and hold them all: the first one is used, with no neighbour beside it."""
         with ExitStack() as locks:
             for slot in self.slots:  # always in this order, so that two that want all cannot block each other
-                lock = locks.enter_context((self.folder / slot.name).open("w"))
+                lock = locks.enter_context(_lock_file(self.folder, slot.name))
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield self.slots[0]
 
 
 def lock_folder() -> Path:
-    """Return the folder of this user's slots: one for the machine, as devices are."""
+    """Return the folder of this user's slots: one for the machine, as devices are.
+
+    Raises:
+        ArtifactError: somebody else can write to what has its name.
+    """
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"zpruner-slots-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    os.close(_open_private(folder))
     return folder
+
+
+def _open_private(folder: Path) -> int:
+    """Return a descriptor of a folder that is this user's alone, and no link: names in /tmp are anybody's to take."""
+    remedy = "Remove it, or set XDG_RUNTIME_DIR to a folder that is yours alone."
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise ArtifactError(str(folder), error.strerror or str(error), "a folder of your own", remedy) from None
+    facts = os.fstat(opened)
+    if facts.st_uid == os.getuid() and not facts.st_mode & 0o077:
+        return opened
+    os.close(opened)
+    got = f"mode {stat.S_IMODE(facts.st_mode):o}, owner {facts.st_uid}"
+    raise ArtifactError(str(folder), got, f"mode 700, owner {os.getuid()}", remedy)
+
+
+@contextmanager
+def _lock_file(folder: Path, name: str) -> Iterator[int]:
+    """Yield a descriptor of a file to lock, which is created where it is missing and never written to."""
+    within = _open_private(folder)
+    try:
+        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=within)
+    except OSError as error:
+        got = error.strerror or str(error)
+        raise ArtifactError(str(folder / name), got, "a lock file, or nothing", "Remove it.") from None
+    finally:
+        os.close(within)
+    try:
+        yield lock
+    finally:
+        os.close(lock)
 
 
 def processor_slots(parallel: int, project: str) -> Slots:
@@ -94,14 +133,14 @@ def accelerator_slots(kind: str, count: int) -> Slots:
         return Slots((Slot(f"{kind}-0", {}),), lock_folder())
     shown = os.environ.get(variable, "")
     devices = [name.strip() for name in shown.split(",")] if shown else [str(i) for i in range(count)]
-    return Slots(tuple(Slot(f"{kind}-{name}", {variable: name}) for name in devices[:count]), lock_folder())
+    return Slots(tuple(Slot(_file_name(kind, name), {variable: name}) for name in devices[:count]), lock_folder())
 
 
-def cores() -> int:
-    """Return the number of processor cores this process may use."""
-    return len(os.sched_getaffinity(0))
+def _file_name(kind: str, device: str) -> str:
+    """Return the name of a device's lock file; the device's own may hold a slash (`MIG-GPU-.../1/0`)."""
+    return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]', '_', device)}"
 
 
 def fitting(peak_bytes: int) -> int:
     """Return how many instances of `peak_bytes` fit this machine's cores and its free memory; at least one."""
-    return max(1, min(cores(), int(psutil.virtual_memory().available // max(peak_bytes, 1))))
+    return max(1, min(cores(), free_memory() // max(peak_bytes, 1)))

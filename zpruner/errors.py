@@ -6,9 +6,14 @@ Each message says where, what was got, what was expected and what to do, in one 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 _SHOWN = 30
+_USER = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#@:]*)(:(?!\d+(?:[/?#\s]|$))\S*)?@", re.IGNORECASE)
+_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#'\"]*)\?[^\s'\"]+", re.IGNORECASE)
+_NAMED = re.compile(r"([?&;][\w-]*(?:token|key|secret|passw|sig|auth|credential)[\w-]*=)[^\s&;'\"]+", re.IGNORECASE)
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
 class ZprunerError(Exception):
@@ -26,7 +31,7 @@ class ZprunerError(Exception):
         super().__init__(where, got, expected, action)
 
     def __str__(self) -> str:
-        return f"{self.where}: got {self.got}, expected {self.expected}. {self.action}"
+        return without_credentials(f"{self.where}: got {self.got}, expected {self.expected}. {self.action}")
 
 
 class InvalidSettingError(ZprunerError):
@@ -96,3 +101,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"Did you mean '{close[0]}'?"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"Known: {', '.join(names[:_SHOWN]) or 'none'}{more}."
+
+
+def without_credentials(text: str, mark: str = "***") -> str:
+    """Return a text whose URLs show no password, no token in place of a user, and no query string.
+
+    Args:
+        text: anything that may hold URLs.
+        mark: what stands in their place; "": nothing, not even the characters around them.
+    """
+
+    def user(match: re.Match[str]) -> str:
+        scheme, name, password = match.groups()
+        if scheme.lower() in ("ssh://", "sftp://"):  # a name there is no secret
+            return f"{scheme}{name}{f':{mark}' if mark and password else ''}@"
+        return f"{scheme}{mark and f'{mark}@'}"
+
+    text = _QUERY.sub(rf"\1{mark and f'?{mark}'}", _USER.sub(user, text))
+    return _HUB_TOKEN.sub(mark, _NAMED.sub(rf"\1{mark}", text))

@@ -67,24 +67,27 @@ def add(root: Path, name: str, url: str, endpoint: str | None = None) -> bool:
     addresses = {"url": url} | ({} if endpoint is None else {"endpointurl": endpoint})
     public = {key: without_credentials(address, mark="") for key, address in addresses.items()}
     secret = {key: address for key, address in addresses.items() if address != public[key]}
-    try:
-        with Repo(str(root)) as repo:
+    with Repo(str(root)) as repo:
+        mine = Path(repo.config.files["local"])
+        before = mine.read_bytes() if mine.exists() else b""
+        try:
+            if before:
+                with repo.config.edit("local", validate=False) as local:  # an address there wins over the one to come
+                    for key in ("url", "endpointurl"):
+                        local["remote"].get(name, {}).pop(key, None)
             with repo.config.edit("repo") as config:
                 config["remote"][name] = {**public, "verify": True}
                 config["core"]["remote"] = name
-            with repo.config.edit("local") as local:  # which would win over what stands in the other
-                mine = local["remote"].setdefault(name, {})
-                for key in ("url", "endpointurl"):
-                    mine.pop(key, None)
-                mine |= secret
-                if not mine:
-                    del local["remote"][name]
             if secret:
-                Path(repo.config.files["local"]).chmod(0o600)
-    except DvcException as error:
-        raise InvalidSettingError(
-            "remote", f"{name} at {url} ({error})", "a folder, ssh://host/path or s3://bucket/path", "Correct it."
-        ) from None
+                mine.touch(mode=0o600)
+                mine.chmod(0o600)
+                with repo.config.edit("local") as local:
+                    local["remote"][name] = {**local["remote"].get(name, {}), **secret}
+        except DvcException as error:
+            if before:
+                mine.write_bytes(before)
+            got, expected = f"{name} at {url} ({error})", "a folder, ssh://host/path or s3://bucket/path"
+            raise InvalidSettingError("remote", got, expected, "Give another address.") from None
     return bool(secret)
 
 
@@ -209,8 +212,8 @@ def main(arguments: list[str]) -> int:
         if options.step == "add":
             if add(root, options.name, options.url, options.endpoint_url):
                 print(
-                    "The password or token is in .dvc/config.local, readable by you alone and ignored by git; .dvc/config "
-                    "has the address without it. Whoever shares the remote runs this command with their own."
+                    "The password or token is in .dvc/config.local, readable by you alone and ignored by git; "
+                    ".dvc/config has the address without it. Whoever shares the remote runs this with their own."
                 )
         else:
             check_remote(root)

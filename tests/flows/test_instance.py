@@ -43,6 +43,12 @@ def test_lines_of_a_child_and_its_status(tmp_path: Path, monkeypatch: pytest.Mon
         (1, "ERROR: Unable to acquire lock. Most likely another DVC process is running", PassingStageError),
         (255, "ERROR: '/p/dvc.yaml' is busy, it is being blocked by:", PassingStageError),
         (1, "requests.exceptions.ConnectionError: Connection reset by peer", PassingStageError),
+        (1, "HfHubHTTPError: 502 Server Error: Bad Gateway for url: https://h", PassingStageError),
+        (1, "ERROR: An error occurred (503) when calling the PutObject operation: Slow Down", PassingStageError),
+        (1, "urllib3: https://h answered with HTTP 504", PassingStageError),
+        (1, "status code: 503", PassingStageError),
+        (1, "error: calibration text: got 502 tokens, expected 4096. Use a longer one.", StageError),
+        (1, "ValueError: shape (503, 504) of 502 rows", StageError),
         (1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", OutOfMemoryStageError),
         (
             255,
@@ -61,6 +67,10 @@ def test_kinds_of_failure(status: int, output: str, expected: type[StageError]) 
     assert type(error) is expected
     assert str(error).startswith(f"mask@wanda-s50 failed (exit status {status})")
     assert output in str(error)
+
+
+def test_a_failure_shows_no_credentials() -> None:
+    assert "pw" not in str(failure("fetch@model", 1, "error: no answer from https://me:pw@host/a?token=pw"))
 
 
 def test_a_worker_that_has_ended_is_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import remotes
 import tiny
+from dvc.repo import Repo
 from remotes import KINDS, S3, SSH, Remote
 from toys import Toy, commit, lock
 
@@ -154,6 +155,45 @@ def test_a_place_that_is_none_is_refused(
     assert share.main(["add", "s4://bucket/path"]) == 1
     assert "error: remote: got team at s4://bucket/path (" in capsys.readouterr().err
     assert (toy.root / ".dvc" / "config").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "public"),
+    [
+        (["ssh://me:S3CR3T@host/srv"], ["ssh://me@host/srv"]),
+        (["https://S3CR3T@host/srv"], ["https://host/srv"]),
+        (
+            ["s3://bucket/p", "--endpoint-url", "https://k:S3CR3T@host:1/?t=S3CR3T"],
+            ["s3://bucket/p", "https://host:1/"],
+        ),
+    ],
+)
+def test_passwords_stay_out_of_git(
+    toy: Toy,
+    arguments: list[str],
+    public: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(toy.root)
+    committed, local = toy.root / ".dvc" / "config", toy.root / ".dvc" / "config.local"
+    assert share.main(["add", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "config.local" in said
+    assert "S3CR3T" not in said + committed.read_text()
+    assert all(address in committed.read_text() for address in public)
+    assert "S3CR3T" in local.read_text()
+    assert local.stat().st_mode & 0o077 == 0
+    assert ".dvc/config.local" in tiny.run(["git", "status", "--short", "--ignored"], toy.root).stdout
+    with Repo(str(toy.root)) as repo:  # what DVC works with
+        assert arguments[0] == repo.config["remote"]["team"]["url"]
+        assert repo.config["remote"]["team"]["verify"]
+    assert share.main(["add", str(toy.root / "other")]) == 0  # and the old address does not win over a new one
+    assert capsys.readouterr().out == ""
+    with Repo(str(toy.root)) as repo:
+        assert repo.config["remote"]["team"]["url"] == str(toy.root / "other")
+    assert share.main(["add", "s4://me:S3CR3T@bucket?x=S3CR3T"]) == 1
+    assert "S3CR3T" not in capsys.readouterr().err
 
 
 def test_a_remote_that_cannot_be_reached_is_named(

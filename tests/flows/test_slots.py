@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from flows import machine, slots
 from flows.slots import accelerator_slots, fitting, processor_slots
-from zpruner.errors import InvalidSettingError
+from zpruner.errors import ArtifactError, InvalidSettingError
 
 HOLDER = """
 import sys
@@ -92,7 +92,7 @@ def test_slots_share_the_cores(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if fixed is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", fixed)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(slots, "cores", lambda: 8)
     made = processor_slots(parallel, "p").slots
     assert len(made) == parallel
     assert all(slot.environment == ({"OMP_NUM_THREADS": threads} if threads else {}) for slot in made)
@@ -108,6 +108,7 @@ def test_no_slots_are_refused() -> None:
     [
         ("cuda", 2, "CUDA_VISIBLE_DEVICES", None, [("cuda-0", "0"), ("cuda-1", "1")]),
         ("cuda", 2, "CUDA_VISIBLE_DEVICES", "5, 7", [("cuda-5", "5"), ("cuda-7", "7")]),
+        ("cuda", 1, "CUDA_VISIBLE_DEVICES", "MIG-GPU-1/2/../0", [("cuda-MIG-GPU-1_2_.._0", "MIG-GPU-1/2/../0")]),
         ("xpu", 1, "ZE_AFFINITY_MASK", None, [("xpu-0", "0")]),
         ("mps", 1, None, None, [("mps-0", None)]),
     ],
@@ -131,8 +132,8 @@ def test_each_device_is_a_slot_that_shows_only_itself(
 
 
 def test_as_many_as_cores_and_memory_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(slots.psutil, "virtual_memory", lambda: SimpleNamespace(available=10 << 30))
+    monkeypatch.setattr(slots, "cores", lambda: 8)
+    monkeypatch.setattr(slots, "free_memory", lambda: 10 << 30)
     assert machine.peak_bytes(tmp_path) == machine.UNKNOWN_BYTES
     assert fitting(machine.peak_bytes(tmp_path)) == 2  # of 4 GiB, before any has run here
     for name, peak in (("calibrate", 3 << 30), ("score/wanda", 1 << 30)):
@@ -143,3 +144,53 @@ def test_as_many_as_cores_and_memory_take(tmp_path: Path, monkeypatch: pytest.Mo
     assert fitting(machine.peak_bytes(tmp_path)) == 3
     assert fitting(1 << 20) == 8
     assert fitting(1 << 40) == 1
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which anybody may make files; returns where the folder of the slots belongs in it."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path / f"zpruner-slots-{os.getuid()}"
+
+
+def test_slots_lie_in_a_private_folder_and_write_nothing(runtime: Path) -> None:
+    with processor_slots(1, "p").one():
+        assert stat.S_IMODE(runtime.stat().st_mode) == 0o700
+    (runtime / "cpu-p-0").write_text("kept")
+    with processor_slots(1, "p").all():
+        assert (runtime / "cpu-p-0").read_text() == "kept"
+
+
+@pytest.mark.parametrize("way", ["mode", "link", "file", "owner"])
+def test_a_folder_that_others_can_reach_is_refused(runtime: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = runtime.with_name("victim")
+    victim.mkdir(mode=0o700)
+    if way == "link":
+        runtime.symlink_to(victim)
+    elif way == "file":
+        runtime.write_text("")
+    else:
+        runtime.mkdir(mode=0o700)
+    if way == "mode":
+        runtime.chmod(0o770)
+    if way == "owner":
+        mine = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: mine + 1)
+        runtime.rename(runtime.with_name(f"zpruner-slots-{mine + 1}"))
+    with pytest.raises(ArtifactError, match=r"zpruner-slots-.*Remove it, or set XDG_RUNTIME_DIR"):
+        processor_slots(1, "p")
+    assert list(victim.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["one", "all"])
+def test_a_link_in_place_of_a_slot_is_not_followed(runtime: Path, how: str) -> None:
+    slots = processor_slots(1, "p")
+    victim = runtime.with_name("victim")
+    victim.write_text("precious")
+    (runtime / "cpu-p-0").symlink_to(victim)
+    with pytest.raises(ArtifactError, match=r"cpu-p-0: got .*Remove it"), getattr(slots, how)():
+        pass
+    assert victim.read_text() == "precious"
+    runtime.chmod(0o777)  # opened to others after it was looked at
+    with pytest.raises(ArtifactError, match="mode 777"), getattr(slots, how)():
+        pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from zpruner.execution.runner import Runner, StreamedRunner, WholeRunner
 from zpruner.execution.skeleton import Skeleton
 from zpruner.execution.spill import Spill
 from zpruner.model.load import load_model, resolve_device
+from zpruner.runtime.machine import free_memory
 
 if TYPE_CHECKING:
     from zpruner.checkpoint.files import Checkpoint
@@ -65,20 +65,11 @@ def memory_limit(settings: ModelSettings) -> int:
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the bytes of memory that are free on a device; of the machine's memory, within this process's group."""
+    """Return the bytes of memory that are free on a device."""
     if device.type != "cpu":
         free, _ = torch.get_device_module(device).mem_get_info(device)
         return int(free)
-    facts = Path("/proc/meminfo")
-    if facts.is_file():
-        lines = (line.split() for line in facts.read_text(encoding="ascii").splitlines())
-        free = next(int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")
-    else:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
-        free = min(free, int(text) - int(used.read_text(encoding="ascii")))
-    return max(free, 0)
+    return free_memory()
 
 
 def open_runner(checkpoint: Checkpoint, settings: ModelSettings, streamed: bool, scratch: Path) -> Runner:

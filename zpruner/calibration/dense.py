@@ -19,7 +19,7 @@ from zpruner.calibration.gradients import GradientSums, collect_gradients
 from zpruner.calibration.reached import check_blocks_reached, check_reached
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.execution import Runner
-from zpruner.model import TIED_BEFORE, Inventory, check_windows, get_weight, take_inventory
+from zpruner.model import TIED_BEFORE, Inventory, check_in_memory, check_windows, get_weight, take_inventory
 from zpruner.types import LayerStats, all_finite, check_weight
 
 if TYPE_CHECKING:
@@ -66,10 +66,11 @@ def calibrate(
         min_expert_tokens: see `fill_experts`.
 
     Raises:
-        ModelStructureError: decoder blocks not found, a prunable layer that was never called, or an all-zero gradient.
+        ModelStructureError: weights not in memory, decoder blocks not found, a prunable layer that was never called, or an all-zero gradient.
         NonFiniteError: NaN or infinity in a layer's input or gradient.
         ShapeMismatchError, InvalidSettingError: windows that the model cannot read, or no batch size.
     """
+    check_in_memory(model)
     check_windows(windows, model.config, batch_size)
     inventory = take_inventory(model, blocks, ignore)
     collection = Collection()

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from zpruner.errors import NonFiniteError
 from zpruner.evaluate.predict import Logits, Predictor
-from zpruner.model import check_windows
+from zpruner.model import check_in_memory, check_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,9 +65,11 @@ def perplexity(model: PreTrainedModel, windows: Tensor, batch_size: int = 8, str
     """Return exp of the mean window loss: the perplexity that the field reports. Arguments as in `window_losses`.
 
     Raises:
+        ModelStructureError: weights that are not in memory.
         NonFiniteError: a window's loss is NaN.
         ShapeMismatchError, InvalidSettingError: windows that the model cannot read, or no batch size.
     """
+    check_in_memory(model)
     check_windows(windows, model.config, batch_size, least=2)
     return perplexity_of([loss for losses in window_losses(model, windows, batch_size, stride) for loss in losses])
 

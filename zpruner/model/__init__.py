@@ -4,12 +4,13 @@ from zpruner.model.inventory import TIED_BEFORE, take_inventory
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
 from zpruner.model.limits import check_windows, limits_of
 from zpruner.model.load import load_model, quiet_transformers, resolve_device, resolve_devices
-from zpruner.model.weights import get_weight, set_weight
+from zpruner.model.weights import check_in_memory, get_weight, set_weight
 
 __all__ = [
     "TIED_BEFORE",
     "Inventory",
     "PrunableLayer",
+    "check_in_memory",
     "check_windows",
     "find_blocks",
     "get_weight",

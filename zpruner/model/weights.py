@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,23 @@ from zpruner.model.layers import PrunableLayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def check_in_memory(model: PreTrainedModel) -> None:
+    """Raise ModelStructureError if weights lie elsewhere than in memory: on disk, or on the meta device.
+
+    Offloading keeps a weight on the meta device until its module runs: it cannot be read, and what is written to it is
+    lost.
+    """
+    absent = [name for name, tensor in chain(model.named_parameters(), model.named_buffers()) if tensor.is_meta]
+    if absent:
+        raise ModelStructureError(
+            f"model {type(model).__name__}",
+            f"{len(absent)} weights that are not in memory (offloaded, or on the meta device), such as '{absent[0]}'",
+            "a model with all weights in memory",
+            "Load it without device_map and offloading; one that does not fit is read block by block by the pipeline "
+            "(model.streaming in params.yaml).",
+        )
 
 
 def get_weight(model: PreTrainedModel, layer: PrunableLayer) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from zpruner.calibration import MIN_EXPERT_TOKENS, Calibration, Collection, collect, fill_experts, gradients_of
 from zpruner.errors import ShapeMismatchError
 from zpruner.evaluate import layer_error
-from zpruner.model import check_windows, get_weight, limits_of, load_model, set_weight, take_inventory
+from zpruner.model import check_in_memory, check_windows, get_weight, limits_of, load_model, set_weight, take_inventory
 from zpruner.pruning.composition import Composition, compose
 from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
@@ -108,9 +108,11 @@ def prune(
 
     Raises:
         UnknownNameError, InvalidSettingError, InvalidPatternError: bad arguments.
+        ModelStructureError: weights that are not in memory.
         MissingStatisticError: the method needs a statistic that was not collected.
         NonFiniteError: NaN or infinity in a weight. No weight has been changed by then.
     """
+    check_in_memory(model)
     composition = _composition(method)
     pattern = SparsityPattern.parse(sparsity)
     layers = calibration.inventory.layers
@@ -162,6 +164,7 @@ def prune_sequentially(
     those of the unpruned model.
     """
     composition = _composition(method)
+    check_in_memory(model)
     check_windows(windows, model.config, batch_size)
     inventory, collection = take_inventory(model, blocks, ignore), Collection()
     if composition.allocation is not None:  # it looks at the unpruned model

@@ -28,7 +28,7 @@ HOW = [
     "zpruner/artifacts/work.py",
     "zpruner/checkpoint/files.py",
     "zpruner/sources/_disk.py",
-    "zpruner/sources/_quiet.py",
+    "zpruner/runtime/quiet.py",
     "zpruner/execution/choose.py",
     "zpruner/checkpoint/conversion.py",
     "zpruner/model/limits.py",

@@ -66,7 +66,8 @@ def calibrate(
         min_expert_tokens: see `fill_experts`.
 
     Raises:
-        ModelStructureError: weights not in memory, decoder blocks not found, a prunable layer that was never called, or an all-zero gradient.
+        ModelStructureError: weights not in memory, decoder blocks not found, a prunable layer that was never called, or
+            an all-zero gradient.
         NonFiniteError: NaN or infinity in a layer's input or gradient.
         ShapeMismatchError, InvalidSettingError: windows that the model cannot read, or no batch size.
     """

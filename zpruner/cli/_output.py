@@ -43,7 +43,7 @@ def save(model: PreTrainedModel, tokenizer: Any, output: Path, card: str, source
         DiskFullError: no space left.
     """
     from zpruner.checkpoint import write_manifest
-    from zpruner.sources._quiet import quiet
+    from zpruner.runtime.quiet import quiet
 
     with place(output, force) as staging, quiet():
         model.save_pretrained(staging)

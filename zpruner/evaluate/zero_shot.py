@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError, did_you_mean
-from zpruner.sources._quiet import first_line, quiet
+from zpruner.runtime.quiet import first_line, quiet
 
 if TYPE_CHECKING:
     import torch

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from zpruner.errors import InvalidSettingError, SourceError
+from zpruner.runtime.quiet import first_line, quiet
 from zpruner.sources._disk import disk_full
 from zpruner.sources._hash import file_sha256, folder_sha256, require_sha256
 from zpruner.sources._parse import HubRef
-from zpruner.sources._quiet import first_line, quiet
 
 if TYPE_CHECKING:
     import pyarrow as pa

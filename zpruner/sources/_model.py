@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from zpruner.errors import InvalidSettingError, ModelStructureError, SourceError
+from zpruner.runtime.quiet import first_line, quiet
 from zpruner.sources._disk import disk_full
 from zpruner.sources._gguf import parsed_once
 from zpruner.sources._hash import checked_sha256, file_sha256, folder_sha256, require_sha256
 from zpruner.sources._hub import fetch_hub_file, fetch_hub_model
 from zpruner.sources._package import fetch_package_file
 from zpruner.sources._parse import HubRef, LocalPath, PackageFile, parse_source
-from zpruner.sources._quiet import first_line, quiet
 
 Copy = Callable[[Path, Path, str, bool], None]
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zpruner.errors import InvalidSettingError, ShapeMismatchError, SourceError
+from zpruner.runtime.quiet import first_line
 from zpruner.sources._hash import checked_sha256, file_sha256, require_sha256, texts_sha256
 from zpruner.sources._hub import fetch_hub_file, load_hub_table, require_pinned
 from zpruner.sources._package import fetch_package_file
 from zpruner.sources._parse import HubRef, LocalPath, PackageFile, parse_source
-from zpruner.sources._quiet import first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa

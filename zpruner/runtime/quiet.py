@@ -1,4 +1,4 @@
-"""Keeping other libraries' chatter off the user's terminal."""
+"""Other libraries kept off the user's terminal, and their errors in one line."""
 
 from __future__ import annotations
 

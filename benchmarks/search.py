@@ -101,7 +101,7 @@ def compare(
     for name, settings in models.items():
         key = (name, label, *ids.shape, sparsity if settings else 0.0)
         if key not in kept:
-            model = model or load_model(project.dense, device=project.params.model.device)
+            model = model or load_model(project.dense, device=project.params.machine.device)
             composition = None if settings is None else compose(MethodSettings(**settings))
             _prune(model, inputs, composition, SparsityPattern(ratio=sparsity))
             kept[key] = [loss for batch in window_losses(model, ids) for loss in batch]

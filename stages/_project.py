@@ -32,7 +32,7 @@ Root = Annotated[Path, typer.Option(help="The project folder.")]
 BATCH_DIVISOR = "ZPRUNER_BATCH_DIVISOR"
 """The environment variable by which a flow has a stage that ran out of memory repeated in smaller batches.
 
-How, not what, as `model.device` is: sums and losses agree up to rounding, and no setting that DVC knows changes.
+How, not what, as `machine.device` is: sums and losses agree up to rounding, and no setting that DVC knows changes.
 """
 
 

@@ -34,7 +34,7 @@ class Variant:
     def __init__(self, project: Project, method: str, sparsity: str, dense: Checkpoint) -> None:
         settings, pattern = project.params.method(method), project.params.pattern(sparsity)
         self._composition = compose(settings)
-        self._device = resolve_device(project.params.model.device)
+        self._device = resolve_device(project.params.machine.device)
         expected = Provenance(
             model_hash=dense.model_hash, method=method, settings=canonical_json(settings), pattern=str(pattern)
         )

@@ -57,10 +57,10 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
         blocks=model_settings.blocks,
         ignore=model_settings.ignore,
     )
-    choice = choose(model_settings, dense.tensor_bytes * (3 if settings.gram else 1))
+    choice = choose(project.params.machine, dense.tensor_bytes * (3 if settings.gram else 1))
     say(f"calibrate: {choice.words}")
     with artifact_writer(work, "activations", provenance) as writer:
-        runner = open_runner(dense, model_settings, choice.streamed, work.scratch / "hidden")
+        runner = open_runner(dense, model_settings, project.params.machine, choice.streamed, work.scratch / "hidden")
         inventory = take_inventory(runner.model, model_settings.blocks, model_settings.ignore)
         if choice.streamed:
             _by_block(writer, runner, inventory, windows, settings)

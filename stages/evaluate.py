@@ -80,16 +80,20 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
     n_layers = 0 if activations is None else len(activations.layers)
     steps = len(batches_of(windows, settings)) + n_layers + (0 if tasks is None else len(tasks.tasks))
     compared = not dense and settings.divergence > 0
-    choice = choose(project.params.model, unpruned.tensor_bytes * (2 if compared else 1))
+    choice = choose(project.params.machine, unpruned.tensor_bytes * (2 if compared else 1))
     say(f"evaluate {' '.join(labels)}: {choice.words}")
     hidden = work.scratch / "hidden"
     with work, counter(f"evaluate {' '.join(labels)}", steps, "step") as step:
-        runner = open_runner(unpruned if variant else checkpoint, project.params.model, choice.streamed, hidden)
+        runner = open_runner(
+            unpruned if variant else checkpoint, project.params.model, project.params.machine, choice.streamed, hidden
+        )
         if variant is not None and activations is not None:
             _prune(runner, variant, activations)
 
         def open_dense() -> Runner:
-            return open_runner(unpruned, project.params.model, choice.streamed, hidden / "dense")
+            return open_runner(
+                unpruned, project.params.model, project.params.machine, choice.streamed, hidden / "dense"
+            )
 
         measured = measure(work, runner, None if dense else open_dense, windows, settings, step)
         facts = None

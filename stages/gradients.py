@@ -14,7 +14,7 @@ from zpruner.execution import memory_limit
 from zpruner.model import load_model, take_inventory
 from zpruner.pruning.composition import compose
 from zpruner.runtime.progress import progress
-from zpruner.settings.params import MethodSettings, ModelSettings
+from zpruner.settings.params import MachineSettings, MethodSettings, ModelSettings
 from zpruner.text import read_windows
 from zpruner.types import Stat
 
@@ -53,7 +53,7 @@ def _searched(project: Project) -> bool:
 
 def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_seconds: float) -> None:
     """Write gradients of the dense model over the calibration windows to `out`, and what that cost under `labels`."""
-    settings = project.params.model
+    settings, machine = project.params.model, project.params.machine
     dense = Checkpoint(project.dense)
     windows, calibration_hash = read_windows(project.tokens("calibration"))
     provenance = Provenance(
@@ -66,7 +66,7 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
     )
     found = None if out == project.gradients else _collected(project, provenance)
     if found is None:
-        _check_room(dense, settings)
+        _check_room(dense, settings, machine)
     dense.verify_all()
     work = project.work(*labels, provenance=repr(provenance), blocks=settings.blocks, ignore=settings.ignore)
     with artifact_writer(work, "gradients", provenance) as writer:
@@ -76,7 +76,7 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
             writer.finish(out, layers=found.reader.index["layers"])
             project.write_cost(*labels, seconds=work.seconds, layers=len(found.reader.index["layers"]))
             return
-        model = load_model(project.dense, device=settings.device, trust_remote_code=settings.trust_remote_code)
+        model = load_model(project.dense, device=machine.device, trust_remote_code=settings.trust_remote_code)
         inventory = take_inventory(model, settings.blocks, settings.ignore)
         snapshots = GradientSnapshots(work, snapshot_seconds)
         sums = snapshots.restore(model.device)
@@ -90,11 +90,11 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
         project.write_cost(*labels, seconds=work.seconds, layers=len(inventory.layers), windows=windows.shape[0])
 
 
-def _check_room(dense: Checkpoint, settings: ModelSettings) -> None:
+def _check_room(dense: Checkpoint, settings: ModelSettings, machine: MachineSettings) -> None:
     """Raise InvalidSettingError where the whole model and the sums of its squared gradients find no room."""
-    if settings.streaming == "always":
+    if machine.streaming == "always":
         raise InvalidSettingError(
-            "model.streaming",
+            "machine.streaming",
             "'always' with a method that needs gradients",
             "'auto' or 'never': a backward pass needs the whole model in memory",
             "Change it in params.yaml, or leave out the methods that need gradients.",
@@ -102,15 +102,15 @@ def _check_room(dense: Checkpoint, settings: ModelSettings) -> None:
     model = empty_model(dense.folder, trust_remote_code=settings.trust_remote_code)
     layers = take_inventory(model, settings.blocks, settings.ignore).layers
     sums = 4 * sum(layer.out_features * layer.in_features for layer in layers)
-    needed, available = dense.tensor_bytes + sums, memory_limit(settings)
+    needed, available = dense.tensor_bytes + sums, memory_limit(machine)
     if needed > available:
         raise InvalidSettingError(
             "a method that needs gradients",
             f"{needed / 1e9:.2f} GB for the model and a float32 sum for every prunable weight, of "
             f"{available / 1e9:.2f} GB available",
             "room for both: a backward pass needs the whole model",
-            "Leave out the methods that need gradients, set model.device: cpu if that has more memory, or raise "
-            "model.memory where it is set.",
+            "Leave out the methods that need gradients, set machine.device: cpu if that has more memory, or raise "
+            "machine.memory where it is set.",
         )
 
 

@@ -97,7 +97,7 @@ def _select(
     """Derive every layer's mask from its scores; solvers and refinements look at weights and statistics too."""
     solves = composition.method.depends_on_pattern
     looks = solves or composition.refinement is not None
-    device = resolve_device(project.params.model.device)
+    device = resolve_device(project.params.machine.device)
     layers = activations.layers
     todo = [layer for layer in layers if masks.work.done(layer.name) is None]
 
@@ -134,9 +134,9 @@ def _prune_blocks(
     params, inventory, work = project.params, activations.inventory, masks.work
     gram = params.calibration.gram
     windows, _ = read_windows(project.tokens("calibration"))
-    choice = choose(params.model, dense.tensor_bytes + beside_the_weights(composition, inventory, windows, gram))
+    choice = choose(params.machine, dense.tensor_bytes + beside_the_weights(composition, inventory, windows, gram))
     say(f"{work.name}: {choice.words}")
-    runner = open_runner(dense, params.model, choice.streamed, work.scratch / "hidden")
+    runner = open_runner(dense, params.model, params.machine, choice.streamed, work.scratch / "hidden")
     model = runner.model
 
     def file_of(layer: str) -> Path:

@@ -49,7 +49,7 @@ def read(project: Project, ran: frozenset[str] | None = None) -> ReportData:
         {label: method.model_dump(mode="json", exclude_defaults=True) for label, method in params.methods.items()},
         {label: str(params.pattern(label)) for label in params.sparsities},
         propagation=params.calibration.propagation,
-        model=params.model.model_dump(mode="json", exclude={"device"}),
+        model=params.model.model_dump(mode="json"),
         calibration=params.calibration.model_dump(mode="json"),
         evaluation=params.evaluation.model_dump(mode="json"),
         provenance={**_commit(project.root), "python": platform.python_version(), **_versions(params)},

@@ -62,7 +62,7 @@ def run(method: Method, root: Root = Path()) -> None:
         activations=activations.reader.digest,
         gradients=gradients and gradients.reader.digest,
     )
-    device = resolve_device(project.params.model.device)
+    device = resolve_device(project.params.machine.device)
     with artifact_writer(work, "scores", provenance) as writer:
         todo = [layer for layer in layers if work.done(layer.name) is None]
 

@@ -119,10 +119,10 @@ class Inputs:
 
     def fitness(self, settings: SearchSettings) -> Fitness:
         """Load the model, once on every device, and return what measures formulas."""
-        params = self.project.params.model
+        params = self.project.params
         models = [
-            load_model(self.project.dense, device=device, trust_remote_code=params.trust_remote_code)
-            for device in resolve_devices(params.device)
+            load_model(self.project.dense, device=device, trust_remote_code=params.model.trust_remote_code)
+            for device in resolve_devices(params.machine.device)
         ]
         count, seqlen = self.windows.shape
         say(f"search: on {', '.join(str(model.device) for model in models)}, {count} windows of {seqlen} tokens")
@@ -147,9 +147,9 @@ def _patterns(settings: SearchSettings) -> list[SparsityPattern]:
 
 
 def _check_memory(project: Project) -> None:
-    if project.params.model.streaming == "always":
+    if project.params.machine.streaming == "always":
         raise InvalidSettingError(
-            "model.streaming",
+            "machine.streaming",
             "'always' with a search",
             "'auto' or 'never': a search masks the whole model in memory",
             "Change it in params.yaml.",

@@ -127,11 +127,11 @@ PARAMS = {
         "source": "source/model",
         "sha256": None,
         "dtype": "auto",
-        "device": "auto",
         "blocks": None,
         "ignore": [],
         "trust_remote_code": False,
     },
+    "machine": {"device": "auto", "streaming": "auto", "memory": None},
     "calibration": {
         "source": "source/text.txt",
         "sha256": None,

@@ -15,7 +15,7 @@ from torch import Tensor
 from zpruner.checkpoint import Checkpoint
 from zpruner.execution import Skeleton, Spill, StreamedRunner, open_runner
 from zpruner.execution.read_ahead import ReadAhead
-from zpruner.settings.params import ModelSettings
+from zpruner.settings.params import MachineSettings
 
 
 class Noted:
@@ -75,7 +75,7 @@ def test_what_is_read_ahead_may_take_a_tenth_of_the_memory(
         announced.extend(names)
 
     monkeypatch.setattr(ReadAhead, "announce", announce)
-    settings = ModelSettings(source="tiny", memory=memory, device="cpu")
+    settings = MachineSettings(memory=memory, device="cpu")
     runner = open_runner(checkpoint, settings, True, tmp_path / "hidden")
     list(runner.run(forwards(runner.model)))
     assert bool(announced) == ahead

@@ -96,7 +96,7 @@ def test_devices():
     assert resolve_device("auto").type in ("cpu", "cuda", "mps", "xpu")
     for name in ("gpu", "cuda:99", "cpu0", ""):
         with pytest.raises(
-            InvalidSettingError, match=rf"model\.device: got '{name}', expected a device of this machine"
+            InvalidSettingError, match=rf"machine\.device: got '{name}', expected a device of this machine"
         ):
             resolve_device(name)
 

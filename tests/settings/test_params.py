@@ -45,7 +45,7 @@ def test_settings_are_frozen():
     ("where", "key", "known"),
     [
         ("", "metods", "methods"),
-        ("model", "devise", "device"),
+        ("machine", "devise", "device"),
         ("calibration", "nsample", "nsamples"),
         ("methods.wanda", "grup", "group"),
         ("evaluation", "perplexities", "perplexity"),

@@ -115,7 +115,7 @@ SETTINGS = [
         r"model\.ignore: got '\*\.q_prj', which matches no layer",
     ),
     ("calibrate", "model.ignore", ["*"], ModelStructureError, r"no prunable weight in model\.layers"),
-    ("calibrate", "model.device", "gpu", InvalidSettingError, r"model\.device: got 'gpu'"),
+    ("calibrate", "machine.device", "gpu", InvalidSettingError, r"machine\.device: got 'gpu'"),
 ]
 
 

@@ -59,8 +59,8 @@ def test_the_stages_prune_as_the_library_does(tmp_path, propagation):
 
 def test_a_backward_pass_needs_the_whole_model(tmp_path):
     root = staged.run_all(project(tmp_path), "needs")
-    staged.change_params(root, "model.streaming", "always")
-    with pytest.raises(InvalidSettingError, match=r"model\.streaming: got 'always'"):
+    staged.change_params(root, "machine.streaming", "always")
+    with pytest.raises(InvalidSettingError, match=r"machine\.streaming: got 'always'"):
         gradients.run(root)
 
 
@@ -71,11 +71,11 @@ def test_weights_and_sums_need_room(tmp_path):
     layers = take_inventory(load_model(checkpoint.folder, device="cpu")).layers
     size = checkpoint.tensor_bytes + 4 * sum(layer.out_features * layer.in_features for layer in layers)
     assert size < 1.9 * checkpoint.tensor_bytes
-    staged.change_params(root, "model.memory", 0.99 * size / 1e9)
+    staged.change_params(root, "machine.memory", 0.99 * size / 1e9)
     with pytest.raises(InvalidSettingError, match=r"for the model and a float32 sum for every prunable weight"):
         gradients.run(root)
     assert not (root / "data" / "gradients").exists()
-    staged.change_params(root, "model.memory", 1.01 * size / 1e9)
+    staged.change_params(root, "machine.memory", 1.01 * size / 1e9)
     gradients.run(root)
 
 

@@ -38,7 +38,7 @@ def test_the_numbers_are_those_of_the_checkpoint(written: Path, streaming: str, 
     shutil.copytree(written, root)
     before, details = results(root)
     staged.change_params(root, "evaluation.checkpoints", [])
-    staged.change_params(root, "model.streaming", streaming)
+    staged.change_params(root, "machine.streaming", streaming)
     apply.run(staged.METHOD, staged.SPARSITY, root)
     folder = root / "data" / "pruned" / staged.METHOD / staged.SPARSITY
     assert [path.name for path in folder.iterdir()] == ["zpruner.json"]

@@ -48,7 +48,7 @@ def test_without_a_change_nothing_is_executed(project):
 
 @pytest.mark.slow
 def test_the_device_says_how_and_not_what(project):
-    staged.change_params(project, "model.device", "cpu")
+    staged.change_params(project, "machine.device", "cpu")
     assert tiny.repro(project) == []
 
 

@@ -189,7 +189,7 @@ def test_gradients_are_copied_where_the_pipeline_has_them(prepared: Path, tmp_pa
     needs.run(root)
     gradients.run(root)
     monkeypatch.setattr(gradients, "collect_gradients", None)
-    staged.change_params(root, "model.memory", 1e-9)  # a copy needs none for the model
+    staged.change_params(root, "machine.memory", 1e-9)  # a copy needs none for the model
     gradients.run(root, search=True)
     assert tiny.files_of(root / "data/search/gradients") == collected
     # Formulas without G need none.
@@ -209,7 +209,7 @@ def test_gradients_are_copied_where_the_pipeline_has_them(prepared: Path, tmp_pa
     ("where", "value", "error", "words"),
     [
         ("search.initial", ["mul(W, Q)"], FormulaError, "Q"),
-        ("model.streaming", "always", InvalidSettingError, "masks the whole model in memory"),
+        ("machine.streaming", "always", InvalidSettingError, "masks the whole model in memory"),
         ("search.sparsities", ["3:7"], Exception, "a width that 7 divides"),
         ("search.rungs", [1, 30], InvalidSettingError, "30 windows asked for, expected at most 3"),
     ],

@@ -20,28 +20,28 @@ from zpruner.execution import Runner, StreamedRunner
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny project, run to the evaluation with the model in memory."""
     root = staged.make(tmp_path_factory.mktemp("whole") / "project", propagation=request.param)
-    staged.change_params(root, "model.streaming", "never")
+    staged.change_params(root, "machine.streaming", "never")
     return staged.run_all(root, "evaluate")
 
 
 def test_every_artifact_is_the_same(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parts = tmp_path / "parts"
     shutil.copytree(whole, parts, ignore=shutil.ignore_patterns("data"))
-    staged.change_params(parts, "model.streaming", "always")
-    staged.change_params(parts, "model.memory", 1e-6)  # no room: all hidden states go to disk
+    staged.change_params(parts, "machine.streaming", "always")
+    staged.change_params(parts, "machine.memory", 1e-6)  # no room: all hidden states go to disk
     staged.run_all(parts, "evaluate")
     assert staged.artifacts(parts) == staged.artifacts(whole)
     costs = [json.loads(path.read_text()) for path in (parts / "data" / "costs").rglob("*.json")]
     assert {cost["stage"] for cost in costs if cost.get("streamed")} == {"calibrate", "evaluate"}
-    assert "calibrate: block by block: model.streaming is always" in capsys.readouterr().err
+    assert "calibrate: block by block: machine.streaming is always" in capsys.readouterr().err
 
 
 def test_auto_goes_by_the_memory(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "auto"
     shutil.copytree(whole, root)
-    staged.change_params(root, "model.streaming", "auto")
+    staged.change_params(root, "machine.streaming", "auto")
     for memory, words in ((1e-6, "calibrate: block by block: whole it takes"), (1.0, "calibrate: whole model in")):
-        staged.change_params(root, "model.memory", memory)
+        staged.change_params(root, "machine.memory", memory)
         shutil.rmtree(root / "data" / ".work")
         before = staged.artifacts(root)
         calibrate.run(root)
@@ -58,7 +58,7 @@ def test_a_killed_calibration_goes_on_at_its_first_unfinished_block(
 ) -> None:
     root = tmp_path / "killed"
     shutil.copytree(whole, root)
-    staged.change_params(root, "model.streaming", "always")
+    staged.change_params(root, "machine.streaming", "always")
     shutil.rmtree(root / "data" / ".work")
     expected = staged.artifacts(root)
     shutil.rmtree(root / "data" / "activations" / "dense")
@@ -84,7 +84,7 @@ def test_masks_and_metrics_are_made_again_in_parts(whole: Path, tmp_path: Path) 
     root = tmp_path / "again"
     shutil.copytree(whole, root)
     expected = staged.artifacts(root)
-    staged.change_params(root, "model.streaming", "always")
+    staged.change_params(root, "machine.streaming", "always")
     shutil.rmtree(root / "data" / ".work")
     mask.run(staged.METHOD, staged.SPARSITY, root)
     evaluate.run(staged.METHOD, staged.SPARSITY, root=root)
@@ -97,7 +97,7 @@ def test_what_was_compared_is_let_go_before_layers_are_measured(
 ) -> None:
     root = tmp_path / "parts"
     shutil.copytree(whole, root)
-    staged.change_params(root, "model.streaming", "always")
+    staged.change_params(root, "machine.streaming", "always")
     shutil.rmtree(root / "data" / ".work")
     runners: list[StreamedRunner] = []
     left: list[set[str]] = []

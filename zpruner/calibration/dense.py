@@ -150,7 +150,7 @@ def collect_by_block(
                 name,
                 "a weight that several decoder blocks share",
                 "blocks of their own, to be calibrated one by one",
-                "Set model.streaming to never in params.yaml.",
+                "Set machine.streaming to never in params.yaml.",
             )
     batches = windows.split(batch_size)
     passing = local()  # passes may run side by side, each in its thread
@@ -212,7 +212,7 @@ class _Watched:
             f"{self.inventory.blocks}.{self.block}",
             got,
             "one call in each",
-            "Set model.streaming to never in params.yaml.",
+            "Set machine.streaming to never in params.yaml.",
         )
 
     def _before(self, _module: object, _args: object) -> None:

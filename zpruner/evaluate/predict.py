@@ -113,7 +113,7 @@ class Predictor:
                 f"model {type(self.model).__name__}",
                 "logits that depend on more than the decoder's last hidden state",
                 "a head that can be run apart, where the model is read block by block",
-                "Set model.streaming to never in params.yaml.",
+                "Set machine.streaming to never in params.yaml.",
             )
 
     def _decode(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

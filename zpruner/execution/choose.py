@@ -16,7 +16,7 @@ from zpruner.runtime.machine import free_memory
 
 if TYPE_CHECKING:
     from zpruner.checkpoint.files import Checkpoint
-    from zpruner.settings.params import ModelSettings
+    from zpruner.settings.params import MachineSettings, ModelSettings
 
 _SHARE = 0.6
 """Share of the memory available that weights and statistics may take: the rest is for activations and temporaries."""
@@ -39,7 +39,7 @@ class Choice:
         return f"{'block by block' if self.streamed else 'whole model in memory'}: {self.reason}"
 
 
-def choose(settings: ModelSettings, needed: int) -> Choice:
+def choose(settings: MachineSettings, needed: int) -> Choice:
     """Return how a model is run: the numbers are the same either way.
 
     Args:
@@ -47,7 +47,7 @@ def choose(settings: ModelSettings, needed: int) -> Choice:
         needed: bytes of all that would lie in memory at once with the model loaded whole.
     """
     if settings.streaming != "auto":
-        return Choice(settings.streaming == "always", f"model.streaming is {settings.streaming}")
+        return Choice(settings.streaming == "always", f"machine.streaming is {settings.streaming}")
     available = memory_limit(settings)
     streamed = needed > _SHARE * available
     relation = "more than" if streamed else "at most"
@@ -57,7 +57,7 @@ def choose(settings: ModelSettings, needed: int) -> Choice:
     )
 
 
-def memory_limit(settings: ModelSettings) -> int:
+def memory_limit(settings: MachineSettings) -> int:
     """Return the bytes of memory that may be used, on the device that computes."""
     if settings.memory is not None:
         return int(settings.memory * 1e9)
@@ -72,20 +72,23 @@ def available_memory(device: torch.device) -> int:
     return free_memory()
 
 
-def open_runner(checkpoint: Checkpoint, settings: ModelSettings, streamed: bool, scratch: Path) -> Runner:
+def open_runner(
+    checkpoint: Checkpoint, settings: ModelSettings, machine: MachineSettings, streamed: bool, scratch: Path
+) -> Runner:
     """Return a runner of a checkpoint's model.
 
     Args:
         checkpoint: of the model.
-        settings: how it is loaded.
+        settings: of the model.
+        machine: where it is loaded, and into how much memory.
         streamed: as `choose` says.
         scratch: a folder for hidden states that memory has no room for.
     """
     trust = settings.trust_remote_code
     if not streamed:
-        return WholeRunner(load_model(checkpoint.folder, device=settings.device, trust_remote_code=trust))
+        return WholeRunner(load_model(checkpoint.folder, device=machine.device, trust_remote_code=trust))
     dtype = getattr(torch, str(checkpoint.manifest["dtype"]))
-    skeleton = Skeleton(checkpoint.folder, checkpoint, dtype, resolve_device(settings.device), trust)
-    limit = memory_limit(settings)
+    skeleton = Skeleton(checkpoint.folder, checkpoint, dtype, resolve_device(machine.device), trust)
+    limit = memory_limit(machine)
     spill = Spill(scratch, int(_SPILL_SHARE * limit))
     return StreamedRunner(skeleton, settings.blocks, spill, room=int(_AHEAD_SHARE * limit))

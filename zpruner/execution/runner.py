@@ -256,7 +256,7 @@ class StreamedRunner(Runner):
                     unit,
                     "an input without values: the model's code follows the device of a weight that is not there yet",
                     "a model that can be read block by block",
-                    "Set model.streaming to never in params.yaml.",
+                    "Set machine.streaming to never in params.yaml.",
                 )
 
             def store(index: int) -> None:

@@ -32,7 +32,7 @@ def resolve_device(device: str) -> torch.device:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError):
         raise InvalidSettingError(
-            "model.device", f"'{device}'", "a device of this machine", "Use 'auto', or a name that torch knows."
+            "machine.device", f"'{device}'", "a device of this machine", "Use 'auto', or a name that torch knows."
         ) from None
     return found
 

@@ -24,6 +24,7 @@ from ruamel.yaml.error import YAMLError
 from zpruner.errors import InvalidPatternError, InvalidSettingError, did_you_mean
 from zpruner.settings.evolution import EvolutionSettings
 from zpruner.settings.explain import explain
+from zpruner.settings.moved import settle
 from zpruner.settings.setting_files import FORMULAS, read_files
 from zpruner.types import ComparisonGroup, SparsityPattern
 
@@ -37,19 +38,24 @@ class Settings(BaseModel):
 
 
 class ModelSettings(Settings):
-    """Which model is pruned, and how it is loaded.
-
-    `streaming` says whether its weights are read block by block; `auto` does so where the model does not fit into
-    `memory` (GB), or into what is available where that is null. The numbers are the same either way.
-    """
+    """Which model is pruned, and which of its layers stay dense."""
 
     source: str
     sha256: str | None = None
     dtype: Literal["bfloat16", "float16", "float32", "auto"] = "auto"
-    device: str = "auto"
     blocks: str | None = None
     ignore: tuple[str, ...] = ()
     trust_remote_code: bool = False
+
+
+class MachineSettings(Settings):
+    """How a run uses its machine: the numbers that come out are the same, so that a change re-runs nothing.
+
+    `streaming` says whether weights are read block by block; `auto` does so where the model does not fit into `memory`
+    (GB), or into what is available where that is null.
+    """
+
+    device: str = "auto"
     streaming: Literal["auto", "always", "never"] = "auto"
     memory: float | None = Field(default=None, gt=0)
 
@@ -199,6 +205,7 @@ class Params(Settings):
     """The whole of params.yaml."""
 
     model: ModelSettings
+    machine: MachineSettings = MachineSettings()
     calibration: CalibrationSettings
     methods: dict[str, MethodSettings]
     sparsities: dict[str, Sparsity]
@@ -250,6 +257,14 @@ def load(path: Path) -> Params:
         InvalidSettingError: not YAML, an unknown or missing key, a value out of range, a bad label.
         InvalidPatternError: a sparsity that is neither a ratio in [0, 1) nor N:M.
     """
+    return load_with_advice(path)[0]
+
+
+def load_with_advice(path: Path) -> tuple[Params, str]:
+    """Read and check params.yaml as `load` does; return also a sentence on keys that have moved since it was written.
+
+    The sentence is empty where there is nothing to move.
+    """
     try:
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -262,7 +277,8 @@ def load(path: Path) -> Params:
         for label, method in methods.items():
             if isinstance(method, dict) and isinstance(settings := method.get("settings"), dict):
                 method["settings"] = read_files(settings, path.parent / FORMULAS, f"{path}: methods.{label}.settings")
-    return check(data, str(path))
+    data, advice = settle(data, str(path))
+    return check(data, str(path)), advice
 
 
 def check(data: object, where: str) -> Params:

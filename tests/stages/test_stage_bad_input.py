@@ -82,7 +82,7 @@ SETTINGS = [
     ("score", f"methods.{METHOD}.settings", {"power": 2}, InvalidSettingError, "unknown key 'power'"),
     ("mask", f"methods.{METHOD}.refine", "swap", UnknownNameError, "'swap'.*Did you mean 'swaps'"),
     ("apply", f"methods.{METHOD}.update", "obss", UnknownNameError, "'obss'.*Did you mean 'obs'"),
-    ("fetch-model", "model.devise", "cpu", InvalidSettingError, r"unknown key 'model\.devise'.*'device'"),
+    ("fetch-model", "machine.devise", "cpu", InvalidSettingError, r"unknown key 'machine\.devise'.*'device'"),
     ("fetch-model", f"sparsities.{SPARSITY}", 1.0, InvalidPatternError, r"got 1\.0, expected a ratio in \[0, 1\)"),
     ("fetch-model", f"sparsities.{SPARSITY}", -0.1, InvalidPatternError, "got -0.1"),
     ("fetch-model", f"sparsities.{SPARSITY}", "4:2", InvalidPatternError, "'4:2'.*N of every M"),

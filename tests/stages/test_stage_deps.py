@@ -19,6 +19,7 @@ HOW = [
     "zpruner/settings/explain.py",
     "zpruner/settings/setting_files.py",
     "zpruner/settings/evolution.py",
+    "zpruner/settings/moved.py",
     "zpruner/settings/params.py",
     "zpruner/pruning/presets.py",
     "zpruner/runtime/progress.py",

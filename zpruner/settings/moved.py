@@ -20,8 +20,7 @@ def settle(data: Any, where: str) -> tuple[Any, str]:
     sentences = []
     for old, (new, keys) in _MOVED.items():
         section = data.get(old) if isinstance(data, Mapping) else None
-        found = [key for key in keys if isinstance(section, Mapping) and key in section]
-        if not found:
+        if not isinstance(section, Mapping) or not (found := [key for key in keys if key in section]):
             continue
         named = ", ".join(f"{old}.{key}" for key in found)
         if new in data:

@@ -15,7 +15,6 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -26,8 +25,7 @@ from torch import Tensor
 
 from stages._project import Project
 from stages.search import Inputs
-from zpruner.evaluate import evaluation_text, window_losses
-from zpruner.evaluate.bootstrap import Bootstrap
+from zpruner.evaluate import evaluation_text, ratio_interval, window_losses
 from zpruner.model import load_model, set_weight
 from zpruner.pruning.composition import Composition, compose
 from zpruner.search import Fitness, parse_formula
@@ -151,15 +149,12 @@ def _read() -> Iterator[dict[str, Any]]:
 
 
 def _table(losses: dict[str, list[float]]) -> Iterator[str]:
-    names = list(losses)
-    bootstrap = Bootstrap(list(losses.values()))
-    wanda = names.index("wanda")
-    for index, name in enumerate(names):
+    for name in losses:
         mean = sum(losses[name]) / len(losses[name])
         ratio = mean - sum(losses["wanda"]) / len(losses["wanda"])
-        interval = bootstrap.ratio(index, wanda)
-        low, high = asdict(interval).values() if interval else (math.nan, math.nan)
-        change = f"{math.expm1(ratio):+8.1%}  ({low - 1:+.1%} to {high - 1:+.1%})" if index != wanda else ""
+        interval = ratio_interval(losses[name], losses["wanda"])
+        low, high = (interval.low, interval.high) if interval else (math.nan, math.nan)
+        change = f"{math.expm1(ratio):+8.1%}  ({low - 1:+.1%} to {high - 1:+.1%})" if name != "wanda" else ""
         yield f"{name:<60} {math.exp(mean):9.2f} {change}"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from hashlib import sha256
 from pathlib import Path
 
 from flows.instance import Place, run
 from flows.slots import Slots, accelerator_slots, fitting, processor_slots
 from flows.worker import Worker, Workers
+from zpruner.artifacts.results import Cost
+from zpruner.errors import ArtifactError
 
 DEVICE_FILES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "accel*")
 """What Linux shows below /dev where there may be an accelerator."""
@@ -32,8 +33,14 @@ def machine_slots(worker: Worker | Workers, root: Path, parallel: int) -> dict[b
 
 def peak_bytes(root: Path) -> int:
     """Return the most memory that an instance of this project has taken so far, as its costs say."""
-    costs = [json.loads(path.read_text(encoding="utf-8")) for path in (root / "data" / "costs").rglob("*.json")]
-    return max((int(cost["peak_memory_bytes"]) for cost in costs), default=UNKNOWN_BYTES)
+    return max(map(_peak, (root / "data" / "costs").rglob("*.json")), default=UNKNOWN_BYTES)
+
+
+def _peak(path: Path) -> int:
+    try:
+        return Cost.read(path, "dvc repro").peak_memory_bytes
+    except ArtifactError:  # damaged, or of another version: the run that is about to start makes it anew
+        return UNKNOWN_BYTES
 
 
 def find_accelerators(worker: Worker, root: Path) -> tuple[str, int]:

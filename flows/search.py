@@ -6,7 +6,6 @@ python -m flows.search [--share]
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from flows._ending import exit_status
 from flows.graph import read_graph
 from flows.pipeline import pipeline
 from flows.publish import model_name
+from zpruner.artifacts.results import FoundFormula
 
 DVC_FILE = "search/dvc.yaml"
 
@@ -45,9 +45,9 @@ def search(root: str = ".", share: bool = False) -> dict[str, Any]:
     pipeline(root, targets=[DVC_FILE], share=share)
     folder = Path(root).resolve() / "data" / "search"
     create_markdown_artifact((folder / "report" / "report.md").read_text(encoding="utf-8"), key="search")
-    found = json.loads((folder / "found.json").read_text(encoding="utf-8"))
-    get_run_logger().info("best formula: %s", found["formula"])
-    return {key: found[key] for key in ("formula", "fitness", "evaluations")}
+    found = FoundFormula.read(folder / "found.json", f"dvc repro {DVC_FILE}")
+    get_run_logger().info("best formula: %s", found.formula)
+    return found.model_dump(include={"formula", "fitness", "evaluations"})
 
 
 def main(arguments: list[str]) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zpruner.artifacts.results import Layer, Storage
 from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
@@ -25,14 +25,14 @@ class LayerFacts:
     """Counts over all prunable layers.
 
     Attributes:
-        layers: per layer: name, block, kind, weights, sparsity, layer_error.
+        layers: in the order of the model.
         bytes: what the model takes, as stored and in formats that leave zeros out.
         mask_sample: sampled bits of the mask.
         kept: layer name -> bool (out, in), of the layers whose scores are shown.
     """
 
-    layers: list[dict[str, Any]]
-    bytes: dict[str, int]
+    layers: tuple[Layer, ...]
+    bytes: Storage
     mask_sample: str
     kept: dict[str, Tensor]
 
@@ -63,7 +63,7 @@ def measure_layers(
         stored: a folder with tensors of the same shapes and types: the variant's checkpoint, or the dense one.
         step: called after each layer.
     """
-    entries: list[dict[str, Any]] = []
+    entries: list[Layer] = []
     bits: list[NDArray[np.bool_]] = []
     kept: dict[str, Tensor] = {}
     shown = shown_layers(activations)
@@ -71,20 +71,21 @@ def measure_layers(
 
     def weights() -> Iterator[Tensor]:
         for layer, pruned in runner.weights(activations.layers):
-            entry = work.done(layer.name)
-            if entry is None:
+            found = work.done(layer.name)
+            if found is None:
                 stats = activations.stats(layer.name).to(pruned.device)
-                entry = {
-                    "layer": layer.name,
-                    "block": layer.block,
-                    "kind": layer.kind,
-                    "weights": pruned.numel(),
-                    "sparsity": share_of_zeros([pruned]),
-                    "layer_error": layer_error(dense.read_weight(layer).to(pruned.device), pruned, stats),
-                }
-                if layer.name in activations.few:
-                    entry["expert_tokens"] = activations.few[layer.name]
-                work.record(layer.name, entry)
+                entry = Layer(
+                    layer=layer.name,
+                    block=layer.block,
+                    kind=layer.kind,
+                    weights=pruned.numel(),
+                    sparsity=share_of_zeros([pruned]),
+                    layer_error=layer_error(dense.read_weight(layer).to(pruned.device), pruned, stats),
+                    expert_tokens=activations.few.get(layer.name),
+                )
+                work.record(layer.name, entry.model_dump())
+            else:
+                entry = Layer.model_validate(found)
             entries.append(entry)
             bits.append(sample_bits(layer, pruned, total))
             if layer in shown:
@@ -92,6 +93,5 @@ def measure_layers(
             yield pruned
             step()
 
-    found = storage(stored, weights(), pattern)
-    size = {key: value for key, value in asdict(found).items() if value is not None}
-    return LayerFacts(entries, size, pack_sample(bits), kept)
+    size = storage(stored, weights(), pattern)
+    return LayerFacts(tuple(entries), size, pack_sample(bits), kept)

@@ -15,7 +15,8 @@ import typer
 
 import zpruner
 from stages._ran import note_run
-from zpruner.artifacts.work import Work, checksum, digest_of, write_json
+from zpruner.artifacts.results import Cost
+from zpruner.artifacts.work import Work, checksum, digest_of
 from zpruner.errors import InvalidSettingError, ZprunerError
 from zpruner.pruning.composition import compose_all
 from zpruner.runtime.allocator import keep_freed_memory
@@ -137,11 +138,16 @@ class Project:
         path = (self.search if searching else self.data).joinpath("costs", stage, *labels)
         usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak = usage if sys.platform == "darwin" else usage * 1024
-        cost = {"stage": stage, "seconds": round(seconds, 3), "peak_memory_bytes": peak, **facts}
-        if (divisor := batch_divisor()) != 1:
-            cost["batch_divisor"] = divisor
+        divisor = batch_divisor()
+        cost = Cost(
+            stage=stage,
+            seconds=round(seconds, 3),
+            peak_memory_bytes=peak,
+            batch_divisor=None if divisor == 1 else divisor,
+            **facts,
+        )
         file = path.with_name(f"{path.name}.json")
-        write_json(file, cost)
+        cost.write(file)
         if not searching:
             note_run(self.work_root, file)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -12,17 +11,20 @@ from stages._layers import measure_layers, shown_layers
 from stages._measure import Step, batches_of, measure, speed_of
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._variant import Variant
+from zpruner.artifacts.results import Details, Divergence, Histogram, Layer, Metrics, Storage, Task, ZeroShot
 from zpruner.artifacts.store import Provenance
-from zpruner.artifacts.work import Work, digest_of, write_json
+from zpruner.artifacts.work import Work, digest_of
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
 from zpruner.errors import InvalidSettingError
 from zpruner.evaluate import (
-    Bootstrap,
-    Interval,
-    ZeroShot,
+    ZeroShot as Harness,
+)
+from zpruner.evaluate import (
     check_protocol,
     error_basis,
+    mean_interval,
+    perplexity_interval,
     perplexity_of,
     score_histogram,
     share_of_zeros,
@@ -101,39 +103,31 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             pattern = project.params.pattern(sparsity)
             stored = unpruned.folder if variant else folder
             facts = measure_layers(work, runner, unpruned, activations, pattern, stored, step)
-        layers = [] if facts is None else facts.layers
-        metrics: dict[str, Any] = {
-            "perplexity": perplexity_of(measured["losses"]),
-            **_ends("perplexity", Bootstrap([measured["losses"]]).perplexity(0)),
-            "loss": _mean(measured["losses"]),
-            "sparsity": _weighted(layers, "sparsity"),
-            "layer_error": _mean([entry["layer_error"] for entry in layers]),
-            "windows": windows.shape[0],
-            "tokens": windows.numel(),
-            "seqlen": windows.shape[1],
-            "bytes": {"stored": stored_bytes(folder)} if facts is None else facts.bytes,
-        }
-        if measured["kl"]:
-            metrics["divergence"] = {
-                "kl": _mean(measured["kl"]),
-                **_ends("kl", Bootstrap([measured["kl"]]).mean(0)),
-                "top1_agreement": _mean(measured["agreement"]),
-                **_ends("top1_agreement", Bootstrap([measured["agreement"]]).mean(0)),
-                "windows": len(measured["kl"]),
-            }
-        if tasks is not None:
-            metrics["zero_shot"] = _zero_shot(work, project, runner, tasks, activations, step)
-        details = {
-            "layers": layers,
-            "layer_error_from": _basis(activations),
-            "window_losses": measured["losses"],
-            "window_kl": measured["kl"],
-            "window_agreement": measured["agreement"],
-            "mask_sample": "" if facts is None else facts.mask_sample,
-            "score_histograms": []
-            if activations is None or facts is None
-            else _histograms(project, facts.kept, unpruned, activations, method),
-            "provenance": {
+        layers = () if facts is None else facts.layers
+        metrics = Metrics(
+            perplexity=perplexity_of(measured["losses"]),
+            perplexity_interval=perplexity_interval(measured["losses"]),
+            loss=_mean(measured["losses"]),
+            sparsity=_sparsity(layers),
+            layer_error=_mean([layer.layer_error for layer in layers]),
+            windows=windows.shape[0],
+            tokens=windows.numel(),
+            seqlen=windows.shape[1],
+            bytes=Storage(stored=stored_bytes(folder)) if facts is None else facts.bytes,
+            divergence=_divergence(measured["kl"], measured["agreement"]),
+            zero_shot=None if tasks is None else _zero_shot(work, project, runner, tasks, activations, step),
+        )
+        details = Details(
+            layers=layers,
+            layer_error_from=_basis(activations),
+            window_losses=tuple(measured["losses"]),
+            window_kl=tuple(measured["kl"]),
+            window_agreement=tuple(measured["agreement"]),
+            mask_sample="" if facts is None else facts.mask_sample,
+            score_histograms=_histograms(project, facts.kept, unpruned, activations, method)
+            if activations is not None and facts is not None
+            else (),
+            provenance={
                 **{key: value for key, value in checkpoint.manifest.items() if isinstance(value, str)},
                 "weights": "made in memory" if variant else "checkpoint",
                 "evaluation_text": settings.source,
@@ -141,10 +135,10 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
                 "evaluation_hash": windows_hash,
                 "evaluation_stride": settings.stride or settings.seqlen,
             },
-        }
+        )
         path = project.evaluation(*labels)
-        write_json(path.with_suffix(".layers.json") if dense else path.with_name(f"{sparsity}.layers.json"), details)
-        write_json(path, metrics)
+        details.write(path.with_name(f"{labels[-1]}.layers.json"))
+        metrics.write(path)
         speed = speed_of(runner, windows, measured)
         project.write_cost(
             "evaluate", *labels, seconds=work.seconds, layers=n_layers, streamed=choice.streamed, **speed
@@ -171,7 +165,7 @@ def _activations(project: Project, checkpoint: Checkpoint) -> Activations:
     return Activations(project.activations, expected)
 
 
-def _basis(activations: Activations | None) -> str:
+def _basis(activations: Activations | None) -> Literal["gram", "diagonal"]:
     return "gram" if activations is None else error_basis(activations.stats(activations.layers[0].name))
 
 
@@ -188,7 +182,7 @@ def _prune(runner: Runner, variant: Variant, activations: Activations) -> None:
 
 def _histograms(
     project: Project, kept: dict[str, Tensor], dense: Checkpoint, activations: Activations, method: str
-) -> list[dict[str, Any]]:
+) -> tuple[Histogram, ...]:
     """Return the scores of the first and last layer of the middle block, kept and pruned ones counted apart.
 
     Scores of these two layers are computed again, so that a report needs no score artifacts. Empty where a method
@@ -197,14 +191,14 @@ def _histograms(
     composition = compose(project.params.method(method))
     chooses, gradients = composition.method.depends_on_pattern, Stat.GRAD_SQ in composition.needs
     if chooses or gradients or project.params.calibration.propagation != "dense":
-        return []
+        return ()
     found = []
     for layer in shown_layers(activations):
         keep = kept[layer.name]
         stats = activations.stats(layer.name).to(keep.device)
         scores = composition.score(dense.read_weight(layer).to(keep.device), stats)
-        found.append({"layer": layer.name, **score_histogram(scores.values, keep)})
-    return found
+        found.append(score_histogram(layer.name, scores.values, keep))
+    return tuple(found)
 
 
 def _zero_shot(
@@ -214,9 +208,9 @@ def _zero_shot(
     settings: ZeroShotSettings,
     activations: Activations | None,
     step: Step,
-) -> dict[str, Any]:
+) -> ZeroShot:
     """Return the scores of every task, and the sparsity of the model that got them, counted in memory."""
-    harness: ZeroShot | None = None
+    harness: Harness | None = None
     found: dict[str, Any] = {}
     for task in settings.tasks:
         entry = work.done(f"task-{task}")
@@ -224,7 +218,7 @@ def _zero_shot(
             if harness is None:
                 trust = project.params.model.trust_remote_code
                 tokenizer = load_tokenizer(project.dense, trust_remote_code=trust)
-                harness = ZeroShot(runner.model, tokenizer, settings, project.root, runner.device)
+                harness = Harness(runner.model, tokenizer, settings, project.root, runner.device)
             entry = harness.run(task)
             work.record(f"task-{task}", entry)
         found |= entry
@@ -234,7 +228,10 @@ def _zero_shot(
         layers = take_inventory(runner.model, project.params.model.blocks, project.params.model.ignore).layers
     else:
         layers = activations.layers
-    return {"sparsity": share_of_zeros(weight for _, weight in runner.weights(layers)), "tasks": found}
+    return ZeroShot(
+        sparsity=share_of_zeros(weight for _, weight in runner.weights(layers)),
+        tasks={task: Task.model_validate(entry) for task, entry in found.items()},
+    )
 
 
 def _own_tasks(settings: ZeroShotSettings, root: Path) -> dict[str, str]:
@@ -245,18 +242,26 @@ def _own_tasks(settings: ZeroShotSettings, root: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def _ends(name: str, interval: Interval | None) -> dict[str, dict[str, float]]:
-    """Return a 95 % interval over windows as an entry of a metrics file; nothing where there is none."""
-    return {f"{name}_interval": asdict(interval)} if interval else {}
+def _divergence(kl: list[float], agreement: list[float]) -> Divergence | None:
+    """Return what the compared windows tell, None where none were compared."""
+    if not kl:
+        return None
+    return Divergence(
+        kl=_mean(kl),
+        kl_interval=mean_interval(kl, low=0.0),
+        top1_agreement=_mean(agreement),
+        top1_agreement_interval=mean_interval(agreement, low=0.0, high=1.0),
+        windows=len(kl),
+    )
 
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _weighted(layers: list[dict[str, Any]], key: str) -> float:
-    weights = sum(entry["weights"] for entry in layers)
-    return sum(entry[key] * entry["weights"] for entry in layers) / weights if weights else 0.0
+def _sparsity(layers: tuple[Layer, ...]) -> float:
+    weights = sum(layer.weights for layer in layers)
+    return sum(layer.sparsity * layer.weights for layer in layers) / weights if weights else 0.0
 
 
 if __name__ == "__main__":

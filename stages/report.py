@@ -13,7 +13,7 @@ from stages._project import Project, Root, main
 from stages._ran import computed
 from zpruner.artifacts.work import sweep
 from zpruner.report import load, render_table, write
-from zpruner.report._data import ReportData
+from zpruner.report.data import ReportData
 from zpruner.settings.params import Params
 
 

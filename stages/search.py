@@ -12,6 +12,7 @@ from torch import Tensor
 
 import zpruner
 from stages._project import Project, Root, main, say
+from zpruner.artifacts.results import FoundFormula, Likeness
 from zpruner.artifacts.store import ArtifactReader, Provenance
 from zpruner.artifacts.work import atomic_file, checksum, digest_of, write_json
 from zpruner.calibration import Activations, Gradients
@@ -63,25 +64,25 @@ def run(root: Root = Path()) -> None:
     best = best_formulas(result.evaluations, SHOWN)
     formulas = [parse_formula(e.formula) for e in best]
     methods = inputs.methods()
-    found = {
-        "formula": str(result.best),
-        "fitness": result.fitness,
-        "evaluations": len(result.evaluations),
-        "stopped": result.stopped,
-        "known": known,
-        "correlations": [
-            {"formula": e.formula, "fitness": e.fitness, "with": correlations}
-            for e, correlations in zip(
-                best, score_correlations(formulas, methods, inputs.middle_block(formulas)), strict=True
-            )
-        ],
-        "settings": settings.model_dump(mode="json"),
-        "model": inputs.dense.model,
-    }
+    correlations = score_correlations(formulas, methods, inputs.middle_block(formulas))
+    found = FoundFormula(
+        formula=str(result.best),
+        fitness=result.fitness,
+        evaluations=len(result.evaluations),
+        stopped=result.stopped,
+        known=known,
+        correlations=tuple(
+            Likeness(formula=e.formula, fitness=e.fitness, correlations=alike)
+            for e, alike in zip(best, correlations, strict=True)
+            if e.fitness is not None
+        ),
+        settings=settings.model_dump(mode="json"),
+        model=inputs.dense.model,
+    )
     with atomic_file(project.search / "log.jsonl") as file:
         file.write((folder / "log.jsonl").read_bytes())
     write_json(project.search / "best.json", result.best.to_json())
-    write_json(project.search / "found.json", found)
+    found.write(project.search / "found.json")
     seconds = sum(e.seconds for e in result.evaluations)
     project.write_cost("search", seconds=seconds, layers=0, evaluations=len(result.evaluations))
     say(_words(result, known))

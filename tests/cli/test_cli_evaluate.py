@@ -11,6 +11,7 @@ import tiny
 import torch
 
 import zpruner
+from zpruner.artifacts.work import write_sealed_json
 
 Command = Callable[..., tuple[int, str, str]]
 PRUNE = ("--calibration", "source/text.txt", "--nsamples", "6", "--seqlen", "32")
@@ -53,25 +54,28 @@ def test_evaluate_needs_a_text(place: Path, command: Command) -> None:
 def evaluated(place: Path, command: Command) -> Path:
     """A project with one variant as the stages leave it."""
     assert command("prune", "source/model", *PRUNE, "-o", "data/pruned/wanda/s50")[0] == 0
-    shared = {"windows": 4, "seqlen": 32}
+    shared = {"windows": 4, "tokens": 128, "seqlen": 32, "loss": 3.4, "bytes": {"stored": 250_000}}
     tasks = {"boolq": {"acc": 0.5, "acc_stderr": 0.1, "version": 2.0, "samples": 9}}
-    dense = {**shared, "perplexity": 27.5, "zero_shot": {"sparsity": 0.0, "tasks": tasks}}
-    pruned = {**shared, "perplexity": 31.25, "zero_shot": {"sparsity": 0.5, "tasks": {"boolq": {"acc": 0.25}}}}
-    pruned |= {"divergence": {"kl": 0.125, "top1_agreement": 0.75}}
+    dense = {**shared, "perplexity": 27.5, "sparsity": 0.0, "layer_error": 0.0}
+    dense |= {"zero_shot": {"sparsity": 0.0, "tasks": tasks}}
+    pruned = {**shared, "perplexity": 31.25, "sparsity": 0.5, "layer_error": 0.0625}
+    pruned |= {"zero_shot": {"sparsity": 0.5, "tasks": {"boolq": {"acc": 0.25}}}}
+    pruned |= {"divergence": {"kl": 0.125, "top1_agreement": 0.75, "windows": 4}}
     for name, metrics in (("dense", dense), ("wanda/s50", pruned)):
-        path = place / f"data/evaluation/{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(metrics))
+        write_sealed_json(place / f"data/evaluation/{name}.json", metrics)
     return place
 
 
 def test_export_copies_a_variant_with_what_was_measured(evaluated: Path, command: Command) -> None:
     code, out, _ = command("export", "wanda", "s50", "-o", "release")
-    assert (code, out) == (0, "release: 4 measurements in its README.md\n")
+    assert (code, out) == (0, "release: 7 measurements in its README.md\n")
     card = (evaluated / "release/README.md").read_text()
     for line in (
         "| perplexity (4 windows of 32 tokens) | 27.5 | 31.25 |",
+        "| layer error | 0 | 0.0625 |",
+        "| sparsity | 0 | 0.5 |",
         "| KL from dense per token, nats | 0 | 0.125 |",
+        "| MB | 0.25 | 0.25 |",
         "| same top token as dense | 1 | 0.75 |",
         "| boolq acc | 0.5 | 0.25 |",
     ):

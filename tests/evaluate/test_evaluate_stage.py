@@ -106,8 +106,12 @@ def test_everything_is_that_of_the_pruned_model(root: Path) -> None:
     assert found["kl"] == pytest.approx(sum(expected.kl) / 2)
     assert found["top1_agreement"] == pytest.approx(sum(expected.agreement) / 2)
     assert found["windows"] == 2
-    # Of two windows the bootstrap draws both twice, or either alone: the ends are the two windows themselves.
-    assert found["kl_interval"] == {"low": pytest.approx(min(expected.kl)), "high": pytest.approx(max(expected.kl))}
+    # Student's quantile for two windows is 12.706, the standard error of their mean half their distance.
+    half = 12.7062 * abs(expected.kl[0] - expected.kl[1]) / 2
+    assert found["kl_interval"] == {
+        "low": pytest.approx(max(0.0, found["kl"] - half), rel=1e-5),
+        "high": pytest.approx(found["kl"] + half, rel=1e-5),
+    }
     assert set(found["top1_agreement_interval"]) == {"low", "high"}
     interval = metrics["perplexity_interval"]
     assert interval["low"] < metrics["perplexity"] < interval["high"]

@@ -59,32 +59,32 @@ def test_samples_of_different_models_have_no_overlap() -> None:
 def test_the_histogram_parts_at_the_cut() -> None:
     score = torch.logspace(-3, 1, 400).reshape(20, 20)
     keep = score > 0.1  # half of the decades
-    found = score_histogram(score, keep)
-    assert len(found["edges"]) == BINS + 1
-    assert found["edges"][0] == pytest.approx(-3)
-    assert found["edges"][-1] == pytest.approx(1)
-    assert sum(found["kept"]) == int(keep.sum())
-    assert sum(found["pruned"]) == int((~keep).sum())
-    assert not any(found["pruned"][BINS // 2 :])
-    assert not any(found["kept"][: BINS // 2])
+    found = score_histogram("model.layers.1.q", score, keep)
+    assert len(found.edges) == BINS + 1
+    assert found.edges[0] == pytest.approx(-3)
+    assert found.edges[-1] == pytest.approx(1)
+    assert sum(found.kept) == int(keep.sum())
+    assert sum(found.pruned) == int((~keep).sum())
+    assert not any(found.pruned[BINS // 2 :])
+    assert not any(found.kept[: BINS // 2])
 
 
 @pytest.mark.parametrize("score", [torch.zeros(3, 4), torch.full((3, 4), 2.0), torch.tensor([[0.0, 1e-30, 1.0]])])
 def test_odd_scores_are_counted_too(score: torch.Tensor) -> None:
-    found = score_histogram(score, torch.ones_like(score, dtype=torch.bool))
-    assert sum(found["kept"]) == score.numel()
+    found = score_histogram("model.layers.1.q", score, torch.ones_like(score, dtype=torch.bool))
+    assert sum(found.kept) == score.numel()
 
 
 def test_no_weight_is_lost_to_rounding() -> None:
     for seed in range(40):
         score = torch.rand(7, 11, generator=torch.Generator().manual_seed(seed)) * 10.0 ** (seed - 20)
-        found = score_histogram(score, score > score.median())
-        assert sum(found["kept"]) + sum(found["pruned"]) == 77
+        found = score_histogram("model.layers.1.q", score, score > score.median())
+        assert sum(found.kept) + sum(found.pruned) == 77
 
 
 def test_a_histogram_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     score = torch.rand(50, 30, generator=torch.Generator().manual_seed(1)) ** 6
-    whole = score_histogram(score, score > 0.1)
+    whole = score_histogram("model.layers.1.q", score, score > 0.1)
     monkeypatch.setattr("zpruner.evaluate.masks._AT_A_TIME", 64)  # two rows
-    assert score_histogram(score, score > 0.1) == whole
-    assert sum(whole["kept"]) == int((score > 0.1).sum())
+    assert score_histogram("model.layers.1.q", score, score > 0.1) == whole
+    assert sum(whole.kept) == int((score > 0.1).sum())

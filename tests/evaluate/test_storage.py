@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from zpruner.artifacts.results import Storage
 from zpruner.errors import ArtifactError
-from zpruner.evaluate import Storage, achieved_sparsity, storage, stored_bytes
+from zpruner.evaluate import achieved_sparsity, storage, stored_bytes
 from zpruner.evaluate.storage import satisfies
 from zpruner.model import take_inventory
 from zpruner.types import SparsityPattern
@@ -55,7 +56,7 @@ def test_what_does_not_satisfy_the_pattern_has_no_packed_form(tmp_path: Path) ->
 
 def test_a_dense_weight_is_larger_as_a_bitmask(tmp_path: Path) -> None:
     weight = torch.ones(4, 9)
-    assert storage(checkpoint(tmp_path, weight), [weight], HALF) == Storage(264, 264 + 5, None)
+    assert storage(checkpoint(tmp_path, weight), [weight], HALF) == Storage(stored=264, bitmask=264 + 5)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 
 from flows import machine, slots
 from flows.slots import accelerator_slots, fitting, processor_slots
+from zpruner.artifacts.results import Cost
 from zpruner.errors import ArtifactError, InvalidSettingError
 
 HOLDER = """
@@ -138,8 +138,7 @@ def test_as_many_as_cores_and_memory_take(tmp_path: Path, monkeypatch: pytest.Mo
     assert fitting(machine.peak_bytes(tmp_path)) == 2  # of 4 GiB, before any has run here
     for name, peak in (("calibrate", 3 << 30), ("score/wanda", 1 << 30)):
         path = tmp_path / "data" / "costs" / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"peak_memory_bytes": peak}))
+        Cost(stage=name, seconds=1.0, peak_memory_bytes=peak).write(path)
     assert machine.peak_bytes(tmp_path) == 3 << 30
     assert fitting(machine.peak_bytes(tmp_path)) == 3
     assert fitting(1 << 20) == 8

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from zpruner.artifacts.work import write_sealed_json
 from zpruner.report import ReportData, load
 
 METHODS: dict[str, dict[str, object]] = {
@@ -32,9 +33,8 @@ _HARM = {"magnitude": 2.6, "wanda": 0.22, "ria": 0.19, "zpruner": 0.16}
 _SHARE = {"s50": 1.0, "s60": 2.1, "s24": 1.7}
 
 
-def put(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
+def put(path: Path, value: Mapping[str, Any]) -> None:
+    write_sealed_json(path, {key: entry for key, entry in value.items() if key != "content_checksum"})
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -113,6 +113,7 @@ def _evaluation(path: Path, losses: Any, sparsity: float, layers: list[dict[str,
         "windows": len(values),
         "tokens": len(values) * 512,
         "seqlen": 512,
+        "bytes": {"stored": 269_000_000},
     }
     provenance = {"evaluation_hash": "c0ffee12", "method": method}
     put(path.with_name(path.name + ".json"), metrics)

@@ -5,46 +5,17 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from report_tree import METHODS, edit, make_tree, read
 
-from zpruner.evaluate.bootstrap import Bootstrap, Interval
+from zpruner.artifacts.results import Interval, Layer
 from zpruner.report import _format as fmt
 from zpruner.report._axes import log_ticks
-from zpruner.report._data import Layer
 from zpruner.report._heat import heat_groups
 from zpruner.report._plots import by_block
 from zpruner.report._summary import summarise
-
-
-def test_interval_of_the_mean_matches_the_normal_approximation() -> None:
-    losses = np.random.default_rng(1).normal(3.0, 0.4, 400)
-    interval = Bootstrap([losses.tolist()]).perplexity(0)
-    assert interval is not None
-    half = 1.96 * losses.std(ddof=1) / math.sqrt(400)
-    assert math.log(interval.low) == pytest.approx(losses.mean() - half, abs=0.004)
-    assert math.log(interval.high) == pytest.approx(losses.mean() + half, abs=0.004)
-
-
-def test_paired_interval_cancels_what_both_share() -> None:
-    rng = np.random.default_rng(2)
-    dense = rng.normal(3.0, 1.0, 50)
-    pruned = dense + 0.2
-    boot = Bootstrap([dense.tolist(), pruned.tolist()])
-    ratio, alone = boot.ratio(1, 0), boot.perplexity(1)
-    assert ratio is not None
-    assert alone is not None
-    assert ratio.low == pytest.approx(math.exp(0.2), rel=1e-9)
-    assert ratio.high == pytest.approx(math.exp(0.2), rel=1e-9)
-    assert alone.high / alone.low > 1.3
-
-
-@pytest.mark.parametrize("losses", [[[3.0]], [[3.0, math.nan]], [[3.0, math.inf]], [[]], [[900.0, 1000.0]]])
-def test_no_interval_without_enough_finite_windows(losses: list[list[float]]) -> None:
-    assert Bootstrap(losses).perplexity(0) is None
 
 
 def test_best_and_verdict_follow_perplexity_and_noise(tmp_path: Path) -> None:
@@ -58,7 +29,7 @@ def test_best_and_verdict_follow_perplexity_and_noise(tmp_path: Path) -> None:
     assert headline.clear is True
     assert "larger than the noise" in headline.verdict
     # The same losses with opposite swings: a difference that the windows cannot carry.
-    dense = list(read(tree, two, {"s50": "0.5"}).dense.window_losses)
+    dense = list(read(tree, two, {"s50": "0.5"}).dense.details.window_losses)
     for sign, method in ((1, "wanda"), (-1, "zpruner")):
         swung = [loss + 0.2 + sign * (0.3 if i % 2 else -0.3) for i, loss in enumerate(dense)]
         edit(tree / f"evaluation/{method}/s50.layers.json", window_losses=swung)
@@ -90,7 +61,7 @@ def test_a_single_variant_is_not_called_best(tmp_path: Path) -> None:
         (fmt.change(3e8), "+3.0e+10 %"),
         (fmt.change(math.inf), "inf"),
         (fmt.change(None), "-"),
-        (fmt.change_interval(Interval(0.99, 1.159)), "-1.0 to +15.9 %"),
+        (fmt.change_interval(Interval(low=0.99, high=1.159)), "-1.0 to +15.9 %"),
         (fmt.error(0.38), "0.380"),
         (fmt.error(1.5e-6), "1.50e-06"),
         (fmt.seconds(1234.5), "1,234"),
@@ -114,7 +85,14 @@ def test_settings_are_flattened_and_empty_ones_left_out() -> None:
 
 
 def test_block_sparsity_weighs_by_size_and_error_does_not() -> None:
-    layers = (Layer("x", 1, "x", 300, 0.2, 0.1), Layer("y", 1, "y", 100, 0.6, 0.5), Layer("z", 0, "z", 7, 0.0, 0.0))
+    layers = tuple(
+        Layer(layer=name, block=block, kind=name, weights=weights, sparsity=sparsity, layer_error=error)
+        for name, block, weights, sparsity, error in (
+            ("x", 1, 300, 0.2, 0.1),
+            ("y", 1, 100, 0.6, 0.5),
+            ("z", 0, 7, 0, 0),
+        )
+    )
     assert by_block(layers) == [(0, 0.0, 0.0), (1, pytest.approx(0.3), pytest.approx(0.3))]
 
 

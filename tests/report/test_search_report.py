@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from test_browser import BROWSER, browse
 
+from zpruner.artifacts.work import write_sealed_json
 from zpruner.errors import ArtifactError
 from zpruner.report.search import load_search, write_search
 from zpruner.search import Evaluation
@@ -38,6 +38,7 @@ def make(folder: Path, **changes: Any) -> Path:
     found = {
         "formula": "mul(W, add(X, G))",
         "fitness": math.log(45),
+        "evaluations": 7,
         "stopped": "seconds",
         "model": "pip:package==1/folder/Model<1>.gguf",
         "known": {"wanda": math.log(50), "ria": math.log(47.5), "magnitude": None},
@@ -48,7 +49,7 @@ def make(folder: Path, **changes: Any) -> Path:
         "settings": {"seed": 11, "text": {"source": "a|b"}},
         **changes,
     }
-    (folder / "found.json").write_text(json.dumps(found))
+    write_sealed_json(folder / "found.json", found)
     return folder
 
 
@@ -118,7 +119,10 @@ def test_what_is_no_better_is_not_called_better(tmp_path: Path, known: dict[str,
     [
         ({"formula": 3}, "3 under 'formula'"),
         ({"fitness": "low"}, "'low' under 'fitness'"),
-        ({"correlations": [{"formula": "G", "with": {}}]}, r"'G' under 'correlations\[0\].formula'"),
+        (
+            {"correlations": [{"formula": "G", "fitness": 1.0, "with": {}}]},
+            "'G', expected a formula of the log's highest rung",
+        ),
         ({"known": None}, "under 'known'"),
     ],
 )

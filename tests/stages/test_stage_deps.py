@@ -22,6 +22,8 @@ HOW = [
     "zpruner/settings/params.py",
     "zpruner/pruning/presets.py",
     "zpruner/registry.py",
+    "zpruner/artifacts/result_file.py",
+    "zpruner/artifacts/results.py",
     "zpruner/artifacts/store.py",
     "zpruner/artifacts/work.py",
     "zpruner/checkpoint/files.py",

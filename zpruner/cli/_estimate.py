@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from zpruner.artifacts.results import Cost
 from zpruner.types import Stat
 
 if TYPE_CHECKING:
@@ -223,13 +223,9 @@ def estimate_table(
 
 def measured(root: Path, stage: str) -> str:
     """Return the seconds that all instances of a stage took when they last ran, from data/costs; empty if never."""
-    files = [root / "data" / "costs" / f"{stage}.json", *sorted((root / "data" / "costs" / stage).rglob("*.json"))]
-    seconds = []
-    for path in files:
-        try:
-            seconds.append(float(json.loads(path.read_text(encoding="utf-8"))["seconds"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+    costs = root / "data" / "costs"
+    files = [*costs.glob(f"{stage}.json"), *sorted((costs / stage).rglob("*.json"))]
+    seconds = [Cost.read(path, "dvc repro").seconds for path in files]
     return f"{sum(seconds):.0f} s in {len(seconds)} runs" if seconds else ""
 
 

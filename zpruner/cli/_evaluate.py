@@ -43,7 +43,7 @@ def evaluate(
     """Measure a model's perplexity on a text, with a 95 % interval, and count its zeros."""
     settings = _settings(text, protocol, sha256=text_sha256, seqlen=seqlen, stride=stride, windows=windows)
 
-    from zpruner.evaluate import Bootstrap, achieved_sparsity, perplexity_of, window_losses
+    from zpruner.evaluate import achieved_sparsity, perplexity_interval, perplexity_of, window_losses
     from zpruner.model import take_inventory
     from zpruner.runtime.progress import counter
     from zpruner.text import windows_hash
@@ -56,7 +56,7 @@ def evaluate(
             losses += batch
             for _ in batch:
                 step()
-    interval = Bootstrap([losses]).perplexity(0)
+    interval = perplexity_interval(losses)
     noise = f"  (95 % interval {interval.low:.4f} to {interval.high:.4f})" if interval else ""
     typer.echo(f"perplexity  {perplexity_of(losses):.4f}{noise}")
     typer.echo(f"windows     {len(ids)} of {ids.shape[1]} tokens, hash {windows_hash(ids)[:16]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,33 +70,26 @@ def calibrated_on(root: Path, card: Path) -> dict[str, Any]:
 
 
 def measured(folder: Path, method: str, sparsity: str) -> dict[str, tuple[float, float]]:
-    """Return name -> (dense, pruned) of everything that the evaluation of a variant shares with that of dense.
+    """Return title -> (dense, pruned) of everything that was measured on a variant and on the dense model.
 
     Raises:
         ArtifactError: one of the two was not evaluated yet, or cannot be read.
     """
+    from zpruner.artifacts.result_file import in_words, shown_fields, value_at
+    from zpruner.artifacts.results import Metrics
+
     command = f"dvc repro evaluate_dense evaluate@{method}-{sparsity}"
-    dense = _read(folder / "dense.json", command)
-    pruned = _read(folder / method / f"{sparsity}.json", command)
-    name = f"perplexity ({pruned['windows']} windows of {pruned['seqlen']} tokens)"
-    found = {name: (float(dense["perplexity"]), float(pruned["perplexity"]))}
-    if "divergence" in pruned:
-        found["KL from dense per token, nats"] = (0.0, float(pruned["divergence"]["kl"]))
-        found["same top token as dense"] = (1.0, float(pruned["divergence"]["top1_agreement"]))
-    tasks = [entry.get("zero_shot", {}).get("tasks", {}) for entry in (dense, pruned)]
-    for task in tasks[0].keys() & tasks[1].keys():
-        scores = [entry[task] for entry in tasks]
-        for key in sorted(scores[0].keys() & scores[1].keys() - {"version", "samples", "num_fewshot"}):
-            if "_stderr" not in key:
-                found[f"{task} {key}"] = (float(scores[0][key]), float(scores[1][key]))
+    dense = Metrics.read(folder / "dense.json", command)
+    pruned = Metrics.read(folder / method / f"{sparsity}.json", command)
+    found = {}
+    for path, shown in shown_fields(Metrics).items():
+        before, after = value_at(dense, path), value_at(pruned, path)
+        before = shown.dense if before is None else before
+        if before is not None and after is not None:
+            found[in_words(shown, pruned)] = (shown.number(before), shown.number(after))
+    tasks = [{} if entry.zero_shot is None else entry.zero_shot.tasks for entry in (dense, pruned)]
+    for task in sorted(tasks[0].keys() & tasks[1].keys()):
+        before_scores, after_scores = (entry[task].scores for entry in tasks)
+        for key in sorted(before_scores.keys() & after_scores.keys()):
+            found[f"{task} {key}"] = (before_scores[key][0], after_scores[key][0])
     return found
-
-
-def _read(path: Path, command: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {"perplexity": found["perplexity"], "windows": found["windows"], "seqlen": found["seqlen"], **found}
-    except FileNotFoundError:
-        raise ArtifactError(str(path), "no file", "a variant that was evaluated", f"Run `{command}`.") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise ArtifactError(str(path), f"no metrics ({error})", "a metrics file", f"Run `{command}`.") from None

@@ -1,23 +1,20 @@
 """Perplexity, divergence from the dense model, zero-shot tasks, achieved sparsity, layer error, size and speed."""
 
-from zpruner.evaluate.bootstrap import Bootstrap, Interval
 from zpruner.evaluate.divergence import Comparison, compare, compare_batches
+from zpruner.evaluate.intervals import mean_interval, perplexity_interval, ratio_interval
 from zpruner.evaluate.layer_error import error_basis, layer_error
 from zpruner.evaluate.masks import jaccard, pack_sample, sample_bits, sample_mask, score_histogram
 from zpruner.evaluate.perplexity import batch_losses, perplexity, perplexity_of, window_losses
 from zpruner.evaluate.predict import Logits, Predictor
 from zpruner.evaluate.protocols import PROTOCOLS, check_protocol, evaluation_text, protocol
-from zpruner.evaluate.storage import Storage, achieved_sparsity, share_of_zeros, storage, stored_bytes
+from zpruner.evaluate.storage import achieved_sparsity, share_of_zeros, storage, stored_bytes
 from zpruner.evaluate.zero_shot import ZeroShot, find_tasks
 
 __all__ = [
     "PROTOCOLS",
-    "Bootstrap",
     "Comparison",
-    "Interval",
     "Logits",
     "Predictor",
-    "Storage",
     "ZeroShot",
     "achieved_sparsity",
     "batch_losses",
@@ -29,10 +26,13 @@ __all__ = [
     "find_tasks",
     "jaccard",
     "layer_error",
+    "mean_interval",
     "pack_sample",
     "perplexity",
+    "perplexity_interval",
     "perplexity_of",
     "protocol",
+    "ratio_interval",
     "sample_bits",
     "sample_mask",
     "score_histogram",

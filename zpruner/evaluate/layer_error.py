@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from zpruner.linalg import output_energy
@@ -20,6 +22,6 @@ def layer_error(weight: Tensor, pruned: Tensor, stats: LayerStats) -> float:
     return output_energy(weight.float() - pruned.float(), stats) / whole if whole > 0 else 0.0
 
 
-def error_basis(stats: LayerStats) -> str:
+def error_basis(stats: LayerStats) -> Literal["gram", "diagonal"]:
     """Return `gram` (exact) or `diagonal` (inputs taken as uncorrelated)."""
     return "diagonal" if stats.gram is None else "gram"

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zpruner.artifacts.results import Histogram
 from zpruner.model import PrunableLayer
 from zpruner.types import at_a_time
 
@@ -67,15 +68,16 @@ def jaccard(first: str, second: str) -> float | None:
     return int(np.bitwise_count(a & b).sum()) / union if union else 1.0
 
 
-def score_histogram(score: Tensor, keep: Tensor) -> dict[str, list[float]]:
+def score_histogram(layer: str, score: Tensor, keep: Tensor) -> Histogram:
     """Return counts of kept and pruned weights by the decimal logarithm of their score.
 
     Args:
+        layer: its name.
         score: float32 (out, in), not negative for the methods that have scores; zeros go into the lowest bin.
         keep: bool (out, in), True = kept.
 
     Returns:
-        `edges` (BINS + 1 numbers, log10), `kept` and `pruned` (BINS counts each).
+        BINS counts each of kept and pruned weights, between BINS + 1 edges.
     """
 
     def log(values: Tensor) -> Tensor:
@@ -90,7 +92,9 @@ def score_histogram(score: Tensor, keep: Tensor) -> dict[str, list[float]]:
         logs = log(part).clamp_(low, top)
         for name, chosen in (("kept", kept), ("pruned", ~kept)):
             counts[name] += np.histogram(logs[chosen].cpu().numpy(), bins=edges)[0]
-    return {
-        "edges": [round(float(edge), 6) for edge in edges],
-        **{key: found.tolist() for key, found in counts.items()},
-    }
+    return Histogram(
+        layer=layer,
+        edges=tuple(round(float(edge), 6) for edge in edges),
+        kept=tuple(counts["kept"].tolist()),
+        pruned=tuple(counts["pruned"].tolist()),
+    )

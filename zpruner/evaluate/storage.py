@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from zpruner.artifacts.results import Storage
 from zpruner.errors import ArtifactError
 from zpruner.model import PrunableLayer, get_weight
 from zpruner.types import SparsityPattern
@@ -20,24 +20,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
-class Storage:
-    """Bytes of all tensors of a checkpoint.
-
-    Attributes:
-        stored: as the file holds them, zeros included.
-        bitmask: prunable weights as one bit per weight and the nonzero values.
-        packed: prunable weights as N values of every M and their positions, ceil(log2 M) bits each (2 for 2:4);
-            None unless every group of M weights in every layer has at most N that are not zero.
-    """
-
-    stored: int
-    bitmask: int
-    packed: int | None
-
-
 def storage(folder: Path, weights: Iterable[Tensor], pattern: SparsityPattern) -> Storage:
-    """Count the bytes of a checkpoint folder.
+    """Count the bytes of all tensors of a checkpoint folder: zeros included, and in formats without them.
+
+    `bitmask` takes one bit per prunable weight and its nonzero values. `packed` takes N values of every M and their
+    positions, ceil(log2 M) bits each (2 for 2:4); it is None unless every group of M weights in every layer has at most
+    N that are not zero.
 
     Args:
         folder: holds *.safetensors; only their headers are read.
@@ -56,7 +44,7 @@ def storage(folder: Path, weights: Iterable[Tensor], pattern: SparsityPattern) -
             values = weight.numel() * pattern.kept // pattern.group_size
             bits = math.ceil(math.log2(pattern.group_size))
             packed += values * weight.element_size() + math.ceil(values * bits / 8) - dense
-    return Storage(stored, bitmask, packed if fits else None)
+    return Storage(stored=stored, bitmask=bitmask, packed=packed if fits else None)
 
 
 def stored_bytes(folder: Path) -> int:

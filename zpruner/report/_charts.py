@@ -12,11 +12,11 @@ from markupsafe import Markup
 
 from zpruner.report import _format as fmt
 from zpruner.report._axes import quantity
-from zpruner.report._data import ReportData, Variant, VariantSpec
 from zpruner.report._plots import by_block
 from zpruner.report._summary import Row, Summary
 from zpruner.report._svg import to_svg
 from zpruner.report._theme import COLOURS, Style, styles
+from zpruner.report.data import ReportData, Variant, VariantSpec
 
 _POINTS_LIMIT = 3000
 """More points than this per figure would make a slow page: lines alone are drawn then."""
@@ -77,7 +77,7 @@ def change_panels(data: ReportData, summary: Summary) -> list[Panel]:
 def block_panels(data: ReportData, field: str) -> list[Panel]:
     """Per sparsity, `layer_error` or `sparsity` of every decoder block, one line per method."""
     style, column = styles(data.method_names), {"sparsity": 1, "layer_error": 2}[field]
-    series = [(v, [(b[0], b[column]) for b in by_block(v.evaluation.layers)]) for v in data.variants]
+    series = [(v, [(b[0], b[column]) for b in by_block(v.evaluation.details.layers)]) for v in data.variants]
     values = [value for _, points in series for _, value in points if math.isfinite(value)]
     if not values:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zpruner.report import _format as fmt
-from zpruner.report._data import Cost, ReportData, VariantSpec
+from zpruner.report.data import ReportData, StageCost, VariantSpec
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,22 @@ def cost_table(data: ReportData) -> CostTable | None:
     if not measured:
         return None
     stages = tuple(dict.fromkeys(cost.stage for _, costs in measured for cost in costs))
-    longest = max(sum(c.seconds for c in costs) for _, costs in measured) or 1.0
+    longest = max(sum(c.cost.seconds for c in costs) for _, costs in measured) or 1.0
     return CostTable(stages, tuple(_row(spec, spec.name, costs, longest) for spec, costs in measured))
 
 
 def shared_costs(data: ReportData) -> tuple[CostRow, ...]:
     """Return one row per stage that ran once for all variants."""
-    return tuple(_row(None, cost.stage, (cost,), cost.seconds or 1.0) for cost in data.shared_costs)
+    return tuple(_row(None, cost.stage, (cost,), cost.cost.seconds or 1.0) for cost in data.shared_costs)
 
 
-def _row(spec: VariantSpec | None, name: str, costs: tuple[Cost, ...], longest: float) -> CostRow:
+def _row(spec: VariantSpec | None, name: str, costs: tuple[StageCost, ...], longest: float) -> CostRow:
     parts = tuple(
-        CostPart(c.stage, fmt.seconds(c.seconds), round(c.seconds / longest * 1000), bool(c.cached)) for c in costs
+        CostPart(c.stage, fmt.seconds(c.cost.seconds), round(c.cost.seconds / longest * 1000), bool(c.cached))
+        for c in costs
     )
-    memory = fmt.memory(max(c.peak_memory_bytes for c in costs))
+    memory = fmt.memory(max(c.cost.peak_memory_bytes for c in costs))
     known = [c.cached for c in costs if c.cached is not None]
     hits = f"{sum(known)} of {len(known)}" if known else ""
     method, is_nm = (None, False) if spec is None else (spec.method, spec.is_nm)
-    return CostRow(name, method, is_nm, parts, fmt.seconds(sum(c.seconds for c in costs)), memory, hits)
+    return CostRow(name, method, is_nm, parts, fmt.seconds(sum(c.cost.seconds for c in costs)), memory, hits)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from zpruner.report import _format as fmt
-from zpruner.report._data import ReportData
+from zpruner.report.data import ReportData
 
 IN_MEMORY = "made in memory"
 """What the provenance of a variant without a checkpoint says under `weights`."""
@@ -39,7 +39,7 @@ def title(data: ReportData) -> str:
 def collect(data: ReportData) -> Facts:
     """Sort everything known about how the numbers came about."""
     evaluations = (data.dense, *(v.evaluation for v in data.variants))
-    provenances = [fmt.flat(evaluation.provenance) for evaluation in evaluations]
+    provenances = [fmt.flat(evaluation.details.provenance) for evaluation in evaluations]
     shared = _shared(provenances[1:] or provenances)
     shared = {k: v for k, v in shared.items() if provenances[0].get(k, v) == v}
     metrics = data.dense.metrics
@@ -83,7 +83,7 @@ def _shared(provenances: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def estimator_note(data: ReportData) -> str:
     """Return the sentence that says how layer errors were measured, empty without layers."""
-    kinds = {v.evaluation.layer_error_from for v in data.variants if v.evaluation.layers}
+    kinds = {v.evaluation.details.layer_error_from for v in data.variants if v.evaluation.details.layers}
     if not kinds:
         return ""
     if kinds == {"gram"}:
@@ -96,7 +96,7 @@ def estimator_note(data: ReportData) -> str:
             "Here it is estimated from the diagonal of the Gram matrix alone, "
             "which takes the inputs of a layer as uncorrelated."
         )
-    names = ", ".join(v.spec.name for v in data.variants if v.evaluation.layer_error_from == "diagonal")
+    names = ", ".join(v.spec.name for v in data.variants if v.evaluation.details.layer_error_from == "diagonal")
     return (
         "It is computed from the Gram matrix of the inputs that calibration saw in the unpruned model, except for "
         f"{names}: there from its diagonal alone, so do not compare those with the others."

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
-from zpruner.evaluate.bootstrap import Interval
+from zpruner.artifacts.results import Interval
 
 
 def _special(value: float) -> str | None:

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from zpruner.artifacts.results import Layer
 from zpruner.report import _format as fmt
-from zpruner.report._data import Layer, ReportData
 from zpruner.report._plots import aggregate
 from zpruner.report._theme import HEAT
+from zpruner.report.data import ReportData
 
 _UNIFORM = 5e-4
 """Achieved sparsities closer together than this are told in a sentence instead of a map."""
@@ -50,9 +51,9 @@ def heat_groups(data: ReportData, field: str) -> list[HeatGroup]:
     groups = []
     for name in data.sparsity_names:
         tables = {
-            v.spec.method: (_table(v.evaluation.layers), v.spec)
+            v.spec.method: (_table(v.evaluation.details.layers), v.spec)
             for v in data.variants
-            if v.spec.sparsity == name and v.evaluation.layers
+            if v.spec.sparsity == name and v.evaluation.details.layers
         }
         if not tables:
             continue

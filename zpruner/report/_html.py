@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 
-from zpruner.evaluate.bootstrap import RESAMPLES
 from zpruner.evaluate.masks import SAMPLE
 from zpruner.report import _charts, _costs, _facts, _masks, _published, _tasks, _theme
 from zpruner.report import _format as fmt
-from zpruner.report._data import ReportData
 from zpruner.report._heat import heat_groups
 from zpruner.report._pages import environment
 from zpruner.report._summary import summarise
+from zpruner.report.data import ReportData
 
 
 def render_html(data: ReportData) -> str:
@@ -19,7 +18,7 @@ def render_html(data: ReportData) -> str:
     pages = environment(typeset=fmt.typeset, sortable=_sortable)
     summary = summarise(data)
     specs = [variant.spec for variant in data.variants]
-    removed = [(la.weights, la.sparsity) for v in data.variants[:1] for la in v.evaluation.layers]
+    removed = [(la.weights, la.sparsity) for v in data.variants[:1] for la in v.evaluation.details.layers]
     return pages.get_template("report.html.j2").render(
         title=_facts.title(data),
         data=data,
@@ -51,7 +50,6 @@ def render_html(data: ReportData) -> str:
         shared=_costs.shared_costs(data),
         facts=_facts.collect(data),
         estimator=_facts.estimator_note(data),
-        resamples=fmt.count(RESAMPLES),
     )
 
 

@@ -7,11 +7,12 @@ import re
 
 from markupsafe import Markup
 
+from zpruner.artifacts.results import ZeroShot
 from zpruner.report import _costs, _facts, _published, _tasks
 from zpruner.report import _format as fmt
-from zpruner.report._data import ReportData, ZeroShot
 from zpruner.report._pages import environment
 from zpruner.report._summary import Row, summarise
+from zpruner.report.data import ReportData
 
 
 def render_markdown(data: ReportData) -> str:
@@ -26,7 +27,9 @@ def render_markdown(data: ReportData) -> str:
         fmt=fmt,
         facts=_facts.collect(data),
         divergences=[v for v in data.variants if v.evaluation.metrics.divergence is not None],
-        scores=[(name, found.sparsity, score) for name, found in _zero_shots(data) for score in found.scores],
+        scores=[
+            (name, found.sparsity, score) for name, found in _zero_shots(data) for score in _tasks.scores_of(found)
+        ],
         sizes=_tasks.size_table(data),
         costs=_costs.cost_table(data),
         published=_published.published(data),

@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from zpruner.artifacts.results import Histogram
 from zpruner.evaluate.masks import jaccard
 from zpruner.report._charts import Panel
-from zpruner.report._data import Histogram, ReportData, Variant
 from zpruner.report._svg import to_svg
 from zpruner.report._theme import COLOURS, HEAT, styles
+from zpruner.report.data import ReportData, Variant
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def overlaps(data: ReportData) -> list[Overlap]:
     """Return one table per sparsity with at least two masks; each cell is its text and its colour step."""
     tables = []
     for name in data.sparsity_names:
-        shown = [v for v in data.variants if v.spec.sparsity == name and v.evaluation.mask_sample]
+        shown = [v for v in data.variants if v.spec.sparsity == name and v.evaluation.details.mask_sample]
         if len(shown) < 2:
             continue
         rows = tuple((v.spec.method, tuple(_cell(v, other) for other in shown)) for v in shown)
@@ -40,7 +41,7 @@ def overlaps(data: ReportData) -> list[Overlap]:
 def _cell(variant: Variant, other: Variant) -> tuple[str, int]:
     if variant is other:
         return "1", len(HEAT) - 1
-    index = jaccard(variant.evaluation.mask_sample, other.evaluation.mask_sample)
+    index = jaccard(variant.evaluation.details.mask_sample, other.evaluation.details.mask_sample)
     return ("–", 0) if index is None else (f"{index:.2f}", min(len(HEAT) - 1, int(index * len(HEAT))))
 
 
@@ -52,14 +53,14 @@ def histogram_panels(data: ReportData) -> list[tuple[str, list[Panel]]]:
     style = styles(data.method_names)
     chosen: dict[str, Variant] = {}
     for variant in data.variants:
-        if variant.evaluation.histograms and not variant.spec.is_nm:
+        if variant.evaluation.details.score_histograms and not variant.spec.is_nm:
             chosen.setdefault(variant.spec.method, variant)
-    layers = dict.fromkeys(h.layer for v in chosen.values() for h in v.evaluation.histograms)
+    layers = dict.fromkeys(h.layer for v in chosen.values() for h in v.evaluation.details.score_histograms)
     result = []
     for layer in layers:
         panels = []
         for method, variant in chosen.items():
-            histogram = next((h for h in variant.evaluation.histograms if h.layer == layer), None)
+            histogram = next((h for h in variant.evaluation.details.score_histograms if h.layer == layer), None)
             if histogram is not None:
                 title = f"{method} at {variant.spec.pattern_text}"
                 label = f"Scores of {layer} by {title}: kept weights coloured, pruned weights grey."

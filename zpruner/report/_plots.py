@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from zpruner.report._data import Layer, ReportData
+from zpruner.artifacts.results import Layer
+from zpruner.report.data import ReportData
 
 
 def perplexity_points(data: ReportData) -> list[dict[str, str | float | None]]:
@@ -25,7 +26,7 @@ def layer_points(data: ReportData) -> list[dict[str, str | int | float | None]]:
     return [
         {"method_sparsity": v.spec.name, "block": block, "layer_error": finite(error), "sparsity": sparsity}
         for v in data.variants
-        for block, sparsity, error in by_block(v.evaluation.layers)
+        for block, sparsity, error in by_block(v.evaluation.details.layers)
     ]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from zpruner.report import _format as fmt
-from zpruner.report._data import ReportData
+from zpruner.report.data import ReportData
 
 _MODELS = ("opt-1.3b", "opt-2.7b", "opt-6.7b", "llama-2-7b", "llama-2-13b", "llama-3.1-8b")
 _PERPLEXITY = {
@@ -45,7 +45,7 @@ class Published:
 
 def published(data: ReportData) -> Published:
     """Return the comparison for the model of the report."""
-    protocol = data.dense.provenance.get("evaluation_protocol")
+    protocol = data.dense.details.provenance.get("evaluation_protocol")
     if protocol != "wikitext2":
         return Published(
             (), "Published tables are on WikiText-2's whole test split: set protocol: wikitext2 to compare."

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from zpruner.evaluate.bootstrap import Bootstrap, Interval
+from zpruner.artifacts.results import Interval
+from zpruner.evaluate.intervals import perplexity_interval, ratio_interval
 from zpruner.report import _format as fmt
-from zpruner.report._data import Evaluation, ReportData, Variant, VariantSpec
+from zpruner.report.data import Evaluation, ReportData, Variant, VariantSpec
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,6 @@ class Summary:
 
 def summarise(data: ReportData) -> Summary:
     """Compute ratios, intervals and the best of each sparsity."""
-    evaluations = (data.dense, *(variant.evaluation for variant in data.variants))
-    bootstrap = Bootstrap([evaluation.window_losses for evaluation in evaluations])
     best, headlines = [], []
     for name in data.sparsity_names:
         ranked = _ranked(data, name)
@@ -75,12 +74,12 @@ def summarise(data: ReportData) -> Summary:
             headlines.append((ranked[0], ranked[1] if len(ranked) > 1 else None))
         if len(ranked) > 1:
             best.append(ranked[0])
-    rows = tuple(_row(data, bootstrap, i, v, i in best) for i, v in enumerate(data.variants))
+    rows = tuple(_row(data, v, i in best) for i, v in enumerate(data.variants))
     return Summary(
-        Row(None, data.dense, bootstrap.perplexity(0)),
+        Row(None, data.dense, perplexity_interval(data.dense.details.window_losses)),
         rows,
         tuple(
-            Headline(rows[first], None if second is None else rows[second], _clear(bootstrap, first, second))
+            Headline(rows[first], None if second is None else rows[second], _clear(data, first, second))
             for first, second in headlines
         ),
     )
@@ -95,19 +94,22 @@ def _ranked(data: ReportData, sparsity: str) -> list[int]:
     return [index for _, index in sorted(finite)]
 
 
-def _clear(bootstrap: Bootstrap, first: int, second: int | None) -> bool | None:
-    interval = None if second is None else bootstrap.ratio(second + 1, first + 1)
+def _clear(data: ReportData, first: int, second: int | None) -> bool | None:
+    if second is None:
+        return None
+    best, other = (data.variants[i].details.window_losses for i in (first, second))
+    interval = ratio_interval(other, best)
     return None if interval is None else interval.low > 1.0
 
 
-def _row(data: ReportData, bootstrap: Bootstrap, index: int, variant: Variant, best: bool) -> Row:
+def _row(data: ReportData, variant: Variant, best: bool) -> Row:
     reference = data.dense.metrics.perplexity
     return Row(
         variant.spec,
         variant.evaluation,
-        bootstrap.perplexity(index + 1),
+        perplexity_interval(variant.details.window_losses),
         variant.evaluation.metrics.perplexity / reference if reference > 0 else None,
-        bootstrap.ratio(index + 1, 0),
+        ratio_interval(variant.details.window_losses, data.dense.details.window_losses),
         variant.seconds,
         best,
     )

@@ -6,11 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zpruner.artifacts.results import Speed, Storage, Task, ZeroShot
 from zpruner.report import _format as fmt
 from zpruner.report._charts import Panel
-from zpruner.report._data import ReportData, Score, Speed, Storage, VariantSpec
 from zpruner.report._svg import to_svg
 from zpruner.report._theme import COLOURS, Style, styles
+from zpruner.report.data import ReportData, VariantSpec
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one zero-shot task, with its standard error where the harness gives one."""
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    facts: Task
+
+
+def scores_of(found: ZeroShot) -> list[Score]:
+    """Return the scores of all tasks."""
+    return [
+        Score(name, metric, value, stderr, task)
+        for name, task in found.tasks.items()
+        for metric, (value, stderr) in task.scores.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -24,10 +45,10 @@ class TaskFigure:
 
 def task_figure(data: ReportData) -> TaskFigure | None:
     """Draw the zero-shot scores of dense and every variant; None where no tasks were run."""
-    rows: list[tuple[VariantSpec | None, tuple[Score, ...]]] = []
+    rows: list[tuple[VariantSpec | None, list[Score]]] = []
     for spec, evaluation in ((None, data.dense), *((v.spec, v.evaluation) for v in data.variants)):
         if evaluation.metrics.zero_shot is not None:
-            rows.append((spec, evaluation.metrics.zero_shot.scores))
+            rows.append((spec, scores_of(evaluation.metrics.zero_shot)))
     if not rows:
         return None
     style = styles(data.method_names)
@@ -37,7 +58,7 @@ def task_figure(data: ReportData) -> TaskFigure | None:
         found = [(spec, s) for spec, scores in rows for s in scores if (s.task, s.metric) == (task, metric)]
         label = f"{task}, {metric}, by variant; bars are one standard error."
         panels.append(Panel(f"{task}: {metric}", to_svg(_bars(found, style), label)))
-        first = found[0][1]
+        first = found[0][1].facts
         shots = "" if first.num_fewshot is None else f", {first.num_fewshot}-shot"
         samples = "" if first.samples is None else f", {fmt.count(first.samples)} questions"
         facts[task] = f"{task} (version {first.version or 'unknown'}{shots}{samples})"
@@ -121,11 +142,11 @@ class SizeTable:
 
 def size_table(data: ReportData) -> SizeTable | None:
     """Return what every model takes on disk and how fast it is; None where nothing was counted."""
-    stored = data.dense.metrics.storage
+    stored = data.dense.metrics.bytes
     rows = [] if stored is None else [_size_row(None, stored, None, stored)]
     speeds = []
     for variant in data.variants:
-        size = variant.evaluation.metrics.storage
+        size = variant.evaluation.metrics.bytes
         if size is not None:
             rows.append(_size_row(variant.spec, size, variant.speed, stored))
             speeds += [variant.speed] if variant.speed else []

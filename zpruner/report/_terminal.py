@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from zpruner.report import _format as fmt
-from zpruner.report._data import ReportData
 from zpruner.report._summary import Row, summarise
+from zpruner.report.data import ReportData
 
 
 def render_table(data: ReportData, *, width: int | None = None, color: bool | None = None) -> str:

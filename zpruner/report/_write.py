@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from zpruner.artifacts.work import atomic_file, write_json
-from zpruner.report._data import ReportData
 from zpruner.report._html import render_html
 from zpruner.report._markdown import render_markdown
 from zpruner.report._plots import layer_points, perplexity_points
+from zpruner.report.data import ReportData
 
 
 def write(data: ReportData, folder: Path) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from zpruner.artifacts.results import FoundFormula
 from zpruner.artifacts.work import atomic_file
+from zpruner.errors import ArtifactError
 from zpruner.report import _format as fmt
 from zpruner.report import _theme
 from zpruner.report._markdown import cell_code, code, escape
 from zpruner.report._pages import environment
-from zpruner.report._read import Record
 from zpruner.report._search_charts import OPERATORS, progress_panels
 from zpruner.search import SearchLog, draw_svg, draw_text, name_frequencies, parse_formula, read_log
 from zpruner.search.log import Evaluation
@@ -38,13 +39,10 @@ class SearchData:
     """What a search's report shows."""
 
     log: SearchLog
-    formula: str
-    fitness: float
-    stopped: str
-    model: str
+    result: FoundFormula
     known: dict[str, float]
+    """Method -> fitness, the best first."""
     found: tuple[Found, ...]
-    settings: dict[str, Any]
 
 
 def load_search(folder: Path) -> SearchData:
@@ -55,27 +53,19 @@ def load_search(folder: Path) -> SearchData:
         FormulaError: a formula that cannot be read.
     """
     log = read_log(folder / "log.jsonl")
-    record = Record.read(folder / "found.json", COMMAND)
-    formula = record.text("formula")
+    path = folder / "found.json"
+    result = FoundFormula.read(path, COMMAND)
     by_formula = {e.formula: e for e in log.evaluations if e.rung == max(x.rung for x in log.evaluations)}
     found = []
-    for entry in record.records("correlations"):
-        text = entry.text("formula")
-        if text not in by_formula:
-            raise entry.wrong("formula", "a formula of the log's highest rung")
-        correlations = entry.record("with").values
-        found.append(Found(by_formula[text], parse_formula(text).size, dict(correlations), text == formula))
-    known = {name: value for name, value in record.record("known").values.items() if value is not None}
-    return SearchData(
-        log=log,
-        formula=formula,
-        fitness=record.number("fitness"),
-        stopped=record.text("stopped"),
-        model=record.text("model"),
-        known=dict(sorted(known.items(), key=lambda item: item[1])),
-        found=tuple(found),
-        settings=dict(record.record("settings").values),
-    )
+    for entry in result.correlations:
+        if entry.formula not in by_formula:
+            raise ArtifactError(
+                str(path), repr(entry.formula), "a formula of the log's highest rung", f"Run `{COMMAND}`."
+            )
+        size, is_winner = parse_formula(entry.formula).size, entry.formula == result.formula
+        found.append(Found(by_formula[entry.formula], size, entry.correlations, is_winner))
+    known = {name: value for name, value in result.known.items() if value is not None}
+    return SearchData(log, result, dict(sorted(known.items(), key=lambda item: item[1])), tuple(found))
 
 
 def write_search(data: SearchData, out: Path) -> None:
@@ -98,9 +88,9 @@ def _context(data: SearchData) -> dict[str, Any]:
     evaluations = data.log.evaluations
     trees = [parse_formula(e.formula) for e in evaluations if e.rung == 0]
     best = [parse_formula(found.evaluation.formula) for found in data.found]
-    tree = parse_formula(data.formula)
+    tree = parse_formula(data.result.formula)
     return {
-        "title": data.model.rstrip("/").rsplit("/", 1)[-1],
+        "title": data.result.model.rstrip("/").rsplit("/", 1)[-1],
         "data": data,
         "fmt": fmt,
         "theme": _theme,
@@ -118,7 +108,11 @@ def _context(data: SearchData) -> dict[str, Any]:
         "frequencies": _frequencies(trees, best),
         "parts": _parts(evaluations),
         "speed": _speed(evaluations),
-        "settings": {**fmt.flat(data.settings), **fmt.flat({"stopped by": data.stopped}), "inputs": data.log.context},
+        "settings": {
+            **fmt.flat(data.result.settings),
+            **fmt.flat({"stopped by": data.result.stopped}),
+            "inputs": data.log.context,
+        },
         "command": COMMAND,
     }
 
@@ -131,7 +125,7 @@ def _verdict(data: SearchData) -> str:
     """Return one sentence on what was found, on the text of the search."""
     if not data.known:
         return "No known method was measured."
-    better = [_NAMES.get(name, name) for name, value in data.known.items() if data.fitness < value]
+    better = [_NAMES.get(name, name) for name, value in data.known.items() if data.result.fitness < value]
     name, value = next(iter(data.known.items()))
     against = f"{_NAMES.get(name, name)}, the best known method, stands at {_perplexity(value)}"
     if len(better) == len(data.known):

@@ -1,0 +1,145 @@
+"""A file of results: plain JSON with a checksum of its own content, checked field by field against its class.
+
+Readers get frozen values or one sentence that names file, field and what was found there. `Shown` says how a field
+appears in tables.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from zpruner.artifacts.work import read_sealed_json, write_sealed_json
+from zpruner.errors import ArtifactError
+
+Form = Literal["number", "perplexity", "share", "error", "bytes"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a metric is shown.
+
+    Attributes:
+        title: over its column.
+        form: how its values are written; `bytes` in MB.
+        detail: added to the title where a metric stands alone; names in braces are fields of the same result.
+        dense: what the unpruned model has, where it is not measured there; None: it is measured.
+        in_table: whether it is a column of the report's table.
+        in_summary: whether it is one of the few numbers of `dvc metrics`.
+    """
+
+    title: str
+    form: Form = "number"
+    detail: str = ""
+    dense: float | None = None
+    in_table: bool = True
+    in_summary: bool = True
+
+    def number(self, value: float) -> float:
+        """Return a value as it stands under the title: bytes in MB."""
+        return value / 1e6 if self.form == "bytes" else value
+
+
+class Part(BaseModel):
+    """Base of everything in a results file: frozen, no unknown keys, no conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Result(Part):
+    """One file of results."""
+
+    @classmethod
+    def read(cls, path: Path, command: str) -> Self:
+        """Return what `write` wrote.
+
+        Args:
+            path: the file.
+            command: what writes it anew.
+
+        Raises:
+            ArtifactError: missing, truncated, altered, or of another schema; names the file and what is wrong in it.
+        """
+        action = f"Run `{command}`."
+        try:
+            values = read_sealed_json(path)
+        except OSError as error:
+            got = "no file" if isinstance(error, FileNotFoundError) else f"a file that cannot be read ({error})"
+            raise ArtifactError(str(path), got, "results of this project", action) from None
+        if values is None:
+            raise ArtifactError(str(path), "content that does not match its checksum", "the file as written", action)
+        try:
+            return cls.model_validate_json(json.dumps(values))
+        except ValidationError as error:
+            raise _complaint(path, values, error, action) from None
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all; what is None is left out.
+
+        Raises:
+            DiskFullError: no space left.
+        """
+        write_sealed_json(path, self.model_dump(mode="json", exclude_none=True, by_alias=True))
+
+
+def _complaint(path: Path, values: dict[str, Any], error: ValidationError, action: str) -> ArtifactError:
+    first = error.errors(include_url=False)[0]
+    missing = first["type"] == "missing"
+    got = "no such key" if missing else repr(first["input"])[:60]
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    expected = {"missing": "a value", "extra_forbidden": "a key of this version"}.get(first["type"], expected)
+    return ArtifactError(str(path), f"{got} under '{_place(values, first['loc'], missing)}'", expected, action)
+
+
+def _place(values: Any, location: tuple[int | str, ...], missing: bool) -> str:
+    """Return where in a file a complaint of pydantic points, e.g. `layers[3].sparsity`, without the names of types."""
+    place = ""
+    for depth, part in enumerate(location):
+        match values, part:
+            case list(), int():
+                place += f"[{part}]"
+                values = values[part]
+            case dict(), str() if part in values:
+                place += f".{part}"
+                values = values[part]
+            case _:
+                place += f".{part}" if missing and depth == len(location) - 1 else ""
+                break
+    return place.removeprefix(".")
+
+
+def shown_fields(part: type[BaseModel], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Shown]:
+    """Return path -> how it is shown, of every annotated field of a class of results and of its parts, in order."""
+    found: dict[tuple[str, ...], Shown] = {}
+    for name, field in part.model_fields.items():
+        here = (*path, name)
+        found.update((here, entry) for entry in field.metadata if isinstance(entry, Shown))
+        for inner in _parts_of(field.annotation):
+            found |= shown_fields(inner, here)
+    return found
+
+
+def _parts_of(annotation: object) -> Iterator[type[Part]]:
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        yield annotation
+    elif not isinstance(annotation, type):
+        for argument in getattr(annotation, "__args__", ()):
+            yield from _parts_of(argument)
+
+
+def value_at(result: BaseModel, path: tuple[str, ...]) -> float | None:
+    """Return the number at a path of `shown_fields`, None where it (or the part that holds it) was not measured."""
+    value: Any = result
+    for name in path:
+        value = None if value is None else getattr(value, name)
+    return value
+
+
+def in_words(shown: Shown, result: BaseModel) -> str:
+    """Return the title of a metric that stands alone, with its detail in parentheses."""
+    return f"{shown.title} ({shown.detail.format_map(dict(result))})" if shown.detail else shown.title

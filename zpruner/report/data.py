@@ -1,0 +1,144 @@
+"""What a report is made of: frozen values, as read from the evaluation and cost files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from zpruner.artifacts.results import Cost, Details, Metrics, Speed
+
+
+@dataclass(frozen=True)
+class VariantSpec:
+    """Which variant a report shows: the labels that name its files, and its pattern as params.yaml writes it."""
+
+    method: str
+    sparsity: str
+    pattern: str
+    propagation: str = "dense"
+
+    @property
+    def name(self) -> str:
+        """METHOD-SPARSITY, as in the stage names of dvc.yaml."""
+        return f"{self.method}-{self.sparsity}"
+
+    @property
+    def is_nm(self) -> bool:
+        """Whether the pattern is N:M."""
+        return ":" in self.pattern
+
+    @property
+    def kind(self) -> str:
+        """What the pattern is: `unstructured`, or N:M itself."""
+        return self.pattern if self.is_nm else "unstructured"
+
+    @property
+    def share_text(self) -> str:
+        """The share that the pattern removes: `50 %`."""
+        kept, _, group = self.pattern.partition(":")
+        return f"{(1 - int(kept) / int(group) if group else float(self.pattern)) * 100:.4g} %"
+
+    @property
+    def pattern_text(self) -> str:
+        """The pattern for a reader: `50 %` or `2:4`."""
+        return self.pattern if self.is_nm else f"{float(self.pattern) * 100:.4g} %"
+
+    @property
+    def title(self) -> str:
+        """The pattern and its label: `50 % · s50`."""
+        return f"{self.pattern_text} · {self.sparsity}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluated model; the dense one has no layers."""
+
+    metrics: Metrics
+    details: Details
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage instance took, under the name that the report gives it."""
+
+    stage: str
+    cost: Cost
+    cached: bool | None
+    """Whether the result came from a cache instead of being computed for this report; None where that is unknown."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One pruned model and what making and evaluating it cost."""
+
+    spec: VariantSpec
+    evaluation: Evaluation
+    costs: tuple[StageCost, ...] = ()
+
+    @property
+    def metrics(self) -> Metrics:
+        """What the variant is worth."""
+        return self.evaluation.metrics
+
+    @property
+    def details(self) -> Details:
+        """What its metrics were made from."""
+        return self.evaluation.details
+
+    @property
+    def speed(self) -> Speed | None:
+        """Speed of the variant and of dense, None where it was not measured."""
+        return next((found.cost.speed for found in self.costs if found.cost.speed is not None), None)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of score, mask and apply; the score's cost counts in each variant that uses it."""
+        return sum(found.cost.seconds for found in self.costs if found.stage != "evaluate")
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything a report shows.
+
+    Attributes:
+        folder: name of the data folder, for the paths that a reader is told.
+        dense: the unpruned model.
+        variants: in the order of the grid.
+        shared_costs: of stages that run once for all variants (fetch, calibrate, gradients).
+        model: settings and facts of the model, `source` first among them.
+        calibration: settings of the calibration.
+        evaluation: settings of the evaluation.
+        methods: label -> settings, as in params.yaml.
+        provenance: what the caller knows besides: git commit, library versions, ...
+    """
+
+    folder: str
+    dense: Evaluation
+    variants: tuple[Variant, ...]
+    shared_costs: tuple[StageCost, ...] = ()
+    model: Mapping[str, object] = field(default_factory=dict)
+    calibration: Mapping[str, object] = field(default_factory=dict)
+    evaluation: Mapping[str, object] = field(default_factory=dict)
+    methods: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def method_names(self) -> tuple[str, ...]:
+        """Method labels of the variants shown, in order."""
+        return tuple(dict.fromkeys(v.spec.method for v in self.variants))
+
+    @property
+    def by_sparsity(self) -> dict[str, tuple[Variant, ...]]:
+        """Sparsity label -> its variants, in order."""
+        labels = dict.fromkeys(v.spec.sparsity for v in self.variants)
+        return {label: tuple(v for v in self.variants if v.spec.sparsity == label) for label in labels}
+
+    @property
+    def sparsity_names(self) -> tuple[str, ...]:
+        """Sparsity labels of the variants shown, in order."""
+        return tuple(self.by_sparsity)
+
+    @property
+    def named(self) -> dict[str, Evaluation]:
+        """`dense` and every variant's name -> its evaluation."""
+        return {"dense": self.dense, **{v.spec.name: v.evaluation for v in self.variants}}

@@ -1,0 +1,120 @@
+"""From the folder `data/` to ReportData: exactly the variants listed, every file checked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from zpruner.artifacts.results import Cost, Details, Metrics
+from zpruner.errors import ArtifactError
+from zpruner.report.data import Evaluation, ReportData, StageCost, Variant, VariantSpec
+
+_VARIANT_STAGES = ("score", "mask", "apply")
+_SHARED_STAGES = ("fetch", "calibrate", "gradients")
+_SAME_METRICS = ("windows", "tokens", "seqlen")
+_SAME_PROVENANCE = ("evaluation_hash", "evaluation_stride")
+
+
+def load(
+    folder: Path,
+    methods: Mapping[str, Mapping[str, object]],
+    sparsities: Mapping[str, str],
+    *,
+    propagation: str = "dense",
+    model: Mapping[str, object],
+    calibration: Mapping[str, object],
+    evaluation: Mapping[str, object] | None = None,
+    provenance: Mapping[str, object],
+    computed: Collection[str] | None = None,
+) -> ReportData:
+    """Read the results of every method at every sparsity; other files are not looked at.
+
+    Args:
+        folder: the data folder, with `evaluation/` and `costs/` inside.
+        methods: label -> settings, as in params.yaml.
+        sparsities: label -> pattern, `"0.5"` or `"2:4"`.
+        propagation: of the calibration statistics, `dense` or `pruned`.
+        model: settings and facts to show about the model; `source` makes the title.
+        calibration: settings to show about the calibration.
+        evaluation: settings to show about the evaluation.
+        provenance: what else to show: git commit, library versions, hashes.
+        computed: which files of `costs/` were written for this report; the others count as taken from a cache. None:
+            unknown.
+
+    Raises:
+        ArtifactError: a file is missing, malformed, or belongs to another evaluation; names it and the command.
+    """
+    dense = _evaluation(folder / "evaluation", "dense", "dvc repro evaluate_dense")
+    costs = _Costs(folder / "costs", computed)
+    specs = [VariantSpec(m, s, str(pattern), propagation) for m in methods for s, pattern in sparsities.items()]
+    return ReportData(
+        folder=folder.name,
+        dense=dense,
+        variants=tuple(_variant(folder, spec, dense, costs) for spec in specs),
+        shared_costs=costs.shared(),
+        model=model,
+        calibration=calibration,
+        evaluation=evaluation or {},
+        methods=methods,
+        provenance=provenance,
+    )
+
+
+def _variant(folder: Path, spec: VariantSpec, dense: Evaluation, costs: _Costs) -> Variant:
+    command = f"dvc repro evaluate@{spec.name}"
+    root = folder / "evaluation" / spec.method
+    found = _evaluation(root, spec.sparsity, command)
+    compared = [("json", key, getattr(found.metrics, key), getattr(dense.metrics, key)) for key in _SAME_METRICS]
+    ours, theirs = found.details.provenance, dense.details.provenance
+    compared += [("layers.json", key, ours.get(key), theirs.get(key)) for key in _SAME_PROVENANCE]
+    for ending, key, got, expected in compared:
+        if got != expected:
+            raise ArtifactError(
+                str(root / f"{spec.sparsity}.{ending}"),
+                f"{key} {got}",
+                f"{expected}, as for the dense model: other text cannot be compared",
+                f"Run `{command}`.",
+            )
+    return Variant(spec, found, costs.of(spec, command))
+
+
+def _evaluation(root: Path, name: str, command: str) -> Evaluation:
+    metrics, path = Metrics.read(root / f"{name}.json", command), root / f"{name}.layers.json"
+    details = Details.read(path, command)
+    if len(details.window_losses) != metrics.windows:
+        raise ArtifactError(
+            str(path),
+            f"{len(details.window_losses)} window losses",
+            f"{metrics.windows}, as {name}.json counts windows",
+            f"Run `{command}`.",
+        )
+    return Evaluation(metrics, details)
+
+
+class _Costs:
+    """The cost files below a folder; `computed` as in `load`."""
+
+    def __init__(self, root: Path, computed: Collection[str] | None) -> None:
+        self._root, self._computed = root, computed
+
+    def of(self, spec: VariantSpec, command: str) -> tuple[StageCost, ...]:
+        """Return the costs of a variant's stages."""
+        paths = {stage: self._root / stage / spec.method / f"{spec.sparsity}.json" for stage in _VARIANT_STAGES}
+        paths["score"] = self._root / "score" / f"{spec.method}.json"
+        evaluate = self._root / "evaluate" / spec.method / f"{spec.sparsity}.json"
+        paths |= {"evaluate": evaluate} if evaluate.is_file() else {}
+        return tuple(self._read(stage, path, command) for stage, path in paths.items())
+
+    def shared(self) -> tuple[StageCost, ...]:
+        """Return the costs of the stages that run once for all variants."""
+        root = self._root
+        paths = {}
+        for stage in _SHARED_STAGES:
+            paths[stage] = root / f"{stage}.json"
+            paths |= {f"{stage} {path.stem}": path for path in sorted((root / stage).glob("*.json"))}
+        found = [self._read(stage, path, "dvc repro") for stage, path in paths.items() if path.is_file()]
+        return tuple(entry for entry in found if entry.cost.seconds)  # gradients that nothing needed took none
+
+    def _read(self, stage: str, path: Path, command: str) -> StageCost:
+        cached = None if self._computed is None else str(path.relative_to(self._root)) not in self._computed
+        return StageCost(stage, Cost.read(path, command), cached)

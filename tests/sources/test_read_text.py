@@ -1,5 +1,7 @@
+import bz2
 import gzip
 import hashlib
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +40,132 @@ def test_plain_text(tmp_path: Path) -> None:
     )
 
 
+def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
+    lines = [f"article {i}\u2028second\x0cthird\x85fourth\x1cfifth\rsixth\u2029\x0b" for i in range(5)]
+    for name, end in (("unix.txt", "\n"), ("dos.txt", "\r\n")):
+        path = tmp_path / name
+        path.write_bytes(end.join(lines).encode())
+        assert read_text(str(path), None, tmp_path, documents="lines") == Documents(str(path), tuple(lines))
+
+
+def _zstd(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as file:
+        file.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+PACKERS = {"GZ": gzip.compress, "bz2": bz2.compress, "Xz": lzma.compress, "ZST": _zstd}
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_packed_files_and_endings_in_any_case(tmp_path: Path, ending: str) -> None:
+    pack = PACKERS[ending]
+    path = tmp_path / f"A.JSONL.{ending}"
+    # Two streams one after the other are one text, as their tools have it.
+    path.write_bytes(pack(b'{"text": "one"}\n') + pack(b'{"text": "two"}\r\n'))
+    assert read_text(str(path), None, tmp_path) == Documents(str(path), ("one", "two"))
+    path.write_bytes(pack(b'{"text": "one"}\n' * 100)[:-6])
+    with pytest.raises(SourceError, match=r"expected a whole \.jsonl"):
+        read_text(str(path), None, tmp_path)
+    path.write_bytes(b'{"text": "one"}\n')
+    with pytest.raises(SourceError, match=r"expected a whole \.jsonl"):
+        read_text(str(path), None, tmp_path)
+
+
+def test_tables_in_any_case(tmp_path: Path) -> None:
+    path = _write_table(tmp_path / "a.parquet", pa.table({"text": list(TEXTS)}))
+    path = path.rename(tmp_path / "A.Parquet")
+    assert read_text(str(path), None, tmp_path) == Documents(str(path), TEXTS)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.TGZ", "a.txt.lz4", "a.parquet.gz", "a.7z"])
+def test_other_packing_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"text")
+    with pytest.raises(SourceError, match=r"packed as .*expected text unpacked or packed as \.gz, \.bz2, \.xz, \.zst"):
+        read_text(str(tmp_path / name), None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("Größe".encode("utf-16"), "text in UTF-16"),
+        ("size".encode("utf-16-le"), "a NUL byte at byte 1, as text in UTF-16"),
+        ("size".encode("utf-16-be"), "a NUL byte at byte 0"),
+        ("size".encode("utf-32"), "text in UTF-32"),
+        (b"one\0two", "a NUL byte at byte 3"),
+        ("Größe".encode("latin-1"), "invalid start byte"),
+        (gzip.compress(b"abc"), "a file packed by gzip"),
+        (_zstd(b"abc"), "a file packed by zstd"),
+        (lzma.compress(b"abc"), "a file packed by xz"),
+        (b"PK\3\4abc", "a zip archive"),
+        (b"PAR1abc", "a Parquet file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_what_is_no_utf8_is_named(tmp_path: Path, name: str, data: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(SourceError, match=said):
+        read_text(str(tmp_path / name), None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"meta": 1, "page": ""}', "line 4: got no column text, expected one of meta, page"),
+        ('{"text": 7}', "line 4: got the number 7 as text, expected a string"),
+        ('{"text": null}', "line 4: got null as text"),
+        ('{"text": ["a"]}', "line 4: got a list as text"),
+        ('{"text": "\\ud800"}', "line 4: got half of a surrogate pair"),
+        ('{"text": "cut', "line 4: got text that is no JSON .Unterminated string starting at at character 10"),
+        ('"text"', "line 4: got a string, expected one JSON object per line"),
+        ("[" * 100_000, "line 4: got JSON with a number, or a depth"),
+        ('{"text": %s}' % ("9" * 5000), "line 4: got JSON with a number"),
+        ("[", "one object per line"),
+    ],
+)
+def test_json_errors_name_the_line(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one"}\n\n{"text": "two"}\n' + line + '\n{"text": "three"}\n')
+    with pytest.raises(SourceError, match=said) as error:
+        read_text(str(path), None, tmp_path)
+    assert len(str(error.value)) < 300 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"input_ids": [1]}', "line 2, input_ids: got 1 token ids, and 2 in the first row"),
+        ('{"input_ids": [1, true]}', "line 2: got a list of something else as input_ids"),
+        ('{"input_ids": [1, 3000000000]}', "line 2: got a list of something else"),
+        ('{"input_ids": "1 2"}', "line 2: got a string as input_ids, expected a list of integers"),
+        ('{"text": "x"}', "line 2: got no column input_ids, expected one of text"),
+    ],
+)
+def test_json_token_ids_name_the_line(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"input_ids": [1, 2]}\n' + line)
+    with pytest.raises((SourceError, ShapeMismatchError), match=said):
+        read_text(str(path), None, tmp_path)
+
+
+STRINGS = [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+
+
+@pytest.mark.parametrize("kind", STRINGS, ids=str)
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_strings_however_encoded(tmp_path: Path, name: str, kind: pa.DataType) -> None:
+    values = pa.array(TEXTS)
+    column = values.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else values.cast(kind)
+    path = _write_table(tmp_path / name, pa.table({"text": column}))
+    assert read_text(str(path), None, tmp_path) == Documents(str(path), TEXTS)
+    nulls = pa.array(["a", None])
+    column = nulls.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else nulls.cast(kind)
+    path = _write_table(tmp_path / name, pa.table({"text": column}))
+    with pytest.raises(SourceError, match="1 nulls, the first in row 2"):
+        read_text(str(path), None, tmp_path)
+
+
 def test_hash_of_a_local_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("abc")
@@ -68,7 +196,10 @@ def test_json_lines(tmp_path: Path, json_lines: JsonLines, name: str) -> None:
         read_text(str(path), None, tmp_path)
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.list_(pa.uint16(), 3)])
+KINDS = [pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.list_(pa.uint16(), 3), pa.list_view(pa.int64())]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "stream.arrow"])
 def test_token_table_is_used_as_it_is(tmp_path: Path, name: str, kind: pa.DataType) -> None:
     rows = [[1, 2, 3], [4, 5, 60000], [7, 8, 9]]

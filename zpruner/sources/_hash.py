@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from zpruner.errors import HashMismatchError, InvalidSettingError
+from zpruner.errors import HashMismatchError, InvalidSettingError, SourceError
 
 
 def file_sha256(path: Path) -> str:
@@ -63,3 +63,19 @@ def require_sha256(where: str, got: str, expected: str | None) -> None:
             "The content is not the one params.yaml describes: correct the sha256 there if the change is meant, "
             "else do not use it.",
         )
+
+
+def require_content(source: str, path: Path, expected: str | None) -> None:
+    """Raise HashMismatchError unless `expected` is None or the SHA-256 of a local file or folder (`folder_sha256`).
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    if expected is None:
+        return
+    try:
+        got = folder_sha256(path) if path.is_dir() else file_sha256(path)
+    except OSError as error:
+        got = f"content that cannot be read ({error.strerror or error})"
+        raise SourceError(source, got, "a file or folder that this user may read", "Correct its mode.") from None
+    require_sha256(source, got, expected)

@@ -12,7 +12,7 @@ from zpruner.errors import InvalidSettingError, ModelStructureError, SourceError
 from zpruner.runtime.quiet import first_line, quiet
 from zpruner.sources._disk import disk_full
 from zpruner.sources._gguf import parsed_once
-from zpruner.sources._hash import checked_sha256, file_sha256, folder_sha256, require_sha256
+from zpruner.sources._hash import checked_sha256, require_content
 from zpruner.sources._hub import fetch_hub_file, fetch_hub_model
 from zpruner.sources._package import fetch_package_file
 from zpruner.sources._parse import HubRef, LocalPath, PackageFile, parse_source
@@ -123,8 +123,7 @@ def _obtain(source: str, sha256: str | None, downloads: Path, trust_remote_code:
         case HubRef(file=str(file)):
             return fetch_hub_file(parsed, file, expected, downloads, "model")
         case LocalPath(path) if path.exists():
-            if expected is not None:
-                require_sha256(source, folder_sha256(path) if path.is_dir() else file_sha256(path), expected)
+            require_content(source, path, expected)
             return path
         case _:
             raise SourceError(

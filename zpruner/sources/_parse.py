@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from zpruner.errors import InvalidSettingError
+from zpruner.sources._quote import quoted
 
-FORMS = "pip:NAME==VERSION/PATH/INSIDE/WHEEL, hf:ORG/NAME@REVISION[/FILE], or a local path"
+FORMS = "pip:NAME==VERSION/PATH/INSIDE/WHEEL, hf:ORG/NAME@REVISION[/FILE], ORG/NAME on the hub, or a local path"
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _PACKAGE = re.compile(rf"({_NAME})==([A-Za-z0-9][A-Za-z0-9.!+_]*)/(.+)")
 _HUB = re.compile(rf"({_NAME}/{_NAME})@([A-Za-z0-9][A-Za-z0-9._-]*)(?:/(.+))?")
+_HUB_ADDRESS = re.compile(rf"https?://(?:www\.)?huggingface\.co/(?:datasets/)?({_NAME}/{_NAME})/?(?:[?#].*)?", re.I)
+_LONGEST = {"path": (4095, 255), "inner": (1000, 200)}
+"""Bytes of a whole path, and from one / to the next; of a path below the downloads, where more is put around it."""
 
 
 @dataclass(frozen=True)
@@ -59,30 +63,50 @@ Source = PackageFile | HubRef | LocalPath
 
 
 def parse_source(text: str) -> Source:
-    """Read a source string.
+    """Read a source string. Nothing is looked up: ORG/NAME is a local path here (see `resolve_source`).
 
     Raises:
-        InvalidSettingError: none of the three forms; a hub source without a revision; a path that leaves its
-            package or repository.
+        InvalidSettingError: none of the forms; a `hf:` source without a revision; a path that leaves its package or
+            repository, or that no file system takes.
     """
-    if not text.strip() or text != text.strip() or "\0" in text:
+    if not text.strip() or text != text.strip():
         _refuse(text, FORMS)
-    if text.startswith("pip:"):
-        match = _PACKAGE.fullmatch(text.removeprefix("pip:"))
-        if match is None:
-            _refuse(text, "pip:NAME==VERSION/PATH/INSIDE/WHEEL with one exact version")
-        return PackageFile(match[1], match[2], _inner_path(text, match[3]))
-    if text.startswith("hf:"):
-        match = _HUB.fullmatch(text.removeprefix("hf:"))
-        if match is None:
-            _refuse(
-                text,
-                "hf:ORG/NAME@REVISION[/FILE] (without a revision, the content could change between two runs)",
-            )
-        return HubRef(match[1], match[2], _inner_path(text, match[3]) if match[3] else None)
-    if re.match(r"[a-z][a-z0-9+]+:", text):
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        _refuse(text, "text: bytes that are no UTF-8 cannot be written to params.yaml or a model card", "Rename it.")
+    if not text.isprintable():
+        _refuse(text, "one printable line", "Rename it.")
+    if match := re.match(r"(?:pip|hf):", text, re.IGNORECASE):
+        form, rest = match[0].lower(), text[match.end() :]
+        return _package(text, rest) if form == "pip:" else _hub(text, rest)
+    if match := _HUB_ADDRESS.fullmatch(text):
+        _refuse(text, FORMS, f"Write {match[1]}.")
+    if re.match(r"[A-Za-z][A-Za-z0-9+]+:", text):
         _refuse(text, FORMS)
-    return LocalPath(Path(text).expanduser())
+    return LocalPath(_on_disk(text, _home(text), "path"))
+
+
+def _package(text: str, rest: str) -> PackageFile:
+    match = _PACKAGE.fullmatch(rest)
+    if match is None:
+        _refuse(text, "pip:NAME==VERSION/PATH/INSIDE/WHEEL with one exact version")
+    _on_disk(text, Path(f"{match[1]}-{match[2]}"), "inner")
+    return PackageFile(match[1], match[2], _inner_path(text, match[3]))
+
+
+def _hub(text: str, rest: str) -> HubRef:
+    match = _HUB.fullmatch(rest)
+    if match is None:
+        _refuse(text, "hf:ORG/NAME@REVISION[/FILE] (without a revision, the content could change between two runs)")
+    _on_disk(text, Path(f"{match[1].replace('/', '--')}@{match[2]}"), "inner")
+    return HubRef(match[1], match[2], _inner_path(text, match[3]) if match[3] else None)
+
+
+def _home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        user = Path(text).parts[0]
+        _refuse(text, f"a home folder that {user} stands for", f"Write ./{user} for a folder of that name.")
 
 
 def _inner_path(text: str, path: str) -> str:
@@ -90,8 +114,18 @@ def _inner_path(text: str, path: str) -> str:
     parts = path.split("/")
     if "\\" in path or ":" in path or any(part in ("", ".", "..") for part in parts):
         _refuse(text, "a relative path inside the package or repository, with / and without empty parts, . and ..")
+    _on_disk(text, Path(path), "inner")
     return path
 
 
-def _refuse(text: str, expected: str) -> NoReturn:
-    raise InvalidSettingError("source", repr(text), expected, "Correct the source.")
+def _on_disk(text: str, path: Path, kind: Literal["path", "inner"]) -> Path:
+    """Return `path` unless it is longer than file systems take."""
+    whole, part = _LONGEST[kind]
+    sizes = [len(name.encode()) for name in path.parts]
+    if sum(sizes) + len(sizes) > whole or max(sizes, default=0) > part:
+        _refuse(text, f"a path of at most {whole} bytes, {part} from one / to the next")
+    return path
+
+
+def _refuse(text: str, expected: str, action: str = "Correct the source.") -> NoReturn:
+    raise InvalidSettingError("source", quoted(text), expected, action)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import json
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,19 +13,33 @@ from numpy.typing import NDArray
 
 from zpruner.errors import InvalidSettingError, ShapeMismatchError, SourceError
 from zpruner.runtime.quiet import first_line
-from zpruner.sources._hash import checked_sha256, file_sha256, require_sha256, texts_sha256
+from zpruner.sources._hash import checked_sha256, require_content, require_sha256, texts_sha256
 from zpruner.sources._hub import fetch_hub_file, load_hub_table, require_pinned
+from zpruner.sources._json_lines import read_json_lines
 from zpruner.sources._package import fetch_package_file
 from zpruner.sources._parse import HubRef, LocalPath, PackageFile, parse_source
+from zpruner.sources._tables import ARROW, PARQUET, read_table, text_column, token_column
+from zpruner.sources._unpack import ARCHIVES, PACKED, unpack
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TOKEN_COLUMN = "input_ids"
 
-_PARQUET = {".parquet"}
-_ARROW = {".arrow", ".feather"}
-_JSON_LINES = {".jsonl", ".ndjson", ".json"}
+_JSON_LINES = (".jsonl", ".ndjson", ".json")
+_MARKS = (
+    (b"\xff\xfe\0\0", "text in UTF-32"),
+    (b"\xff\xfe", "text in UTF-16"),
+    (b"\xfe\xff", "text in UTF-16"),
+    (b"\x1f\x8b", "a file packed by gzip"),
+    (b"\x28\xb5\x2f\xfd", "a file packed by zstd"),
+    (b"\xfd7zXZ\0", "a file packed by xz"),
+    (b"PK\3\4", "a zip archive"),
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow file"),
+)
+"""First bytes of what is no UTF-8 text, and what it is."""
+_RENAME = "correct its name: the ending says how it is read."
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,8 @@ def read_text(
     """Obtain a text and return its documents, or its token ids when it is a table with a column `input_ids`.
 
     Files named .jsonl, .ndjson or .json hold one JSON object per line; .parquet, .arrow and .feather are tables;
-    any other file is UTF-8 text. `.gz` after these names means gzip, tables excepted.
+    any other file is UTF-8 text, whose lines end with \\n or \\r\\n. After these names, tables excepted, .gz, .bz2, .xz
+    and .zst say how the file is packed. Endings count in any case.
 
     Args:
         source: see `parse_source`; a file, or a data set on the hub, read with the `datasets` library.
@@ -113,8 +128,7 @@ def _obtain(parsed: PackageFile | HubRef | LocalPath, source: str, sha256: str |
         case HubRef(file=str(file)):
             return fetch_hub_file(parsed, file, sha256, downloads, "dataset")
         case LocalPath(path) if path.is_file():
-            if sha256 is not None:
-                require_sha256(source, file_sha256(path), sha256)
+            require_content(source, path, sha256)
             return path
         case _:
             raise SourceError(source, "no such file", "a file of text, JSON lines, Parquet or Arrow", "Correct it.")
@@ -122,101 +136,56 @@ def _obtain(parsed: PackageFile | HubRef | LocalPath, source: str, sha256: str |
 
 def _read_file(path: Path, column: str, documents: str, source: str) -> Documents | TokenTable:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    is_table = suffix in _PARQUET | _ARROW | _JSON_LINES
-    _refuse_setting(is_table and documents == "lines", source, "documents: lines", "plain text files")
-    try:
-        if suffix in _PARQUET:
-            return _from_table(pq.read_table(path), column, source)
-        if suffix in _ARROW:
-            return _from_table(_read_arrow(path), column, source)
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = data.decode("utf-8-sig")
-        if suffix in _JSON_LINES:
-            return _from_json_lines(text, column, source)
-    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+    endings = [suffix.lower() for suffix in path.suffixes[-2:]]
+    packed = endings.pop() if endings and endings[-1] in PACKED else ""
+    ending = endings[-1] if endings else ""
+    is_table = ending in PARQUET + ARROW
+    if ending in ARCHIVES or (packed and is_table):
+        known = ", ".join(PACKED)
         raise SourceError(
-            source,
-            f"content that cannot be read ({first_line(error)})",
-            f"a whole {suffix} file" if is_table else "UTF-8 text",
-            "Get it again, or correct its name: the ending says how it is read.",
-        ) from None
-    lines = tuple(line for line in text.splitlines() if line.strip())
-    return Documents(source, lines if documents == "lines" else (text,))
+            source, f"a file packed as {ending}{packed}", f"text unpacked or packed as {known}", "Unpack it."
+        )
+    is_lines = ending in _JSON_LINES
+    _refuse_setting((is_table or is_lines) and documents == "lines", source, "documents: lines", "plain text files")
+    try:
+        if is_table:
+            return _from_table(read_table(path, ending), column, source)
+        data = unpack(path, packed) if packed else path.read_bytes()
+    except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as error:
+        got, expected = f"content that cannot be read ({first_line(error)})", f"a whole {ending}{packed} file"
+        raise SourceError(source, got, expected, f"Get it again, or {_RENAME}") from None
+    text = _decode(data, source)
+    if is_lines:
+        found = read_json_lines(lines_of(text), column, TOKEN_COLUMN, source)
+        return Documents(source, found) if isinstance(found, tuple) else TokenTable(source, found)
+    return Documents(
+        source, tuple(line for line in lines_of(text) if line.strip()) if documents == "lines" else (text,)
+    )
 
 
-def _read_arrow(path: Path) -> pa.Table:
-    """Read an Arrow IPC file, or stream as the `datasets` library writes it."""
-    import pyarrow as pa
+def lines_of(text: str) -> Iterator[str]:
+    """Yield the lines of a text, which end with \\n or \\r\\n and nothing else: not str.splitlines()."""
+    return (line.removesuffix("\r") for line in text.split("\n"))
 
-    with pa.memory_map(str(path)) as file:
+
+def _decode(data: bytes, source: str) -> str:
+    """Return UTF-8 text; UTF-16 without a mark passes for it, but for its NUL bytes."""
+    got = next((kind for mark, kind in _MARKS if data.startswith(mark)), None)
+    if got is None and (place := data.find(b"\0")) >= 0:
+        got = f"a NUL byte at byte {place}, as text in UTF-16 has them"
+    if got is None:
         try:
-            return pa.ipc.open_file(file).read_all()
-        except pa.ArrowInvalid:
-            file.seek(0)
-            return pa.ipc.open_stream(file).read_all()
-
-
-def _from_json_lines(text: str, column: str, source: str) -> Documents | TokenTable:
-    import pyarrow as pa
-
-    # Not str.splitlines(): JSON strings may hold line separators other than the newline.
-    rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise SourceError(source, "a line that is no JSON object", "one object per line", "Correct the file.")
-    key = TOKEN_COLUMN if rows and TOKEN_COLUMN in rows[0] else column
-    if not all(key in row for row in rows):
-        raise _no_column(source, key, rows[0])
-    return _from_table(pa.table({key: pa.array([row[key] for row in rows])}), column, source)
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            got = f"content that cannot be read ({first_line(error)})"
+    raise SourceError(source, got, "UTF-8 text", f"Convert it (iconv -t UTF-8), or {_RENAME}")
 
 
 def _from_table(table: pa.Table, column: str, source: str) -> Documents | TokenTable:
-    import pyarrow as pa
-
     if TOKEN_COLUMN in table.column_names:
-        return TokenTable(source, _token_ids(table.column(TOKEN_COLUMN), source))
-    if column not in table.column_names:
-        raise _no_column(source, column, table.column_names)
-    texts = table.column(column)
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)) or texts.null_count:
-        raise SourceError(
-            source,
-            f"column {column} of type {texts.type} with {texts.null_count} nulls",
-            "strings without nulls",
-            "Name another column.",
-        )
-    return Documents(source, tuple(texts.to_pylist()))
-
-
-def _token_ids(column: pa.ChunkedArray, source: str) -> NDArray[np.int32]:
-    """Return a list column of integers as int32 (rows, length)."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    where = f"{TOKEN_COLUMN} of {source}"
-    kind = column.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not is_list or not pa.types.is_integer(kind.value_type) or column.null_count or not len(column):
-        raise SourceError(where, f"a column of type {kind}", "lists of integers, no nulls", "Correct the table.")
-    lengths = pc.list_value_length(column).to_numpy()
-    if odd := np.flatnonzero(lengths != lengths[0]).tolist():
-        raise ShapeMismatchError(
-            where,
-            f"{lengths[0]} token ids in row 0 and {lengths[odd[0]]} in row {odd[0]}",
-            "rows of equal length",
-            "Cut or drop the odd rows.",
-        )
-    values = pc.list_flatten(column).combine_chunks()
-    if values.null_count:
-        raise SourceError(where, "null token ids", "integers", "Correct the table.")
-    return values.cast(pa.int32()).to_numpy().reshape(len(column), -1).astype(np.int32, copy=True)
-
-
-def _no_column(source: str, column: str, known: object) -> SourceError:
-    names = ", ".join(map(str, known)) if isinstance(known, list | dict) else str(known)
-    return SourceError(source, f"no column {column}", f"one of {names}", "Set column.")
+        return TokenTable(source, token_column(table, TOKEN_COLUMN, source))
+    return Documents(source, text_column(table, column, source))
 
 
 def _refuse_setting(is_set: bool, source: str, setting: str, applies_to: str) -> None:

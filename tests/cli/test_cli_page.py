@@ -37,6 +37,14 @@ def test_wrong_usage_exits_with_2(command: Command) -> None:
     assert "--output" in err
 
 
+def test_arguments_that_are_no_text_are_one_sentence(command: Command) -> None:
+    code, _, err = command("inspect", "model\udcff")
+    assert code == 1
+    assert err == (
+        "error: the command line: got 'model\\udcff', expected arguments in UTF-8. Rename the file, or link to it.\n"
+    )
+
+
 def test_methods_lists_names_defaults_and_papers(command: Command) -> None:
     code, out, _ = command("methods")
     assert code == 0

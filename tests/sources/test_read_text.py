@@ -117,7 +117,7 @@ def test_what_is_no_utf8_is_named(tmp_path: Path, name: str, data: bytes, said: 
         ('{"text": null}', "line 4: got null as text"),
         ('{"text": ["a"]}', "line 4: got a list as text"),
         ('{"text": "\\ud800"}', "line 4: got half of a surrogate pair"),
-        ('{"text": "cut', "line 4: got text that is no JSON .Unterminated string starting at at character 10"),
+        ('{"text": "cut', "line 4: got text that is no JSON .Unterminated string at character 10"),
         ('"text"', "line 4: got a string, expected one JSON object per line"),
         ("[" * 100_000, "line 4: got JSON with a number, or a depth"),
         ('{"text": %s}' % ("9" * 5000), "line 4: got JSON with a number"),

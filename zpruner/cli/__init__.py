@@ -18,7 +18,7 @@ from zpruner.cli._inspect import inspect
 from zpruner.cli._methods import methods
 from zpruner.cli._prune import prune
 from zpruner.cli._validate import validate
-from zpruner.errors import ZprunerError
+from zpruner.errors import InvalidSettingError, ZprunerError
 from zpruner.runtime.allocator import keep_freed_memory
 
 INTERRUPTED = 130
@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its warning about forks is not for a user
     try:
-        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        _require_text(given)
+        code = app(args=given, standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         sys.exit(code)
@@ -57,3 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except typer._click.exceptions.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raise InvalidSettingError for bytes that are no UTF-8, which no output, params.yaml or model card can hold."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InvalidSettingError(
+                "the command line", ascii(argument), "arguments in UTF-8", "Rename the file, or link to it."
+            ) from None

@@ -43,7 +43,7 @@ def _object(where: str, line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
-        got = f"text that is no JSON ({error.msg} at character {error.colno})"
+        got = f"text that is no JSON ({error.msg.removesuffix(' starting at')} at character {error.colno})"
         hint = "Write a list that takes several lines as one object per line." if line.strip() in ("[", "{") else ""
         raise SourceError(where, got, "one JSON object per line", hint or "Correct the line, or drop it.") from None
     except (ValueError, RecursionError):

@@ -7,15 +7,8 @@ import gzip
 import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-PACKED: dict[str, Callable[[Path], BinaryIO]] = {
-    ".gz": lambda path: gzip.open(path),  # type: ignore[return-value]
-    ".bz2": lambda path: bz2.open(path),
-    ".xz": lambda path: lzma.open(path),
-    ".zst": lambda path: _open_zstd(path),
-}
-"""By the end of a file's name, in lower case: what opens it for reading."""
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".br", ".lzma", ".z", ".zstd", ".bz", ".tbz2", ".txz")
 """Ends of names that say a file is packed in a way that is not read."""
 
@@ -63,3 +56,12 @@ def _open_zstd(path: Path) -> BinaryIO:
 
     stream: BinaryIO = pa.input_stream(str(path), compression="zstd")
     return stream
+
+
+PACKED: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _open_zstd,
+}
+"""By the end of a file's name, in lower case: what opens it for reading."""

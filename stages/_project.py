@@ -17,6 +17,7 @@ import zpruner
 from stages._ran import note_run
 from zpruner.artifacts.results import Cost
 from zpruner.artifacts.work import Work, checksum, digest_of
+from zpruner.checkpoint import Checkpoint
 from zpruner.errors import InvalidSettingError, ZprunerError
 from zpruner.pruning.composition import compose_all
 from zpruner.runtime.allocator import keep_freed_memory
@@ -55,6 +56,12 @@ class Project:
     def data(self) -> Path:
         """The folder of all artifacts."""
         return self.root / "data"
+
+    def open_dense(self) -> Checkpoint:
+        """Open the unpruned checkpoint as the one that params.yaml names: stages open it in no other way."""
+        settings = self.params.model
+        expected = {"role": "dense", "model": settings.source}
+        return Checkpoint(self.dense, expected | ({} if settings.dtype == "auto" else {"dtype": settings.dtype}))
 
     @property
     def downloads(self) -> Path:

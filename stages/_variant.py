@@ -47,12 +47,13 @@ class Variant:
             measured = Provenance(model_hash=dense.model_hash, calibration_hash=made_from.calibration_hash)
             self.activations = Activations(project.activations, measured)
         self.facts = {
+            "role": "pruned",
             "method": method,
             "settings": canonical_json(settings),
             "pattern": str(pattern),
             "dense": dense.model_hash,
             "calibration_hash": made_from.calibration_hash,
-            "dtype": dense.manifest["dtype"],
+            "dtype": dense.dtype,
             "propagation": made_from.propagation,
         }
         """What the manifest of the variant's checkpoint says."""

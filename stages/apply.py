@@ -29,7 +29,7 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
         root: the project folder.
     """
     project = Project.open(root)
-    dense = Checkpoint(project.dense)
+    dense = project.open_dense()
     variant = Variant(project, method, sparsity, dense)
     masks, activations, facts = variant.masks, variant.activations, variant.facts
     keep = project.params.keeps_checkpoint(method, sparsity)

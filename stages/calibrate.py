@@ -20,7 +20,6 @@ from zpruner.calibration import (
     warning,
     write_inputs,
 )
-from zpruner.checkpoint import Checkpoint
 from zpruner.execution import Runner, choose, open_runner
 from zpruner.model import Inventory, get_weight, take_inventory
 from zpruner.runtime.progress import counter, progress
@@ -37,14 +36,13 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
     """
     project = Project.open(root)
     settings, model_settings = project.params.calibration, project.params.model
-    dense = Checkpoint(project.dense)
-    dense.verify_all()
+    dense = project.open_dense()
     windows, calibration_hash = read_windows(project.tokens("calibration"))
     provenance = Provenance(
         model=dense.model,
         model_hash=dense.model_hash,
         calibration_hash=calibration_hash,
-        dtype=str(dense.manifest["dtype"]),
+        dtype=dense.dtype,
         windows=windows.shape[0],
         tokens=windows.numel(),
     )

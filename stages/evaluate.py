@@ -61,9 +61,8 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
     check_protocol(settings)
     labels = ("dense",) if dense else (method, sparsity)
     folder = project.dense if dense else project.pruned(method, sparsity)
-    checkpoint = Checkpoint(folder)
-    checkpoint.verify_all()
-    unpruned = checkpoint if dense else _unpruned(project, checkpoint, method, sparsity)
+    unpruned = project.open_dense()
+    checkpoint = unpruned if dense else _open_pruned(project, unpruned, method, sparsity)
     # A variant without a checkpoint of its own is made in memory, from the dense model.
     variant = None if checkpoint.tensor_bytes else Variant(project, method, sparsity, unpruned)
     windows, windows_hash = read_windows(project.tokens("evaluation"))
@@ -115,7 +114,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             seqlen=windows.shape[1],
             bytes=Storage(stored=stored_bytes(folder)) if facts is None else facts.bytes,
             divergence=_divergence(measured["kl"], measured["agreement"]),
-            zero_shot=None if tasks is None else _zero_shot(work, project, runner, tasks, activations, step),
+            zero_shot=None if tasks is None else _zero_shot(work, project, unpruned, runner, tasks, activations, step),
         )
         details = Details(
             layers=layers,
@@ -145,18 +144,17 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
         )
 
 
-def _unpruned(project: Project, checkpoint: Checkpoint, method: str, sparsity: str) -> Checkpoint:
-    """Return the dense checkpoint, after checking that the pruned one is this variant of it."""
-    dense = Checkpoint(project.dense)
+def _open_pruned(project: Project, dense: Checkpoint, method: str, sparsity: str) -> Checkpoint:
+    """Open the checkpoint of a variant, after checking that it is this variant of `dense`."""
+    checkpoint = Checkpoint(project.pruned(method, sparsity), {"role": "pruned"})
     variant = Provenance(
+        model_hash=dense.model_hash,
         method=method,
         settings=canonical_json(project.params.method(method)),
         pattern=str(project.params.pattern(sparsity)),
     )
-    variant.require(checkpoint.manifest, checkpoint.folder)
-    made_from = Provenance(model_hash=dense.model_hash)
-    made_from.require({"model_hash": checkpoint.manifest.get("dense")}, checkpoint.folder)
-    return dense
+    variant.require({**checkpoint.manifest, "model_hash": checkpoint.manifest.get("dense")}, checkpoint.folder)
+    return checkpoint
 
 
 def _activations(project: Project, checkpoint: Checkpoint) -> Activations:
@@ -204,6 +202,7 @@ def _histograms(
 def _zero_shot(
     work: Work,
     project: Project,
+    unpruned: Checkpoint,
     runner: Runner,
     settings: ZeroShotSettings,
     activations: Activations | None,
@@ -217,7 +216,7 @@ def _zero_shot(
         if entry is None:
             if harness is None:
                 trust = project.params.model.trust_remote_code
-                tokenizer = load_tokenizer(project.dense, trust_remote_code=trust)
+                tokenizer = load_tokenizer(unpruned.folder, trust_remote_code=trust)
                 harness = Harness(runner.model, tokenizer, settings, project.root, runner.device)
             entry = harness.run(task)
             work.record(f"task-{task}", entry)

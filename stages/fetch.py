@@ -73,7 +73,8 @@ def _fetch_model(project: Project) -> None:
             config = json.loads((work.files / "config.json").read_text(encoding="utf-8"))
             dtype = config.get("dtype") or config.get("torch_dtype") or settings.dtype
             converted = find_converted(work.files, trust_remote_code=settings.trust_remote_code)
-            write_manifest(work.files, settings.source, dtype=dtype, **({"converted": converted} if converted else {}))
+            form = {"converted": converted} if converted else {}
+            write_manifest(work.files, settings.source, role="dense", dtype=dtype, **form)
             work.record("model", {})
         work.publish(project.dense)
         project.write_cost("fetch", "model", seconds=work.seconds, layers=0)
@@ -108,9 +109,9 @@ def _fetch_tokens(project: Project, what: What) -> None:
     with project.work("fetch", what.value) as work, counter(f"fetch {what.value} text", 2, "step") as step:
         text = _read(settings, project)
         step()
-        _verify_texts(project.dense)
-        tokenizer = load_tokenizer(project.dense, trust_remote_code=params.model.trust_remote_code)
-        vocab_size, longest = _limits(project.dense, params.model.trust_remote_code)
+        dense = project.open_dense()
+        tokenizer = load_tokenizer(dense.folder, trust_remote_code=params.model.trust_remote_code)
+        vocab_size, longest = _limits(dense.folder, params.model.trust_remote_code)
         if what is What.calibration:
             chosen = params.calibration
             windows = calibration_windows(
@@ -167,14 +168,6 @@ def _read(settings: TextSettings, project: Project) -> Documents | TokenTable:
         split=settings.split,
         documents=settings.documents,
     )
-
-
-def _verify_texts(folder: Path) -> None:
-    """Raise ArtifactError if config or tokenizer files of the checkpoint were altered."""
-    dense = Checkpoint(folder)
-    for file in dense.manifest["files"]:
-        if not file.endswith(".safetensors"):
-            dense.verify(file)
 
 
 def _limits(folder: Path, trust_remote_code: bool) -> tuple[int, int | None]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from stages._project import Project, Root, main
 from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
+from zpruner.artifacts.work import read_sealed_json
 from zpruner.calibration import Gradients, GradientSnapshots, collect_gradients
 from zpruner.checkpoint import Checkpoint, empty_model
-from zpruner.errors import InvalidSettingError
-from zpruner.execution import memory_limit
-from zpruner.model import load_model, take_inventory
+from zpruner.errors import MEND, ArtifactError, InvalidSettingError
+from zpruner.execution import load_whole, memory_limit
+from zpruner.model import take_inventory
 from zpruner.pruning.composition import compose
 from zpruner.runtime.progress import progress
 from zpruner.settings.params import MachineSettings, MethodSettings, ModelSettings
@@ -34,7 +34,7 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0, search: bool = Fals
         labels, out, wanted = ("gradients", "search"), project.search / "gradients", _searched(project)
     else:
         labels, out = ("gradients",), project.gradients
-        wanted = json.loads((project.needs / "gradients.json").read_bytes())["gradients"]
+        wanted = _wanted(project.needs / "gradients.json")
     if wanted:
         collect(project, out, labels, snapshot_seconds)
         return
@@ -42,6 +42,14 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0, search: bool = Fals
     with artifact_writer(work, "gradients", Provenance()) as writer:
         writer.finish(out, layers=[])
         project.write_cost(*labels, seconds=0.0, layers=0)
+
+
+def _wanted(path: Path) -> bool:
+    """Return whether a listed method needs gradients, as the needs stage found."""
+    found = read_sealed_json(path, "whether a method needs gradients").get("gradients")
+    if not isinstance(found, bool):
+        raise ArtifactError(str(path), f"gradients {found!r}", "true or false", MEND)
+    return found
 
 
 def _searched(project: Project) -> bool:
@@ -54,20 +62,19 @@ def _searched(project: Project) -> bool:
 def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_seconds: float) -> None:
     """Write gradients of the dense model over the calibration windows to `out`, and what that cost under `labels`."""
     settings, machine = project.params.model, project.params.machine
-    dense = Checkpoint(project.dense)
+    dense = project.open_dense()
     windows, calibration_hash = read_windows(project.tokens("calibration"))
     provenance = Provenance(
         model=dense.model,
         model_hash=dense.model_hash,
         calibration_hash=calibration_hash,
-        dtype=str(dense.manifest["dtype"]),
+        dtype=dense.dtype,
         windows=windows.shape[0],
         tokens=windows.numel(),
     )
     found = None if out == project.gradients else _collected(project, provenance)
     if found is None:
         _check_room(dense, settings, machine)
-    dense.verify_all()
     work = project.work(*labels, provenance=repr(provenance), blocks=settings.blocks, ignore=settings.ignore)
     with artifact_writer(work, "gradients", provenance) as writer:
         if found is not None:
@@ -76,7 +83,7 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
             writer.finish(out, layers=found.reader.index["layers"])
             project.write_cost(*labels, seconds=work.seconds, layers=len(found.reader.index["layers"]))
             return
-        model = load_model(project.dense, device=machine.device, trust_remote_code=settings.trust_remote_code)
+        model = load_whole(dense, machine.device, trust_remote_code=settings.trust_remote_code)
         inventory = take_inventory(model, settings.blocks, settings.ignore)
         snapshots = GradientSnapshots(work, snapshot_seconds)
         sums = snapshots.restore(model.device)

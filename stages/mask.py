@@ -46,7 +46,7 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     propagation = project.params.calibration.propagation
     scored = Provenance(method=settings.score, settings=canonical_json(settings.settings), propagation=propagation)
     scores = ArtifactReader(project.scores(method), "scores", scored)
-    dense = Checkpoint(project.dense)
+    dense = project.open_dense()
     activations = Activations(project.activations, Provenance(model_hash=dense.model_hash))
     measured_on = Provenance(
         model_hash=activations.provenance.model_hash, calibration_hash=activations.provenance.calibration_hash

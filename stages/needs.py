@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages._project import Project, Root, main
-from zpruner.artifacts.work import digest_of, write_json
+from zpruner.artifacts.work import digest_of, write_sealed_json
 from zpruner.pruning.composition import compose
 from zpruner.types import Stat
 
@@ -26,9 +26,11 @@ def run(root: Root = Path()) -> None:
     with project.work("needs", methods=digest_of(methods)) as work:
         for label, settings in methods.items():
             statistics = sorted(stat.value for stat in needs[label])
-            write_json(work.files / "methods" / f"{label}.json", {"composition": settings, "statistics": statistics})
+            write_sealed_json(
+                work.files / "methods" / f"{label}.json", {"composition": settings, "statistics": statistics}
+            )
         wanted = any(Stat.GRAD_SQ in found for found in needs.values())
-        write_json(work.files / "gradients.json", {"gradients": wanted})
+        write_sealed_json(work.files / "gradients.json", {"gradients": wanted})
         work.publish(project.needs)
 
 

@@ -16,7 +16,6 @@ from stages._project import Method, Project, Root, main
 from zpruner.artifacts.store import Provenance, artifact_writer
 from zpruner.artifacts.work import digest_of
 from zpruner.calibration import Activations, Gradients
-from zpruner.checkpoint import Checkpoint
 from zpruner.model import PrunableLayer, resolve_device
 from zpruner.pruning.composition import Composition, compose
 from zpruner.runtime.prefetch import ahead
@@ -38,7 +37,7 @@ def run(method: Method, root: Root = Path()) -> None:
     project = Project.open(root)
     settings = project.params.method(method)
     composition = compose(settings)
-    dense = Checkpoint(project.dense)
+    dense = project.open_dense()
     activations = Activations(project.activations, Provenance(model_hash=dense.model_hash))
     propagation = project.params.calibration.propagation
     provenance = replace(

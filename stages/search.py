@@ -16,10 +16,10 @@ from zpruner.artifacts.results import FoundFormula, Likeness
 from zpruner.artifacts.store import ArtifactReader, Provenance
 from zpruner.artifacts.work import atomic_file, checksum, digest_of, write_json
 from zpruner.calibration import Activations, Gradients
-from zpruner.checkpoint import Checkpoint
 from zpruner.errors import InvalidSettingError
+from zpruner.execution import load_whole
 from zpruner.methods import METHODS, PruningMethod
-from zpruner.model import load_model, resolve_devices
+from zpruner.model import resolve_devices
 from zpruner.runtime.progress import counter
 from zpruner.search import (
     Evaluation,
@@ -93,8 +93,7 @@ class Inputs:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.dense = Checkpoint(project.dense)
-        self.dense.verify_all()
+        self.dense = project.open_dense()
         self.activations = Activations(project.activations, Provenance(model_hash=self.dense.model_hash))
         collected = project.search / "gradients"
         measured = Provenance(
@@ -122,7 +121,7 @@ class Inputs:
         """Load the model, once on every device, and return what measures formulas."""
         params = self.project.params
         models = [
-            load_model(self.project.dense, device=device, trust_remote_code=params.model.trust_remote_code)
+            load_whole(self.dense, device, trust_remote_code=params.model.trust_remote_code)
             for device in resolve_devices(params.machine.device)
         ]
         count, seqlen = self.windows.shape

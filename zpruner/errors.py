@@ -9,6 +9,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+MEND = "Run `zpruner doctor --mend`, then `dvc repro`."
+"""What helps against a damaged artifact of a project: damage that DVC has cached would otherwise come back."""
 _SHOWN = 30
 _USER = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#@:]*)(:(?!\d+(?:[/?#\s]|$))\S*)?@", re.IGNORECASE)
 _QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#'\"]*)\?[^\s'\"]+", re.IGNORECASE)

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from zpruner.artifacts.work import (
     write_json,
     write_sealed_json,
 )
-from zpruner.errors import DiskFullError, LockedError
+from zpruner.errors import ArtifactError, DiskFullError, LockedError
 
 
 def names(folder):
@@ -222,12 +223,16 @@ def test_every_altered_byte_of_a_sealed_file_is_noticed(tmp_path):
     path = tmp_path / "index.json"
     value = {"files": {"ä": {"tokens": 192, "x": 1.5}}, "blocks": "model.layers", "none": None}
     write_sealed_json(path, value)
-    assert read_sealed_json(path) == value
+    assert read_sealed_json(path, "an index") == value
     good = path.read_bytes()
     for position in range(len(good)):
         for bit in (0, 4, 7):
             path.write_bytes(good[:position] + bytes([good[position] ^ 1 << bit]) + good[position + 1 :])
-            assert read_sealed_json(path) in (None, value)  # other white space says the same
+            try:
+                assert read_sealed_json(path, "an index") == value  # other white space says the same
+            except ArtifactError as error:
+                assert re.search(r"index\.json: got an altered .*, expected an index", str(error))  # noqa: PT017
     for length in range(len(good) - 2):
         path.write_bytes(good[:length])
-        assert read_sealed_json(path) is None
+        with pytest.raises(ArtifactError, match="altered or truncated"):
+            read_sealed_json(path, "an index")

@@ -27,6 +27,7 @@ HOW = [
     "zpruner/artifacts/store.py",
     "zpruner/artifacts/work.py",
     "zpruner/checkpoint/files.py",
+    "zpruner/checkpoint/manifest.py",
     "zpruner/sources/_disk.py",
     "zpruner/runtime/quiet.py",
     "zpruner/execution/choose.py",
@@ -72,7 +73,7 @@ NOT_RUN = {
         "zpruner/model/weights.py",
         "zpruner/types.py",
     ],
-    "needs": [*COMPOSING, "zpruner/types.py"],
+    "needs": [*COMPOSING, *MODELS, "zpruner/types.py"],
     "gradients": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
     "score": [*COMPOSING, ENERGY, *STATISTICS, *MODELS],
     "mask": [
@@ -90,7 +91,7 @@ NOT_RUN = {
     "search/gradients": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
     "search/search": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/layers.py"],
     "search/report": [*COMPOSING, *MODELS, "zpruner/evaluate", "zpruner/types.py"],
-    "report": [*COMPOSING, *INVENTORY, "zpruner/model/layers.py", "zpruner/types.py"],
+    "report": [*COMPOSING, *MODELS, "zpruner/types.py"],
 }
 """What a stage imports for something that does not change its result."""
 

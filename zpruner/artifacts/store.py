@@ -23,7 +23,7 @@ import xxhash
 from torch import Tensor
 
 from zpruner.artifacts.work import Work, atomic_file, read_sealed_json, write_sealed_json
-from zpruner.errors import ArtifactError
+from zpruner.errors import MEND, ArtifactError
 from zpruner.runtime.background import Background
 from zpruner.runtime.transfer import to_host
 
@@ -38,7 +38,6 @@ _ARROW_TYPES = {
     torch.int32: pa.int32(),
     torch.int64: pa.int64(),
 }
-_REPAIR = "Delete it and run `dvc repro` (or `dvc checkout --force` to restore it from the cache)."
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Provenance:
                     str(where),
                     f"{field.name} {got!r}",
                     f"{expected!r}",
-                    "It belongs to another model, calibration or method. " + _REPAIR,
+                    "It belongs to another model, calibration or method. " + MEND,
                 )
 
 
@@ -152,19 +151,13 @@ class ArtifactReader:
     def __init__(self, folder: Path, kind: str, expected: Provenance | None = None) -> None:
         self.folder = folder
         path = folder / INDEX
-        try:
-            index = read_sealed_json(path)
-        except (FileNotFoundError, NotADirectoryError):
-            raise ArtifactError(str(path), "no file", f"the index of {kind}", "Run `dvc repro` first.") from None
-        if index is None:
-            raise ArtifactError(str(path), "an altered or truncated index", "the bytes once written", _REPAIR)
-        self.index: dict[str, Any] = index
+        self.index: dict[str, Any] = read_sealed_json(path, f"the index of {kind}")
         if self.index.get("format") != FORMAT or self.index.get("kind") != kind:
             raise ArtifactError(
                 str(path),
                 f"format {self.index.get('format')!r} of kind {self.index.get('kind')!r}",
                 f"format {FORMAT} of kind {kind!r}",
-                _REPAIR,
+                MEND,
             )
         self.provenance = Provenance(**self.index["provenance"])
         (expected or Provenance()).require(self.index["provenance"], path)
@@ -183,7 +176,7 @@ class ArtifactReader:
         """
         facts = self.files.get(name)
         if facts is None:
-            raise ArtifactError(str(self.folder), f"no entry for '{name}'", f"one of {len(self.files)} layers", _REPAIR)
+            raise ArtifactError(str(self.folder), f"no entry for '{name}'", f"one of {len(self.files)} layers", MEND)
         path = self.folder / facts["file"]
         data = _read_checked(path, facts["checksum"])
         table = _open_table(path, data)
@@ -192,7 +185,7 @@ class ArtifactReader:
         columns = _to_tensors(table, path)
         shapes = {key: list(value.shape) for key, value in columns.items()}
         if shapes != facts["columns"]:
-            raise ArtifactError(str(path), f"columns {shapes}", f"{facts['columns']}", _REPAIR)
+            raise ArtifactError(str(path), f"columns {shapes}", f"{facts['columns']}", MEND)
         return columns
 
 
@@ -224,9 +217,9 @@ def read_file(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]
     try:
         table.validate(full=True)
     except pa.ArrowException as error:
-        raise ArtifactError(str(path), f"damaged columns ({error})", "an Arrow IPC file", _REPAIR) from None
+        raise ArtifactError(str(path), f"damaged columns ({error})", "an Arrow IPC file", MEND) from None
     if metadata.get("kind") != kind:
-        raise ArtifactError(str(path), f"kind {metadata.get('kind')!r}", f"kind {kind!r}", _REPAIR)
+        raise ArtifactError(str(path), f"kind {metadata.get('kind')!r}", f"kind {kind!r}", MEND)
     return _to_tensors(table, path), metadata
 
 
@@ -242,7 +235,7 @@ def read_metadata(schema: pa.Schema, path: Path) -> dict[str, Any]:
     except ValueError:
         metadata = None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise ArtifactError(str(path), "no readable provenance", f"an artifact of format {FORMAT}", _REPAIR)
+        raise ArtifactError(str(path), "no readable provenance", f"an artifact of format {FORMAT}", MEND)
     return metadata
 
 
@@ -267,10 +260,10 @@ def _read_checked(path: Path, expected: str) -> bytearray:
         with path.open("rb") as file:
             file.readinto(data)
     except FileNotFoundError:
-        raise ArtifactError(str(path), "no file", "a file that the index names", _REPAIR) from None
+        raise ArtifactError(str(path), "no file", "a file that the index names", MEND) from None
     got = xxhash.xxh3_128_hexdigest(data)
     if got != expected:
-        raise ArtifactError(str(path), f"checksum {got} of {size} bytes", f"checksum {expected}", _REPAIR)
+        raise ArtifactError(str(path), f"checksum {got} of {size} bytes", f"checksum {expected}", MEND)
     return data
 
 
@@ -279,11 +272,9 @@ def _open_table(path: Path, data: bytearray) -> pa.Table:
         table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
         chunks = [column.num_chunks for column in table.columns]  # decodes the columns' names
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # Arrow raises any of them on altered bytes
-        raise ArtifactError(
-            str(path), f"bytes that Arrow cannot read ({error})", "an Arrow IPC file", _REPAIR
-        ) from None
+        raise ArtifactError(str(path), f"bytes that Arrow cannot read ({error})", "an Arrow IPC file", MEND) from None
     if any(n > 1 for n in chunks):
-        raise ArtifactError(str(path), "several record batches", "one", _REPAIR)
+        raise ArtifactError(str(path), "several record batches", "one", MEND)
     return table
 
 
@@ -298,9 +289,9 @@ def _to_tensor(array: pa.Array, path: Path) -> Tensor:
     width = array.type.list_size if pa.types.is_fixed_size_list(array.type) else None
     flat = array.flatten() if width is not None else array
     if nulls := array.null_count or flat.null_count:
-        raise ArtifactError(str(path), f"{nulls} nulls", "a value in every row", _REPAIR)
+        raise ArtifactError(str(path), f"{nulls} nulls", "a value in every row", MEND)
     if not len(flat):
-        raise ArtifactError(str(path), "an empty column", "at least one value", _REPAIR)
+        raise ArtifactError(str(path), "an empty column", "at least one value", MEND)
     if pa.types.is_boolean(flat.type):
         bits = np.frombuffer(flat.buffers()[1], dtype=np.uint8)
         values = np.unpackbits(bits, count=flat.offset + len(flat), bitorder="little")[flat.offset :]
@@ -308,7 +299,7 @@ def _to_tensor(array: pa.Array, path: Path) -> Tensor:
     else:
         dtype = next((torch_type for torch_type, arrow in _ARROW_TYPES.items() if arrow == flat.type), None)
         if dtype is None:
-            raise ArtifactError(str(path), f"a column of {flat.type}", "numbers", _REPAIR)
+            raise ArtifactError(str(path), f"a column of {flat.type}", "numbers", MEND)
         raw = np.frombuffer(flat.buffers()[1], dtype=np.uint8)[: (flat.offset + len(flat)) * dtype.itemsize]
         tensor = torch.from_numpy(raw.copy()).view(dtype)[flat.offset :]
     return tensor if width is None else tensor.reshape(len(array), width)

@@ -24,10 +24,11 @@ from typing import IO, Any, Self, cast
 import xxhash
 from safetensors import SafetensorError
 
-from zpruner.errors import DiskFullError, LockedError
+from zpruner.errors import MEND, ArtifactError, DiskFullError, LockedError
 
 JOURNAL = "journal.jsonl"
 _SEAL = "content_checksum"
+_READABLE = "Make it readable for this user (`chmod u+r`), or delete it and run `dvc repro`."
 
 
 def checksum(path: Path) -> str:
@@ -110,19 +111,39 @@ def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
     write_json(path, {**value, _SEAL: digest_of(value)})
 
 
-def read_sealed_json(path: Path) -> dict[str, Any] | None:
-    """Return what `write_sealed_json` wrote, or None if the file was truncated or altered.
+def read_sealed_json(path: Path, what: str) -> dict[str, Any]:
+    """Return what `write_sealed_json` wrote.
+
+    Args:
+        path: the file.
+        what: it should be, in words for an error.
 
     Raises:
-        FileNotFoundError: no such file.
+        ArtifactError: missing, unreadable, truncated or altered.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_artifact(path, what))
         if isinstance(value, dict) and value.pop(_SEAL, None) == digest_of(value):
             return value
     except (ValueError, RecursionError):  # not UTF-8, or not JSON
         pass
-    return None
+    raise ArtifactError(str(path), "an altered or truncated file", f"{what} as it was written", MEND)
+
+
+def read_artifact(path: Path, what: str) -> bytes:
+    """Return the bytes of a file that a stage wrote.
+
+    Raises:
+        ArtifactError: no file, or one that the system does not let us read.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(str(path), "no file", what, "Run `dvc repro` first.") from None
+    except IsADirectoryError:
+        raise ArtifactError(str(path), "a folder", what, MEND) from None
+    except OSError as error:
+        raise ArtifactError(str(path), f"a file that cannot be read ({error.strerror})", what, _READABLE) from None
 
 
 def write_json(path: Path, value: object) -> None:

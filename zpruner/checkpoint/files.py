@@ -3,72 +3,56 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from zpruner.artifacts.work import (
-    Work,
-    atomic_file,
-    checksum,
-    digest_of,
-    read_sealed_json,
-    write_json,
-    write_sealed_json,
-)
+from zpruner.artifacts.work import Work, atomic_file, checksum, write_json
 from zpruner.checkpoint.conversion import Conversion, Converted, empty_model
+from zpruner.checkpoint.manifest import MANIFEST, SHARD_INDEX, read_manifest, tokenizer_hash, write_manifest
 from zpruner.checkpoint.tensors import Stored, read_tensor, stored_tensor, tensor_names, write_tensors
-from zpruner.errors import ArtifactError, ModelStructureError
+from zpruner.errors import MEND, ArtifactError, ModelStructureError
 from zpruner.model.layers import PrunableLayer
 from zpruner.runtime.background import Background
-
-MANIFEST = "zpruner.json"
-SHARD_INDEX = "model.safetensors.index.json"
-_REPAIR = "Make it again: delete the folder and run `dvc repro` (or `dvc checkout --force`), or `zpruner prune`."
 
 
 class Checkpoint:
     """A Hugging Face checkpoint folder with a manifest of its files' checksums, read one tensor at a time.
 
+    Config, tokenizer, code and headers are checked here; the values of a safetensors file before the first of them is
+    used, once.
+
     Args:
         folder: written by `write_manifest`.
+        expected: entries that the manifest must have, such as its role.
 
     Raises:
-        ArtifactError: the manifest or a file is missing, or a file's size is not the manifest's.
+        ArtifactError: a file is missing, altered or too many, or the manifest is another's.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, expected: Mapping[str, str] | None = None) -> None:
         self.folder = folder
-        path = folder / MANIFEST
-        try:
-            manifest = read_sealed_json(path)
-        except (FileNotFoundError, NotADirectoryError):
-            raise ArtifactError(str(path), "no file", "a checkpoint's manifest", "Run `dvc repro` first.") from None
-        if manifest is None:
-            raise ArtifactError(str(path), "an altered or truncated manifest", "the bytes once written", _REPAIR)
-        self.manifest: dict[str, Any] = manifest
-        files: dict[str, dict[str, Any]] = manifest["files"]
-        self.converted = tuple(Converted(tuple(p), tuple(t)) for p, t in manifest.get("converted", ()))
+        self.manifest, self.files = read_manifest(folder)
+        for key, value in (expected or {}).items():
+            if self.manifest.get(key) != value:
+                got = f"{key} {self.manifest.get(key)!r}"
+                raise ArtifactError(str(folder / MANIFEST), got, f"{value!r}", f"It belongs elsewhere. {MEND}")
+        self.converted = tuple(Converted(tuple(p), tuple(t)) for p, t in self.manifest.get("converted", ()))
         """What the model has in another form than it is stored in."""
         self._converted = {name: entry for entry in self.converted for name in entry.parameters}
         self._last: tuple[Converted, dict[str, Tensor]] | None = None
-        self._verified: set[str] = set()
+        self._verified = {name for name in self.files if not name.endswith(".safetensors")}
         self._verifying = Lock()  # tensors are read in several threads
-        self._tensors: dict[str, str] = {}
-        for name, facts in files.items():
-            file = folder / name
-            size = file.stat().st_size if file.is_file() else None
-            if size != facts["bytes"]:
-                found = "no file" if size is None else f"{size} bytes"
-                raise ArtifactError(str(file), found, f"{facts['bytes']} bytes", _REPAIR)
-            if name.endswith(".safetensors"):
-                self._tensors |= dict.fromkeys(tensor_names(file), name)
+        shards = (name for name in self.files if name.endswith(".safetensors"))
+        self._tensors = {tensor: name for name in shards for tensor in tensor_names(folder / name)}
 
     @property
     def model_hash(self) -> str:
@@ -81,10 +65,22 @@ class Checkpoint:
         return str(self.manifest["model"])
 
     @property
+    def dtype(self) -> str:
+        """The type of its weights, by torch's name."""
+        name = str(self.manifest.get("dtype"))
+        if not isinstance(getattr(torch, name, None), torch.dtype):
+            raise ArtifactError(str(self.folder / MANIFEST), f"dtype {name!r}", "one of torch's", MEND)
+        return name
+
+    @property
     def tensor_bytes(self) -> int:
         """Bytes of the files that hold its tensors."""
-        files: dict[str, dict[str, int]] = self.manifest["files"]
-        return sum(facts["bytes"] for name, facts in files.items() if name.endswith(".safetensors"))
+        return sum(facts.bytes for name, facts in self.files.items() if name.endswith(".safetensors"))
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """Digest of the files that decide how text becomes tokens."""
+        return tokenizer_hash(self.files)
 
     def names(self) -> list[str]:
         """Return the names of all tensors, in file order."""
@@ -158,29 +154,29 @@ class Checkpoint:
         """Raise ArtifactError unless the file's bytes are the manifest's."""
         with self._verifying:
             if file not in self._verified:
-                expected = self.manifest["files"][file]["checksum"]
+                expected = self.files[file].checksum
                 if (got := checksum(self.folder / file)) != expected:
-                    raise ArtifactError(str(self.folder / file), f"checksum {got}", f"checksum {expected}", _REPAIR)
+                    raise ArtifactError(str(self.folder / file), f"checksum {got}", f"checksum {expected}", MEND)
                 self._verified.add(file)
 
     def verify_all(self) -> None:
         """Raise ArtifactError unless every file's bytes are the manifest's."""
-        for file in self.manifest["files"]:
+        for file in self.files:
             self.verify(file)
 
+    @contextmanager
+    def verifying(self) -> Iterator[None]:
+        """Verify every file while the block reads them all, in a thread beside it.
 
-def write_manifest(folder: Path, model: str, **facts: Any) -> None:
-    """Write the manifest of a finished checkpoint folder: file sizes, checksums and a content hash.
-
-    Args:
-        folder: holds safetensors, config and tokenizer files.
-        model: the source that the model came from.
-        facts: further JSON values, such as the method and pattern of a pruned model.
-    """
-    names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST)
-    files = {n: {"checksum": checksum(folder / n), "bytes": (folder / n).stat().st_size} for n in names}
-    content = {n: f["checksum"] for n, f in files.items() if n.endswith(".safetensors") or n == "config.json"}
-    write_sealed_json(folder / MANIFEST, {"model": model, "hash": digest_of(content), "files": files, **facts})
+        Raises:
+            ArtifactError: a file was altered; it comes before an error of the block, which damage may have caused.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool:
+            verified = pool.submit(self.verify_all)
+            try:
+                yield
+            finally:
+                verified.result()
 
 
 def write_pruned(
@@ -230,7 +226,7 @@ def write_pruned(
         background.drain()
     weight_map = {n: shard for shard, found in zip(names, shards, strict=True) for e in found for n in e.stored}
     size = sum(work.items()[shard]["tensor_bytes"] for shard in names)
-    for name in dense.manifest["files"]:
+    for name in dense.files:
         if not name.endswith(".safetensors") and name != SHARD_INDEX:
             dense.verify(name)
             shutil.copyfile(dense.folder / name, work.files / name)

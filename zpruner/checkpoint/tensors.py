@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zpruner.errors import ArtifactError
+from zpruner.errors import MEND, ArtifactError
 
 _BLOCK = 1 << 24
 _NAMES = {
@@ -101,8 +101,23 @@ def tensor_names(file: Path) -> list[str]:
             str(file),
             f"bytes that are not safetensors ({error})",
             "safetensors",
-            "Delete the folder and run `dvc repro` (or `dvc checkout --force` to restore it from the cache).",
+            MEND,
         ) from None
+
+
+def read_header(file: Path) -> bytes:
+    """Return the bytes of a file that say where its tensors lie: the length, and the JSON of that length.
+
+    Raises:
+        ArtifactError: shorter than it says.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as raw:
+        length = raw.read(8)
+        end = 8 + int.from_bytes(length, "little")
+        if len(length) < 8 or end > size:
+            raise ArtifactError(str(file), f"{size} bytes", f"a header of {end} bytes first", MEND)
+        return length + raw.read(end - 8)
 
 
 def write_order(tensors: Mapping[str, Stored]) -> list[str]:

@@ -38,7 +38,7 @@ def export(
     calibration = calibrated_on(root, checkpoint.folder / "README.md")
     facts = {key: value for key, value in checkpoint.manifest.items() if key not in ("model", "hash", "files")}
     with place(output, force) as staging:
-        for name in checkpoint.manifest["files"]:
+        for name in checkpoint.files:
             shutil.copyfile(checkpoint.folder / name, staging / name)
         card = staging / "README.md"
         card.write_text(with_results(card.read_text(encoding="utf-8"), found, calibration), encoding="utf-8")

@@ -109,8 +109,7 @@ def _checkpoint(folder: Path) -> Lines:
     if (folder / MANIFEST).is_file():
         checkpoint = Checkpoint(folder)
         checkpoint.verify_all()
-        files: dict[str, dict[str, Any]] = checkpoint.manifest["files"]
-        sizes, checked = [entry["bytes"] for entry in files.values()], "every checksum right"
+        sizes, checked = [entry.bytes for entry in checkpoint.files.values()], "every checksum right"
         made_from = _provenance(checkpoint.manifest, leave_out=("files",))
         tensors: Iterator[tuple[str, Tensor]] = ((name, checkpoint.read(name)) for name in checkpoint.names())
     else:

@@ -1,6 +1,6 @@
 """Run a model, whole or block by block from its checkpoint."""
 
-from zpruner.execution.choose import Choice, choose, memory_limit, open_runner
+from zpruner.execution.choose import Choice, choose, load_whole, memory_limit, open_runner
 from zpruner.execution.copy import copy_checkpoint
 from zpruner.execution.runner import Runner, StreamedRunner, WholeRunner
 from zpruner.execution.skeleton import Skeleton
@@ -15,6 +15,7 @@ __all__ = [
     "WholeRunner",
     "choose",
     "copy_checkpoint",
+    "load_whole",
     "memory_limit",
     "open_runner",
 ]

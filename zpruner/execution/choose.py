@@ -15,6 +15,8 @@ from zpruner.model.load import load_model, resolve_device
 from zpruner.runtime.machine import free_memory
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from zpruner.checkpoint.files import Checkpoint
     from zpruner.settings.params import MachineSettings, ModelSettings
 
@@ -86,9 +88,20 @@ def open_runner(
     """
     trust = settings.trust_remote_code
     if not streamed:
-        return WholeRunner(load_model(checkpoint.folder, device=machine.device, trust_remote_code=trust))
-    dtype = getattr(torch, str(checkpoint.manifest["dtype"]))
+        return WholeRunner(load_whole(checkpoint, machine.device, trust_remote_code=trust))
+    dtype = getattr(torch, checkpoint.dtype)
     skeleton = Skeleton(checkpoint.folder, checkpoint, dtype, resolve_device(machine.device), trust)
     limit = memory_limit(machine)
     spill = Spill(scratch, int(_SPILL_SHARE * limit))
     return StreamedRunner(skeleton, settings.blocks, spill, room=int(_AHEAD_SHARE * limit))
+
+
+def load_whole(checkpoint: Checkpoint, device: str, *, trust_remote_code: bool) -> PreTrainedModel:
+    """Return a checkpoint's model, every byte of it verified.
+
+    Raises:
+        ArtifactError: an altered file.
+        InvalidSettingError, SourceError, ModelStructureError: as `load_model`.
+    """
+    with checkpoint.verifying():
+        return load_model(checkpoint.folder, device=device, trust_remote_code=trust_remote_code)

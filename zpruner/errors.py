@@ -9,13 +9,19 @@ import difflib
 import re
 from collections.abc import Iterable
 
-MEND = "Run `zpruner doctor --mend`, then `dvc repro`."
-"""What helps against a damaged artifact of a project: damage that DVC has cached would otherwise come back."""
 _SHOWN = 30
 _USER = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#@:]*)(:(?!\d+(?:[/?#\s]|$))\S*)?@", re.IGNORECASE)
 _QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#'\"]*)\?[^\s'\"]+", re.IGNORECASE)
 _NAMED = re.compile(r"([?&;][\w-]*(?:token|key|secret|passw|sig|auth|credential)[\w-]*=)[^\s&;'\"]+", re.IGNORECASE)
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+
+
+def mend(command: str = "dvc repro") -> str:
+    """Return what helps against a damaged artifact that `command` writes: DVC would bring cached damage back."""
+    return f"Run `zpruner doctor --mend`, then `{command}`."
+
+
+MEND = mend()
 
 
 class ZprunerError(Exception):

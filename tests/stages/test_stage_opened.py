@@ -47,7 +47,7 @@ def complete(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     changes = dict(PROJECTS[request.param])
     streaming, checkpoints = changes.pop("streaming", "never"), changes.pop("checkpoints", "all")
     root = staged.make(tmp_path_factory.mktemp("opened") / "project", **changes)
-    staged.change_params(root, "model.streaming", streaming)
+    staged.change_params(root, "machine.streaming", streaming)
     staged.change_params(root, "evaluation.checkpoints", checkpoints)
     staged.change_params(root, "evaluation.perplexity.part", [0.5, 0.75])
     staged.change_params(root, "search", SEARCH)

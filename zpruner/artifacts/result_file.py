@@ -65,18 +65,11 @@ class Result(Part):
         Raises:
             ArtifactError: missing, truncated, altered, or of another schema; names the file and what is wrong in it.
         """
-        action = f"Run `{command}`."
-        try:
-            values = read_sealed_json(path)
-        except OSError as error:
-            got = "no file" if isinstance(error, FileNotFoundError) else f"a file that cannot be read ({error})"
-            raise ArtifactError(str(path), got, "results of this project", action) from None
-        if values is None:
-            raise ArtifactError(str(path), "content that does not match its checksum", "the file as written", action)
+        values = read_sealed_json(path, "results of this project", command)
         try:
             return cls.model_validate_json(json.dumps(values))
         except ValidationError as error:
-            raise _complaint(path, values, error, action) from None
+            raise _complaint(path, values, error, f"Run `{command}`.") from None
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all; what is None is left out.

@@ -24,7 +24,7 @@ from typing import IO, Any, Self, cast
 import xxhash
 from safetensors import SafetensorError
 
-from zpruner.errors import MEND, ArtifactError, DiskFullError, LockedError
+from zpruner.errors import ArtifactError, DiskFullError, LockedError, mend
 
 JOURNAL = "journal.jsonl"
 _SEAL = "content_checksum"
@@ -111,26 +111,27 @@ def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
     write_json(path, {**value, _SEAL: digest_of(value)})
 
 
-def read_sealed_json(path: Path, what: str) -> dict[str, Any]:
+def read_sealed_json(path: Path, what: str, command: str = "dvc repro") -> dict[str, Any]:
     """Return what `write_sealed_json` wrote.
 
     Args:
         path: the file.
         what: it should be, in words for an error.
+        command: what writes it, where it is missing.
 
     Raises:
         ArtifactError: missing, unreadable, truncated or altered.
     """
     try:
-        value = json.loads(read_artifact(path, what))
+        value = json.loads(read_artifact(path, what, command))
         if isinstance(value, dict) and value.pop(_SEAL, None) == digest_of(value):
             return value
     except (ValueError, RecursionError):  # not UTF-8, or not JSON
         pass
-    raise ArtifactError(str(path), "an altered or truncated file", f"{what} as it was written", MEND)
+    raise ArtifactError(str(path), "an altered or truncated file", f"{what} as it was written", mend(command))
 
 
-def read_artifact(path: Path, what: str) -> bytes:
+def read_artifact(path: Path, what: str, command: str = "dvc repro") -> bytes:
     """Return the bytes of a file that a stage wrote.
 
     Raises:
@@ -139,9 +140,9 @@ def read_artifact(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(str(path), "no file", what, "Run `dvc repro` first.") from None
+        raise ArtifactError(str(path), "no file", what, f"Run `{command}` first.") from None
     except IsADirectoryError:
-        raise ArtifactError(str(path), "a folder", what, MEND) from None
+        raise ArtifactError(str(path), "a folder", what, mend(command)) from None
     except OSError as error:
         raise ArtifactError(str(path), f"a file that cannot be read ({error.strerror})", what, _READABLE) from None
 

@@ -120,7 +120,7 @@ def test_what_is_no_sealed_file_is_refused(tmp_path: Path, content: bytes) -> No
     with pytest.raises(ArtifactError, match=r"s50\.json: got no file, .* Run `dvc repro`"):
         Metrics.read(path, "dvc repro")
     path.mkdir()
-    with pytest.raises(ArtifactError, match=r"s50\.json: got a file that cannot be read"):
+    with pytest.raises(ArtifactError, match=r"s50\.json: got a folder"):
         Metrics.read(path, "dvc repro")
 
 

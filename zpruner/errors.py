@@ -10,6 +10,10 @@ import re
 from collections.abc import Iterable
 
 _SHOWN = 30
+_QUOTED = 120
+"""Characters of a value that a message quotes."""
+_LINE = 400
+"""Characters of a message's parts: a path may be long, a file that was taken for a name need not be shown."""
 _USER = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#@:]*)(:(?!\d+(?:[/?#\s]|$))\S*)?@", re.IGNORECASE)
 _QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#'\"]*)\?[^\s'\"]+", re.IGNORECASE)
 _NAMED = re.compile(r"([?&;][\w-]*(?:token|key|secret|passw|sig|auth|credential)[\w-]*=)[^\s&;'\"]+", re.IGNORECASE)
@@ -39,7 +43,8 @@ class ZprunerError(Exception):
         super().__init__(where, got, expected, action)
 
     def __str__(self) -> str:
-        return without_credentials(f"{self.where}: got {self.got}, expected {self.expected}. {self.action}")
+        where, got, expected = (_cut(part, _LINE) for part in (self.where, self.got, self.expected))
+        return without_credentials(f"{where}: got {got}, expected {expected}. {self.action}")
 
 
 class InvalidSettingError(ZprunerError):
@@ -105,7 +110,7 @@ class LockedError(ZprunerError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "Did you mean 'x'?" for the nearest of `known`, or the list of them, cut where it is long."""
     names = sorted(known)
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+    if close := difflib.get_close_matches(name[:_QUOTED], names, n=1, cutoff=0.5):
         return f"Did you mean '{close[0]}'?"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"Known: {', '.join(names[:_SHOWN]) or 'none'}{more}."
@@ -127,3 +132,16 @@ def without_credentials(text: str, mark: str = "***") -> str:
 
     text = _QUERY.sub(rf"\1{mark and f'?{mark}'}", _USER.sub(user, text))
     return _HUB_TOKEN.sub(mark, _NAMED.sub(rf"\1{mark}", text))
+
+
+def shown(value: object) -> str:
+    """Return a refused value as a message quotes it: on one line, cut where it is long."""
+    try:
+        return _cut(repr(value), _QUOTED)
+    except ValueError:  # Python writes out no integer of thousands of digits
+        return f"{type(value).__name__} of thousands of digits"
+
+
+def _cut(text: str, length: int) -> str:
+    line = " ".join(text[: 2 * length].splitlines())
+    return line if len(text) <= length else f"{line[:length]}..."

@@ -218,6 +218,8 @@ def test_deep_json_is_refused() -> None:
     with pytest.raises(FormulaError, match="at most 64"):
         parse_formula(node)
     with pytest.raises(FormulaError, match="at most 64"):
+        parse_formula('{"data": "abs", "left": ' * 2500)
+    with pytest.raises(FormulaError, match="at most 65,536"):
         parse_formula('{"data": "abs", "left": ' * 100_000)
 
 

@@ -181,15 +181,40 @@ def test_sparsities_out_of_range(value):
     assert "expected a ratio in [0, 1)" in message
 
 
-@pytest.mark.parametrize("label", ["a-b", "a@b", "a b", "", "a/b", "ä", "dense", ".", "..", ".work", "s50.layers"])
+@pytest.mark.parametrize(
+    ("label", "better"),
+    [
+        ("a-b", "a_b"),
+        ("a@b", "a_b"),
+        ("a b", "a_b"),
+        ("", "label"),
+        ("a/b", "a_b"),
+        ("ä", "label"),
+        ("dense", "dense_"),
+        ("..", "label"),
+        (".work", "work"),
+        ("s50.layers", "s50_layers"),
+        ("s0.5", "s0_5"),
+        ("x;touch F;#", "x_touch_F"),
+        ("$(touch F)", "touch_F"),
+        ("a" * 101, "a" * 100),
+    ],
+)
 @pytest.mark.parametrize("kind", ["methods", "sparsities"])
-def test_labels_that_are_no_file_names(kind, label):
+def test_labels_that_are_no_file_or_stage_names(kind, label, better):
     value = {"score": "wanda"} if kind == "methods" else 0.5
     message = refused(changed(kind, **{label: value}))
-    assert message.startswith(f"params.yaml: {kind}: got label {label!r}, expected letters, digits")
+    assert message.startswith(f"params.yaml: {kind}: got the label {label!r}, expected at most 100 letters, digits")
+    assert f"Name it e.g. {better}: " in message
 
 
-@pytest.mark.parametrize("label", ["s50", "A_1", "v0.5", "_x", "0"])
+def test_more_variants_than_a_graph_can_hold():
+    many = {f"m{i}": {"score": "wanda"} for i in range(101)}
+    message = refused(changed(methods=many, sparsities={f"s{i}": 0.5 for i in range(100)}))
+    assert message == "params.yaml: got 10,100 variants (methods x sparsities), expected at most 10,000. List fewer."
+
+
+@pytest.mark.parametrize("label", ["s50", "A_1", "v0_5", "_x", "0"])
 def test_labels(label):
     assert str(check(changed("sparsities", **{label: "1:4"}), "p").pattern(label)) == "1:4"
 
@@ -254,7 +279,7 @@ def test_files_that_hold_no_settings(tmp_path):
         with pytest.raises(InvalidSettingError, match="expected a mapping"):
             load(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InvalidSettingError, match="not YAML"):
+    with pytest.raises(InvalidSettingError, match="not UTF-8"):
         load(path)
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+
+from zpruner.errors import InvalidSettingError
+from zpruner.settings.plain_yaml import parse_yaml
 
 _HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)@[\w.-]+")
 _LABELS = {"source": "text", "sha256": "SHA-256 of the text", "nsamples": "windows", "seqlen": "tokens per window"}
@@ -136,8 +138,8 @@ def read_metadata(card: Path) -> dict[str, Any]:
     """Return the YAML metadata of a model card, empty where there is no readable one."""
     try:
         match = re.match(r"---\n(.*?)\n---\n", card.read_text(encoding="utf-8"), re.DOTALL)
-        found = YAML(typ="safe", pure=True).load(match[1]) if match else {}
-    except (OSError, UnicodeDecodeError, YAMLError):
+        found = parse_yaml(match[1], str(card)) if match else {}
+    except (OSError, UnicodeDecodeError, InvalidSettingError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from itertools import islice
 
+from zpruner.errors import shown
 from zpruner.formula.errors import FormulaError, error_at
-from zpruner.formula.tree import ARITY, MAX_DEPTH, Tree, suggestion
+from zpruner.formula.tree import ARITY, MAX_DEPTH, MAX_SIZE, Tree, suggestion
 
+_LONGEST = 1 << 16
 _TOKEN = re.compile(r"\s*([A-Za-z_]\w*|[0-9.]+|\S|$)")
 
 
@@ -19,10 +22,20 @@ def parse_formula(formula: str | Mapping[str, object]) -> Tree:
         FormulaError: with the column and a caret for text, with the place in the tree for JSON.
     """
     if isinstance(formula, Mapping):
-        return _from_json(formula, "the root", 0)
+        return _bounded(_from_json(formula, "the root", 0))
+    if len(formula) > _LONGEST:
+        raise FormulaError(
+            "formula", f"{len(formula):,} characters", f"at most {_LONGEST:,}", "Write a shorter formula."
+        )
     if formula.lstrip().startswith("{"):
-        return _from_json(_load_json(formula), "the root", 0)
-    return _Parser(formula).whole()
+        return _bounded(_from_json(_load_json(formula), "the root", 0))
+    return _bounded(_Parser(formula).whole())
+
+
+def _bounded(tree: Tree) -> Tree:
+    if (size := tree.size) > MAX_SIZE:
+        raise FormulaError("formula", f"{size:,} operators and terminals", f"at most {MAX_SIZE:,}", "Write fewer.")
+    return tree
 
 
 class _Parser:
@@ -88,10 +101,14 @@ def _usage(name: str) -> str:
 
 def _load_json(text: str) -> object:
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        keys = [key for key, _ in pairs]
-        if double := next((key for key in keys if keys.count(key) > 1), None):
-            raise FormulaError("formula tree", f"the key '{double}' twice", "each key once per node", "Delete one.")
-        return dict(pairs)
+        node: dict[str, object] = {}
+        for key, value in pairs:
+            if key in node:
+                raise FormulaError(
+                    "formula tree", f"the key {shown(key)} twice", "each key once per node", "Delete one."
+                )
+            node[key] = value
+        return node
 
     try:
         return json.loads(text, object_pairs_hook=unique)
@@ -99,25 +116,27 @@ def _load_json(text: str) -> object:
         raise error_at(text, error.pos, error.msg, "a JSON tree", "Correct the JSON.") from None
     except RecursionError:
         raise _too_deep("the root") from None
+    except ValueError:  # of Python's: a number of thousands of digits
+        raise FormulaError("formula tree", "a number", 'nodes {"data": ...}', "The grammar has no constants.") from None
 
 
 def _from_json(node: object, place: str, depth: int) -> Tree:
     if not isinstance(node, Mapping):
         raise FormulaError(
-            f"formula tree, {place}", repr(node)[:60], 'a node {"data": ...}', "Write each node as a JSON object."
+            f"formula tree, {place}", shown(node), 'a node {"data": ...}', "Write each node as a JSON object."
         )
     if depth > MAX_DEPTH:
         raise _too_deep(place)
     name = node.get("data")
     if not isinstance(name, str) or name not in ARITY:
-        got = "no key 'data'" if "data" not in node else repr(name)[:60]
+        got = "no key 'data'" if "data" not in node else shown(name)
         hint = suggestion(name) if isinstance(name, str) else 'Name the node under "data".'
         raise FormulaError(f"formula tree, {place}", got, "an operator or terminal", hint)
     sides = ("left", "right")[: ARITY[name]]
     if set(node) != {"data", *sides}:
         raise FormulaError(
             f"formula tree, {place}, '{name}'",
-            f"the keys {', '.join(map(str, node))}",
+            f"the keys {', '.join(map(str, islice(node, 8)))}",
             f"{', '.join(('data', *sides))}",
             f"'{name}' takes {ARITY[name]} operands: a unary node has only left, a terminal neither.",
         )

@@ -15,6 +15,8 @@ BINARY: tuple[str, ...] = ("add", "sub", "mul", "div")
 ARITY: dict[str, int] = {**dict.fromkeys(TERMINALS, 0), **dict.fromkeys(UNARY, 1), **dict.fromkeys(BINARY, 2)}
 MAX_DEPTH = 64
 """Deeper formulas are refused by the parsers."""
+MAX_SIZE = 4096
+"""Formulas of more nodes are."""
 
 
 @dataclass(frozen=True, slots=True)

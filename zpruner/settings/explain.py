@@ -6,7 +6,7 @@ from typing import get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from zpruner.errors import InvalidSettingError, did_you_mean
+from zpruner.errors import InvalidSettingError, did_you_mean, shown
 
 
 def explain(error: ValidationError, where: str, root: type[BaseModel]) -> InvalidSettingError:
@@ -22,7 +22,7 @@ def explain(error: ValidationError, where: str, root: type[BaseModel]) -> Invali
     if first["type"] == "missing":
         return InvalidSettingError(where, f"no '{key}'", "a value", f"Add {key}.")
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return InvalidSettingError(f"{where}: {key}", repr(first["input"]), expected, "Correct the value.")
+    return InvalidSettingError(f"{where}: {key}", shown(first["input"]), expected, "Correct the value.")
 
 
 def _known(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,17 +19,18 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from zpruner.errors import InvalidPatternError, InvalidSettingError, did_you_mean
+from zpruner.errors import InvalidPatternError, InvalidSettingError, did_you_mean, shown
+from zpruner.patterns import ComparisonGroup, SparsityPattern
 from zpruner.settings.evolution import EvolutionSettings
 from zpruner.settings.explain import explain
 from zpruner.settings.moved import settle
+from zpruner.settings.plain_yaml import read_yaml
 from zpruner.settings.setting_files import FORMULAS, read_files
-from zpruner.types import ComparisonGroup, SparsityPattern
 
-LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
+_LABEL = re.compile(r"[A-Za-z0-9_]{1,100}")
+_VARIANTS = 10_000
+"""More than DVC's graph can hold."""
 
 
 class Settings(BaseModel):
@@ -144,7 +146,9 @@ class EvaluationSettings(Settings):
 
     perplexity: PerplexitySettings
     zero_shot: ZeroShotSettings | None = None
-    checkpoints: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_as_patterns)] = "all"
+    checkpoints: Annotated[
+        Literal["all"] | Annotated[tuple[str, ...], Field(max_length=1000)], BeforeValidator(_as_patterns)
+    ] = "all"
 
 
 def _as_sparsity(value: object) -> object:
@@ -266,13 +270,11 @@ def load_with_advice(path: Path) -> tuple[Params, str]:
     The sentence is empty where there is nothing to move.
     """
     try:
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path)
     except FileNotFoundError:
         raise InvalidSettingError(
             str(path), "no file", "the settings of the run", "Run in the folder that holds params.yaml."
         ) from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise InvalidSettingError(str(path), "text that is not YAML", "YAML", str(error).replace("\n", " ")) from None
     if isinstance(data, dict) and isinstance(methods := data.get("methods"), dict):
         for label, method in methods.items():
             if isinstance(method, dict) and isinstance(settings := method.get("settings"), dict):
@@ -292,14 +294,11 @@ def check(data: object, where: str) -> Params:
     except ValidationError as error:
         raise explain(error, where, Params) from None
     for kind, labels in (("methods", params.methods), ("sparsities", params.sparsities)):
-        for label in labels:
-            if not LABEL.fullmatch(label) or label == "dense" or label.endswith(".layers"):
-                raise InvalidSettingError(
-                    f"{where}: {kind}",
-                    f"label {label!r}",
-                    "letters, digits, '_' and, not in front, '.' (but not 'dense', nor '.layers' at the end)",
-                    "Rename it: labels become file and stage names.",
-                )
+        _check_labels(labels, f"{where}: {kind}")
+    if (count := len(params.methods) * len(params.sparsities)) > _VARIANTS:
+        raise InvalidSettingError(
+            where, f"{count:,} variants (methods x sparsities)", f"at most {_VARIANTS:,}", "List fewer."
+        )
     for label in params.sparsities:
         params.pattern(label)
     if params.search is not None:
@@ -314,6 +313,22 @@ def check(data: object, where: str) -> Params:
                 did_you_mean(pattern, variants),
             )
     return params
+
+
+def _check_labels(labels: Iterable[str], where: str) -> None:
+    """Refuse labels that cannot be a part of a path, of a DVC stage's name and of a DVC parameter's name alike.
+
+    DVC takes a dot for a level of params.yaml, and joins the labels of a stage's name by hyphens.
+    """
+    for label in labels:
+        if not _LABEL.fullmatch(label) or label == "dense":
+            better = re.sub(r"[^A-Za-z0-9_]+", "_", label)[:100].strip("_") or "label"
+            raise InvalidSettingError(
+                where,
+                f"the label {shown(label)}",
+                "at most 100 letters, digits and '_', and not 'dense', which is the unpruned model",
+                f"Name it e.g. {better if better != 'dense' else 'dense_'}: labels become file and stage names.",
+            )
 
 
 def _check_apart(params: Params, text: TextSettings, where: str) -> None:

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from zpruner.errors import InvalidSettingError, did_you_mean
+from zpruner.errors import InvalidSettingError, did_you_mean, shown
 
 FORMULAS = "formulas"
 """The folder of a project whose files settings may name: a DVC dependency of every method."""
+
+_LONGEST = 1 << 20
+"""Bytes of a file: the published formula takes 300."""
 
 
 def read_files(settings: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
@@ -32,17 +35,22 @@ def read_files(settings: dict[str, Any], folder: Path, where: str) -> dict[str, 
 
 
 def _read_json(folder: Path, name: object, where: str) -> Any:
-    path = folder / str(name)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise InvalidSettingError(where, f"'{name}'", f"a file below {folder}", "Copy it there.")
     try:
+        path = folder / str(name)
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise InvalidSettingError(where, shown(name), f"a file below {folder}", "Copy it there.")
+        if not path.is_file():
+            raise FileNotFoundError
+        if path.stat().st_size > _LONGEST:
+            raise InvalidSettingError(
+                where, f"{path.stat().st_size:,} bytes", f"at most {_LONGEST:,}", "Name another file."
+            )
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        known = [str(p.relative_to(folder)) for p in folder.rglob("*.json")] if folder.is_dir() else []
+        known = [str(p.relative_to(folder)) for pattern in ("*.json", "*/*.json") for p in folder.glob(pattern)]
         raise InvalidSettingError(
-            where, f"'{name}'", f"a file below {folder}", did_you_mean(str(name), known)
+            where, shown(name), f"a file below {folder}", did_you_mean(str(name), known)
         ) from None
-    except ValueError as error:
-        raise InvalidSettingError(
-            where, f"'{name}', which is not JSON ({error})", "JSON", "Correct the file."
-        ) from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else shown(str(error))
+        raise InvalidSettingError(where, f"{shown(name)}, which is not JSON ({reason})", "JSON", "Check it.") from None

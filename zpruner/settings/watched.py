@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from zpruner.errors import InvalidSettingError
+from zpruner.settings.plain_yaml import read_yaml
 
 
 def check_watched(root: Path) -> None:
@@ -21,8 +20,8 @@ def check_watched(root: Path) -> None:
     graph, params = (root / name for name in ("dvc.yaml", "params.yaml"))
     if not graph.is_file():
         return
-    settings = _read(params)
-    for key in dict.fromkeys(_watched(_read(graph))):
+    settings = read_yaml(params)
+    for key in dict.fromkeys(_watched(read_yaml(graph))):
         value, path = settings, key.split(".")
         for depth, part in enumerate(path):
             if not isinstance(value, dict) or part not in value:
@@ -33,10 +32,6 @@ def check_watched(root: Path) -> None:
                     "Copy its line from the params.yaml of the repository.",
                 )
             value = value[part]
-
-
-def _read(path: Path) -> Any:
-    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
 
 
 def _watched(graph: Any) -> Iterator[str]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import TypeVar
 
 from torch import Tensor
 
+from stages._code import source_digest
 from stages._project import Method, Project, Root, main
 from zpruner.artifacts.store import Provenance, artifact_writer
-from zpruner.artifacts.work import digest_of
 from zpruner.calibration import Activations, Gradients
 from zpruner.model import PrunableLayer, resolve_device
-from zpruner.pruning.composition import Composition, compose
+from zpruner.pruning.composition import compose
 from zpruner.runtime.prefetch import ahead
 from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_device
@@ -83,34 +80,9 @@ def run(method: Method, root: Root = Path()) -> None:
         writer.finish(
             project.scores(method),
             layers=[layer.to_json() for layer in layers],
-            deferred=_source_digest(composition) if deferred else "",
+            deferred=source_digest(composition) if deferred else "",
         )
         project.write_cost("score", method, seconds=work.seconds, layers=len(layers))
-
-
-def _source_digest(composition: Composition) -> str:
-    """Return a digest of a method's source and of what it imports from its room.
-
-    It makes the mask stage run again when the method changes.
-    """
-    module = inspect.getmodule(type(composition.method))
-    assert module is not None
-    return digest_of([inspect.getsource(found) for found in _with_helpers(module)])
-
-
-def _with_helpers(module: ModuleType) -> list[ModuleType]:
-    """Return a method's module and those of `zpruner.methods` that its functions and classes come from, by name."""
-    found: dict[str, ModuleType] = {}
-    waiting = [module]
-    while waiting:
-        here = waiting.pop()
-        if here.__name__ not in found:
-            found[here.__name__] = here
-            owners = {getattr(value, "__module__", None) or "" for value in vars(here).values()}
-            waiting += [
-                sys.modules[name] for name in owners if name.startswith(("zpruner.methods.", "zpruner.formula."))
-            ]
-    return [found[name] for name in sorted(found)]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from zpruner.methods import METHODS
 
 HOW = [
+    "stages/_code.py",
     "stages/_project.py",
     "stages/_ran.py",
     "zpruner/calibration/reached.py",
@@ -20,6 +21,8 @@ HOW = [
     "zpruner/settings/evolution.py",
     "zpruner/settings/moved.py",
     "zpruner/settings/params.py",
+    "zpruner/settings/plain_yaml.py",
+    "zpruner/patterns.py",
     "zpruner/pruning/presets.py",
     "zpruner/registry.py",
     "zpruner/artifacts/result_file.py",

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_table_artifact
-from ruamel.yaml import YAML
 
 from flows.graph import Graph
 from zpruner.errors import without_credentials
+from zpruner.settings.plain_yaml import read_yaml
 
 
 def model_name(root: Path) -> str:
     """Return a short name of the model in params.yaml: the last part of its source, without revision or suffix."""
-    params: Any = YAML(typ="safe").load(root / "params.yaml")
+    params: Any = read_yaml(root / "params.yaml")
     source = without_credentials(str(params["model"]["source"]), mark="")
     last = source.partition("@")[0].rstrip("/").rpartition("/")[2]
     return last.partition(".gguf")[0]

@@ -9,10 +9,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
-    CollectionEndEvent,
     CollectionStartEvent,
     MappingEndEvent,
-    NodeEvent,
+    ScalarEvent,
     SequenceEndEvent,
 )
 
@@ -81,8 +80,6 @@ def _check_nodes(text: str, where: str) -> None:
     sizes: dict[str, int] = {}
     values = 0
     for event in YAML(typ="safe", pure=True).parse(text):
-        if not isinstance(event, NodeEvent | CollectionEndEvent):
-            continue
         line = f"{where}, line {event.start_mark.line + 1}"
         if isinstance(event, AliasEvent):
             if event.anchor not in sizes:
@@ -94,7 +91,7 @@ def _check_nodes(text: str, where: str) -> None:
             anchor, before = open_nodes.pop()
             if anchor is not None:
                 sizes[anchor] = values - before
-        else:
+        elif isinstance(event, ScalarEvent | CollectionStartEvent):
             if event.tag is not None:
                 raise InvalidSettingError(line, f"the tag {shown(str(event.tag))}", "a value without", "Remove it.")
             values += 1

@@ -118,7 +118,7 @@ def measure_grid(tiny: bool, parallel: int) -> Table:
     table = Table("", "cold, s", "again, s", "overhead per instance, s", title=f"The whole grid {UNITS}")
     modes = {
         "dvc repro": ["dvc", "repro"],
-        "dvc repro in the warm worker": [PYTHON, "-m", "flows.worker", "dvc", "repro"],
+        "dvc repro in the warm worker": [PYTHON, "-m", "warm", "dvc", "repro"],
         "flow, one at a time": [PYTHON, "-m", "flows.pipeline"],
         f"flow, {parallel} at a time": [PYTHON, "-m", "flows.pipeline", "--parallel", str(parallel)],
         "flow, one at a time, server running": [PYTHON, "-m", "flows.pipeline"],
@@ -144,7 +144,7 @@ def measure_batching() -> Table:
     table = Table("", "cold, s", "work, s", "per instance beside it, s", title=f"6 methods x 3 sparsities {UNITS}")
     modes = {
         "dvc repro: a process per instance": ["dvc", "repro"],
-        "dvc repro in the warm worker": [PYTHON, "-m", "flows.worker", "dvc", "repro"],
+        "dvc repro in the warm worker": [PYTHON, "-m", "warm", "dvc", "repro"],
         "flow, one at a time": [PYTHON, "-m", "flows.pipeline"],
         f"flow, {cores()} at a time": [PYTHON, "-m", "flows.pipeline", "--parallel", "0"],
     }

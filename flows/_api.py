@@ -23,7 +23,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows._serve import die_with
+from warm.client import die_with_parent
 from zpruner.errors import ZprunerError
 
 TIMEOUT_SECONDS = 300
@@ -124,7 +124,9 @@ def api() -> Iterator[TemporaryApi | None]:
 
 def serve(owner: int, port: int) -> None:
     """Be the server, until the process `owner` dies or ends it."""
-    die_with(owner)
+    die_with_parent()
+    if os.getppid() != owner:
+        return
     uvicorn.run(
         "prefect.server.api.server:create_app",
         factory=True,

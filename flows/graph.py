@@ -17,7 +17,7 @@ from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-from flows.mend import UNREADABLE, forget_dead, mend_locks
+from warm.mend import UNREADABLE, forget_dead, mend_locks
 from zpruner.errors import UnknownNameError, did_you_mean
 
 T = TypeVar("T")

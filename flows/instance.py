@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from flows._client import Job, Refused
+from warm.client import Job, Refused
 from zpruner.errors import without_credentials
 
 SMALLER = {"ZPRUNER_BATCH_DIVISOR": "4"}

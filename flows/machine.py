@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from hashlib import sha256
 from pathlib import Path
 
 from flows.instance import Place, run
 from flows.slots import Slots, accelerator_slots, fitting, processor_slots
-from flows.worker import Worker, Workers
+from warm.worker import Worker, Workers
 from zpruner.artifacts.results import Cost
 from zpruner.errors import ArtifactError
 
@@ -15,6 +17,15 @@ DEVICE_FILES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "accel*")
 """What Linux shows below /dev where there may be an accelerator."""
 UNKNOWN_BYTES = 4 << 30
 """Memory that an instance is taken to need before any has run here."""
+
+early_worker: ContextVar[Worker | Workers | None] = ContextVar("early_worker", default=None)
+"""Workers that the caller of a flow has started already."""
+
+
+def early_or_new(root: Path) -> AbstractContextManager[Worker | Workers]:
+    """Return the workers that are there already, which their owner closes, or new ones."""
+    early = early_worker.get()
+    return Workers(root) if early is None else nullcontext(early)
 
 
 def machine_slots(worker: Worker | Workers, root: Path, parallel: int) -> dict[bool, Slots]:

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
-from prefect.task_runners import TaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import share as sharing
 from flows._api import api
@@ -26,11 +26,10 @@ from flows._ending import exit_status
 from flows.cancel import watching
 from flows.graph import Graph, read_graph, read_stale
 from flows.instance import Outcome, Place
-from flows.machine import machine_slots
+from flows.machine import early_or_new, early_worker, machine_slots
 from flows.publish import model_name, publish, run_name, run_tags
-from flows.runners import Here, InClone, gather, has_clones, settings_digest, task_runner
-from flows.tasks import instance, up_to_date
-from flows.worker import Worker, Workers, early_or_new, early_worker
+from flows.tasks import Here, instance, up_to_date
+from warm.worker import Worker, Workers
 from zpruner.errors import InvalidSettingError
 
 
@@ -47,7 +46,6 @@ def pipeline(
     parallel: int = 1,
     share: bool = False,
     force: list[str] | None = None,
-    runner: str = "threads",
 ) -> dict[str, int] | State[Any]:
     """Bring the pipeline up to date, like `dvc repro`.
 
@@ -58,41 +56,38 @@ def pipeline(
             take); with accelerators, one on each.
         share: pull from the default remote before, and push to it after, whatever happens in between.
         force: stages or instances to run even if nothing changed.
-        runner: Prefect's task runner: threads, dask or ray; or, with `share`, dask=ADDRESS or ray=ADDRESS of a
-            cluster whose workers have clones of their own (see flows/runners.py).
 
     Returns:
         How many instances ran, were restored and were unchanged. (A run that is cancelled raises CancelledRun.)
     """
     folder = Path(root).resolve()
     logger = get_run_logger()
-    _check_options(parallel, runner, share)
+    _check_parallel(parallel)
     with sharing.shared(folder, logger.info) if share else nullcontext():
         graph = read_graph(folder).part(targets)
         _tag(run_tags(folder, graph))
         forced = set(graph.resolve(force or []))
         stale = (read_stale(folder, graph) & set(graph)) | graph.below(forced)
         logger.info("%d of %d stage instances to look at", len(stale), len(graph))
-        local = stale and not has_clones(runner)
-        with early_or_new(folder) if local else nullcontext() as worker, task_runner(runner, len(graph)) as running:
+        with early_or_new(folder) if stale else nullcontext() as worker, _threads(len(graph)) as running:
             where = _where(graph, worker, folder, parallel=parallel, pull=share)
             with nullcontext() if worker is None else watching(worker.close) as cancelled:
                 states = _run_all(running, graph, stale, forced, where, worker, model_name(folder))
-        if has_clones(runner) and (done := [name for name in graph if name in stale and states[name].is_completed()]):
-            gather(folder, done, logger.info)
         publish(folder, graph)
     if cancelled is not None and cancelled.is_set():
         return Cancelled(message="Finished instances are kept: run again to go on.")
     return _summary(states)
 
 
-def _where(
-    graph: Graph, worker: Worker | Workers | None, root: Path, *, parallel: int, pull: bool
-) -> dict[str, Here | InClone]:
-    """Return where each instance is to run: here if a worker is, else in the clones of a cluster."""
+def _threads(instances: int) -> TaskRunner[Any]:
+    """Return threads enough for all: slots limit what runs at a time."""
+    return ThreadPoolTaskRunner(max_workers=instances + 1)
+
+
+def _where(graph: Graph, worker: Worker | Workers | None, root: Path, *, parallel: int, pull: bool) -> dict[str, Here]:
+    """Return where each instance is to run; nowhere without a worker."""
     if worker is None:
-        settings = settings_digest(root)
-        return {name: InClone(tuple(sorted(one.needs)), settings, parallel) for name, one in graph.items()}
+        return {}
     place = Place(worker.socket, worker.environment, str(root))
     slots = machine_slots(worker, root, parallel)
     return {name: Here(place, slots[one.accelerator is not False], pull) for name, one in graph.items()}
@@ -103,7 +98,7 @@ def _run_all(
     graph: Graph,
     stale: set[str],
     forced: set[str],
-    where: Mapping[str, Here | InClone],
+    where: Mapping[str, Here],
     worker: Worker | Workers | None,
     model: str,
 ) -> dict[str, State[Any]]:
@@ -139,13 +134,9 @@ def _summary(states: Mapping[str, State[Any]]) -> dict[str, int]:
     return {str(outcome): outcomes.count(outcome.value) for outcome in Outcome}
 
 
-def _check_options(parallel: int, runner: str, share: bool) -> None:
+def _check_parallel(parallel: int) -> None:
     if parallel < 0:
         raise InvalidSettingError("parallel", str(parallel), "0 or more", "Give the number of instances at a time.")
-    if has_clones(runner) and not share:
-        raise InvalidSettingError(
-            "share", "off", f"on with runner {runner}", "Clones meet in the DVC remote: add --share."
-        )
 
 
 def _tag(more: set[str]) -> None:
@@ -165,17 +156,16 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--share", action="store_true", help="pull from the default remote before, push after")
     parser.add_argument("--force", action="append", metavar="TARGET", help="run it even if nothing changed")
-    parser.add_argument("--runner", default="threads", help="threads, dask, ray; dask=ADDRESS, ray=ADDRESS: a cluster")
     options = parser.parse_args(arguments)
     root = Path.cwd()
 
     def run() -> None:
         with ExitStack() as stack:
-            _check_options(options.parallel, options.runner, options.share)
+            _check_parallel(options.parallel)
             server = stack.enter_context(api())  # comes up while the next lines work
             graph = read_graph(root).part(options.targets)
             busy = options.share or options.force or bool(read_stale(root, graph) & set(graph))
-            if busy and not has_clones(options.runner):
+            if busy:
                 early_worker.set(stack.enter_context(Workers(root)))
             if server is not None and busy:
                 server.wait()
@@ -189,6 +179,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from flows.pipeline import main as by_name  # what Dask and Ray send to other processes is found there by its module
-
-    sys.exit(by_name(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,9 @@
-"""The Prefect tasks of `pipeline`: in a module of their own, which the workers of a cluster can import by its name."""
+"""The Prefect tasks of `pipeline`: a stage instance that DVC brings up to date, and one that is so already."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -10,10 +12,42 @@ from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.states import Completed
 
-from flows.instance import Outcome, PassingStageError
-from flows.runners import Here, InClone
+from flows.instance import SMALLER, Outcome, OutOfMemoryStageError, PassingStageError, Place, reproduce
+from flows.slots import Slots
 
 RETRY_SECONDS = [2.0, 10.0, 60.0]
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Here:
+    """A stage instance in the flow's own project folder.
+
+    Args:
+        place: where that is.
+        slots: of this machine.
+        pull: fetch what the default remote has rather than computing it.
+    """
+
+    place: Place
+    slots: Slots
+    pull: bool
+
+    def reproduce(self, name: str, log: Log, *, force: bool) -> Outcome:
+        """Let DVC bring the instance up to date, on a device slot of its own.
+
+        Where memory runs out it is tried once more, with nothing beside it and in smaller batches.
+
+        Raises:
+            StageError: it failed; the class says whether trying again makes sense.
+        """
+        try:
+            with self.slots.one() as slot:
+                return reproduce(self.place, name, slot.environment, log, pull=self.pull, force=force)
+        except OutOfMemoryStageError as error:
+            log(f"{error}. Once more, with nothing beside it and in smaller batches.")
+        with self.slots.all() as slot:
+            return reproduce(self.place, name, {**slot.environment, **SMALLER}, log, pull=self.pull, force=force)
 
 
 def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -28,7 +62,7 @@ def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
     retry_delay_seconds=RETRY_SECONDS,
     retry_condition_fn=_may_pass,
 )
-def instance(name: str, labels: list[str], where: Here | InClone, force: bool) -> State[Any]:
+def instance(name: str, labels: list[str], where: Here, force: bool) -> State[Any]:
     """Let DVC bring one stage instance up to date."""
     _tag_task(labels)
     outcome = where.reproduce(name, get_run_logger().info, force=force)

@@ -239,7 +239,7 @@ def repro(root: Path, *targets: str) -> list[str]:
 def _warm_path() -> str:
     """Return a PATH on which `python` is a warm worker; it is started once, and ends with this process."""
     say_and_wait = "import os, sys; print(os.environ['PATH'], flush=True); sys.stdin.read()"
-    command = [sys.executable, "-m", "flows.worker", sys.executable, "-c", say_and_wait]
+    command = [sys.executable, "-m", "warm", sys.executable, "-c", say_and_wait]
     worker = subprocess.Popen(
         command, cwd=REPOSITORY, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

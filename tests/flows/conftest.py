@@ -16,7 +16,7 @@ import tiny
 from toys import Toy, make_toy
 
 if TYPE_CHECKING:
-    from flows.worker import Worker
+    from warm.worker import Worker
 
 # `tests/flows` must not be taken for a part of the package `flows`.
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -77,7 +77,8 @@ def published() -> None:
 @pytest.fixture(scope="session")
 def dvc_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A worker with DVC only: toy stages need no libraries."""
-    from flows.worker import DVC, Worker
+    from warm.libraries import DVC
+    from warm.worker import Worker
 
     with Worker(tmp_path_factory.mktemp("worker"), DVC, tiny.environment()) as worker:
         yield worker
@@ -86,7 +87,7 @@ def dvc_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 @pytest.fixture
 def worker(dvc_worker: Worker) -> Iterator[None]:
     """The worker of the session in place of one per run."""
-    from flows.worker import early_worker
+    from flows.machine import early_worker
 
     token = early_worker.set(dvc_worker)
     yield

@@ -27,7 +27,9 @@ import sys
 from pathlib import Path
 from flows import pipeline as module
 from flows.slots import processor_slots
-from flows.worker import DVC, Worker, early_worker
+from flows.machine import early_worker
+from warm.libraries import DVC
+from warm.worker import Worker
 module.machine_slots = lambda worker, root, parallel: dict.fromkeys((True, False), processor_slots(parallel, "toy"))
 with Worker(Path.cwd(), DVC) as worker:
     early_worker.set(worker)
@@ -36,7 +38,7 @@ with Worker(Path.cwd(), DVC) as worker:
 Start = Callable[..., subprocess.Popen[bytes]]
 PATIENCE = 400.0
 """No claim, only an end to waiting: start-up alone took 100 s once, beside 10 busy processes on 2 cores."""
-VICTIMS = {"flow": None, "worker": "flows._serve", "server": "flows._api"}
+VICTIMS = {"flow": None, "worker": "warm._serve", "server": "flows._api"}
 
 
 @pytest.fixture
@@ -160,7 +162,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     tiny.write_params(fresh, params)
     done = folder / "done"
     shutil.copytree(fresh, done, symlinks=True)
-    tiny.run([sys.executable, "-m", "flows.worker", "dvc", "repro"], done)
+    tiny.run([sys.executable, "-m", "warm", "dvc", "repro"], done)
     return fresh, done
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from flows import instance
 from flows.instance import OutOfMemoryStageError, PassingStageError, Place, StageError, failure, run
-from flows.worker import Worker
+from warm.worker import Worker
 
 BARS = """
 import sys

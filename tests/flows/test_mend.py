@@ -17,9 +17,9 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from toys import Toy, lock, make_toy
 
-from flows import mend as module
 from flows.graph import read_graph
 from flows.pipeline import pipeline
+from warm import mend as module
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_kill_while_dvc_writes_its_lock_costs_nothing_finished(
 def test_dvc_in_the_warm_worker_goes_on_as_well(done: Toy) -> None:
     before, finished = done.runs(), lock(done.root)
     (done.root / "dvc.lock").write_text("")
-    result = tiny.run([sys.executable, "-m", "flows.worker", "dvc", "repro"], done.root)
+    result = tiny.run([sys.executable, "-m", "warm", "dvc", "repro"], done.root)
     assert "dvc.lock was cut off" in result.stderr
     assert done.runs() == before
     assert lock(done.root) == finished

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import cloudpickle
 import pytest
 import tiny
 from prefect.client.orchestration import get_client
@@ -152,11 +151,11 @@ def test_out_of_memory_is_tried_once_more_alone_and_in_smaller_batches(toy: Toy)
     assert entries[again[0]]["divisor"] == "4"
 
 
-def test_unknown_targets_and_runners(toy: Toy) -> None:
+def test_unknown_targets_and_numbers(toy: Toy) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'part'"):
         flow(toy, targets=["prat"])
-    with pytest.raises(InvalidSettingError, match="prefect-ray to be installed"):
-        flow(toy, runner="ray")
+    with pytest.raises(InvalidSettingError, match="parallel: got -1"):
+        flow(toy, parallel=-1)
     assert toy.runs() == []
 
 
@@ -174,9 +173,3 @@ def test_nothing_to_do_waits_for_no_server(
     assert capsys.readouterr().out == "0 ran, 0 restored from the cache, 2 unchanged\n"
     assert module.main([]) == 1  # the others have not run
     assert "error: here: got a wait" in capsys.readouterr().err
-
-
-def test_what_goes_to_other_processes_can_be_sent() -> None:
-    """Dask and Ray send the tasks and the flow that they belong to."""
-    for one in (module.pipeline, module.instance, module.up_to_date):
-        assert cloudpickle.loads(cloudpickle.dumps(one)).name == one.name

@@ -44,7 +44,7 @@ def test_nothing_is_sent_anywhere(tmp_path: Path) -> None:
         "HOME": str(tmp_path / "home"),
         "PREFECT_HOME": str(tmp_path / "home" / "prefect"),
     }
-    for command in (["flows.pipeline", "fetch"], ["flows.worker", "dvc", "repro", "score@wanda"]):
+    for command in (["flows.pipeline", "fetch"], ["warm", "dvc", "repro", "score@wanda"]):
         done = subprocess.run(
             [sys.executable, "-m", *command], cwd=root, env=environment, capture_output=True, text=True, check=False
         )

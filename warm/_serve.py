@@ -1,37 +1,36 @@
 """The warm worker's process: imports third-party libraries once, then forks a child for every module to be run.
 
 It never runs project code nor touches an accelerator, and nothing that a child does changes it: every child starts
-from the same state. Standard library only, and no import of this project: a child imports that anew. (See worker.py.)
+from the same state. Standard library only, and no import of the library, the stages or the flows.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import importlib
 import importlib.util
 import json
+import logging
+import multiprocessing.util
 import os
-import runpy
 import selectors
 import signal
 import socket
 import sys
 import threading
-from dataclasses import dataclass, field
+import weakref
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-# Variables that may differ from the worker's: no imported library looks at them, or `_become` applies them.
-FREE = {"PWD", "OLDPWD", "SHLVL", "_", "PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"}
-# The first is always 1 here (see worker.py), the second is read by the stages themselves.
-FREE |= {"OPENBLAS_NUM_THREADS", "ZPRUNER_BATCH_DIVISOR"}
-FREE_PREFIXES = ("DVC_", "PREFECT_")
+from warm._child import Request, become, run
+from warm._environment import matters
+from warm.client import die_with_parent
+
 # Arrow's allocator starts a thread of its own, and sees to it around a fork.
 HARMLESS_THREADS = {"jemalloc_bg_thd"}
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -40,18 +39,6 @@ class _Child:
 
     pid: int
     connection: socket.socket
-
-
-@dataclass
-class _Request:
-    """What a client asks for."""
-
-    arguments: list[str]
-    environment: dict[str, str]
-    cwd: str
-    umask: int
-    ignored: list[int]
-    fds: list[int] = field(default_factory=list)
 
 
 def preload(names: list[str]) -> None:
@@ -64,8 +51,19 @@ def preload(names: list[str]) -> None:
         sys.exit("worker: importing a library initialised an accelerator, which does not survive a fork")
     if extra := _other_threads():
         sys.exit(f"worker: importing a library started threads ({', '.join(extra)}), which do not survive a fork")
+    _forget_exits()
     gc.collect()
     gc.freeze()  # keeps the collector from writing to, and so copying, shared pages
+
+
+def _forget_exits() -> None:
+    """Drop what the libraries want done when an interpreter ends: they take apart what is their own, for 0.1 s."""
+    atexit._clear()
+    for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
+        finalizer.atexit = False
+    # What the standard library wants done is for what a child will have begun.
+    for function in (logging.shutdown, weakref.finalize._exitfunc, multiprocessing.util._exit_function):  # type: ignore[attr-defined]
+        atexit.register(function)
 
 
 def _other_threads() -> list[str]:
@@ -103,7 +101,7 @@ class Server:
         self._selector.register(lifeline, selectors.EVENT_READ)
         self._selector.register(self._wake, selectors.EVENT_READ)
 
-    def serve(self) -> _Request:
+    def serve(self) -> Request:
         """Serve until the owner is gone. Returns in a child only, with what it is to run."""
         while True:
             for key, _ in self._selector.select():
@@ -120,7 +118,7 @@ class Server:
                 elif key.data.pid in self._children:
                     self._hear(key.data)
 
-    def _accept(self) -> _Request | None:
+    def _accept(self) -> Request | None:
         """Fork for one client; returns the request in the child."""
         connection, _ = self._listener.accept()
         connection.settimeout(10)
@@ -137,7 +135,9 @@ class Server:
         pid = os.fork() if reason is None else None
         if pid == 0:
             self._leave(connection)
-            die_with(parent)
+            die_with_parent()
+            if os.getppid() != parent:
+                os._exit(1)
             os.setsid()
             return request
         for fd in request.fds:
@@ -150,11 +150,10 @@ class Server:
         self._selector.register(connection, selectors.EVENT_READ, child)
         return None
 
-    def _objection(self, request: _Request) -> str | None:
+    def _objection(self, request: Request) -> str | None:
         """Return why a child of this process would not do as a new interpreter would, or None."""
         mine, yours = self._environment | self._added, self._added | request.environment
-        differing = {name for name in {*mine, *yours} - FREE if mine.get(name) != yours.get(name)}
-        differing = {name for name in differing if not name.startswith(FREE_PREFIXES)}
+        differing = {name for name in {*mine, *yours} if matters(name) and mine.get(name) != yours.get(name)}
         return f"{', '.join(sorted(differing))} not as when the worker started" if differing else None
 
     def _leave(self, connection: socket.socket) -> None:
@@ -203,7 +202,7 @@ class Server:
         os._exit(0)
 
 
-def _receive(connection: socket.socket) -> _Request:
+def _receive(connection: socket.socket) -> Request:
     head, fds, _, _ = socket.recv_fds(connection, 4, 3)
     length = int.from_bytes(head, "big")
     message = b""
@@ -214,78 +213,12 @@ def _receive(connection: socket.socket) -> _Request:
         message += chunk
     if len(head) != 4 or len(fds) != 3:
         raise ValueError("no length, or not three file descriptors")
-    return _Request(**json.loads(message), fds=list(fds))
+    return Request(**json.loads(message), fds=list(fds))
 
 
 def _kill(group: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-
-
-def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies (Linux; elsewhere the closed connection must do)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _become(request: _Request, added: dict[str, str]) -> str:
-    """In a child: take on all that a new interpreter would have been given; returns the module to run."""
-    for number, fd in enumerate(request.fds):
-        os.dup2(fd, number)
-        os.close(fd)
-    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
-        before = getattr(sys, name)
-        line_buffered = name == "stderr" or (name == "stdout" and os.isatty(number))
-        buffering = 1 if line_buffered else -1
-        stream = os.fdopen(number, mode, buffering, encoding=before.encoding, errors=before.errors, closefd=False)
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-    os.umask(request.umask)
-    for number in request.ignored:
-        signal.signal(number, signal.SIG_IGN)
-    os.chdir(request.cwd)
-    os.environ.clear()
-    os.environ.update(request.environment | added)
-    module = request.arguments[1]
-    sys.argv = ["-m", *request.arguments[2:]]
-    sys.path[0] = request.cwd
-    for name in [name for name in sys.modules if name.partition(".")[0] == "flows"]:
-        del sys.modules[name]
-    importlib.invalidate_caches()
-    threads = request.environment.get("OMP_NUM_THREADS")
-    if threads is not None and "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(int(threads))  # OpenMP read the variable when the worker started
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()
-    return module
-
-
-def _run(module: str) -> NoReturn:
-    """Run a module as `python -m` does and exit as the interpreter would, short of taking every library apart."""
-    status: object = 0
-    interrupted = False
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        status = end.code
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        sys.excepthook(type(error), error, error.__traceback__)
-        status = 1
-    if status is not None and not isinstance(status, int):
-        print(status, file=sys.stderr)
-        status = 1
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the end of an interpreter does
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    if interrupted:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    os._exit((status or 0) & 0xFF)
 
 
 def main(listener: int, lifeline: int, names: list[str]) -> None:
@@ -296,7 +229,7 @@ def main(listener: int, lifeline: int, names: list[str]) -> None:
         signal.signal(number, signal.SIG_IGN)  # from now on there may be children, and the owner decides when this ends
     added = {name: value for name, value in os.environ.items() if before.get(name) != value}
     request = Server(socket.socket(fileno=listener), lifeline, before, added).serve()
-    _run(_become(request, added))
+    run(become(request, added))
 
 
 if __name__ == "__main__":

@@ -15,15 +15,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows._client import Refused
-from flows.worker import Worker
+from warm import _environment
+from warm.client import Job, Refused
+from warm.worker import Worker
 
 FACTS = """
 import atexit, json, os, sys, warnings
 import colorsys  # what the worker imported beforehand
 print(json.dumps({
     "argv": sys.argv[1:], "cwd": os.getcwd(), "name": __name__, "package": __package__, "file": __file__,
-    "umask": os.umask(0o022), "path0": sys.path[0], "flows": "flows" in sys.modules,
+    "umask": os.umask(0o022), "path0": sys.path[0], "warm": "warm" in sys.modules,
     "environment": {k: v for k, v in os.environ.items() if k not in ("_", "SHLVL", "PWD", "OLDPWD")},
     "tty": sys.stdout.isatty(), "encoding": sys.stdout.encoding, "input": sys.stdin.read(),
     "leak": hasattr(colorsys, "leak"), "sigint": str(__import__("signal").getsignal(2)),
@@ -45,7 +46,7 @@ except KeyboardInterrupt:
 OWNER = """
 import subprocess, sys
 from pathlib import Path
-from flows.worker import Worker
+from warm.worker import Worker
 with Worker(Path.cwd(), ()) as worker:
     subprocess.run(sys.argv[1:], env=worker.environment)
 """
@@ -58,6 +59,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "stages" / "__init__.py").write_text("")
     (root / "stages" / "facts.py").write_text(FACTS)
     (root / "stages" / "sleep.py").write_text(SLEEP)
+    (root / "stages" / "tidy.py").write_text("import tempfile; kept = tempfile.TemporaryDirectory(); print(kept.name)")
     (root / "stages" / "text.py").write_text("import sys; sys.exit('a sentence')")
     (root / "stages" / "fail.py").write_text("def f():\n    return 1 // 0\nf()")
     return root
@@ -65,8 +67,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def worker(root: Path) -> Iterator[Worker]:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    with Worker(root, ("colorsys",), environment) as worker:
+    with Worker(root, ("colorsys",)) as worker:
         yield worker
 
 
@@ -130,6 +131,14 @@ def test_nothing_passes_from_child_to_child(worker: Worker, root: Path) -> None:
         assert json.loads(run(worker, root, "-m", "stages.facts").stdout.splitlines()[0])["leak"] is False
 
 
+def test_a_child_tidies_up_after_itself(root: Path) -> None:
+    """What libraries want done at the end is dropped in the worker; what a child has begun is not."""
+    with Worker(root, ("tempfile", "logging")) as worker:
+        done = run(worker, root, "-m", "stages.tidy")
+    assert done.returncode == 0
+    assert not Path(done.stdout.strip()).exists()
+
+
 def test_changed_code_counts_at_once(worker: Worker, root: Path) -> None:
     module = root / "stages" / "changing.py"
     for text in ("first", "second"):
@@ -153,6 +162,16 @@ def test_another_environment_means_a_plain_start(worker: Worker, root: Path) -> 
     done = run(worker, root, "-m", "stages.facts", HF_HUB_OFFLINE="0", PYTHONHASHSEED="1")
     assert "plain start-up of Python: HF_HUB_OFFLINE, PYTHONHASHSEED not as when the worker started" in done.stderr
     assert json.loads(done.stdout.splitlines()[0])["environment"]["PYTHONHASHSEED"] == "1"
+
+
+@pytest.mark.parametrize("name", ["PS1", "VIRTUAL_ENV_PROMPT", "MAKEFLAGS", "SSH_TTY", "ANYTHING_ELSE"])
+def test_what_no_library_reads_is_passed_on(worker: Worker, root: Path, name: str) -> None:
+    """`source .venv/bin/activate` exports PS1, and a shell that runs a command removes it."""
+    for before, after in (({}, {name: "(x) $ "}), ({name: "(x) $ "}, {})):
+        assert _environment.matters(name) is False
+        done = run(worker, root, "-m", "stages.facts", **(before | after))
+        assert done.stderr == "to stderr\n"
+        assert json.loads(done.stdout.splitlines()[0])["environment"].get(name) == "(x) $ "
 
 
 def test_interrupts_reach_the_child(worker: Worker, root: Path) -> None:
@@ -192,7 +211,7 @@ def test_a_child_dies_with_the_worker(root: Path) -> None:
         assert process.returncode == 1
         assert ends(pid)
         with pytest.raises(Refused):
-            worker.start(["-m", "stages.facts"], (0, 1, 2))
+            Job(worker.socket, ["-m", "stages.facts"], worker.environment, (0, 1, 2), str(root))
         done = run(worker, root, "-m", "stages.facts")  # still works, only slower
         assert "plain start-up of Python: no worker" in done.stderr
         assert done.returncode == 0

@@ -1,6 +1,6 @@
 """Asks the warm worker to run a Python module; run as a script, it is the `python` that stages are started with.
 
-Standard library only, and little of it: this is what every stage run pays. (See worker.py for the whole picture.)
+Standard library only, and little of it: this is what every stage run pays.
 """
 
 from __future__ import annotations
@@ -97,14 +97,12 @@ def is_orphan(owner: int) -> bool:
     return pid != owner
 
 
-def end_with_parent(owner: int) -> None:
-    """See to it that this process, whatever it becomes, ends with its parent; end it if the owner is gone already."""
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process, whatever it becomes, when its parent dies (Linux; elsewhere nothing)."""
     if sys.platform == "linux":
         import ctypes  # the usual way need not pay for it
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if is_orphan(owner):
-        sys.exit("not started: the run that it belongs to has ended")
 
 
 def main(path: str, owner: int, arguments: list[str]) -> None:
@@ -121,7 +119,9 @@ def main(path: str, owner: int, arguments: list[str]) -> None:
     except Refused as reason:
         print(f"plain start-up of Python: {reason}", file=sys.stderr, flush=True)
         if isinstance(reason, Gone):
-            end_with_parent(owner)
+            die_with_parent()
+            if is_orphan(owner):
+                sys.exit("not started: the run that it belongs to has ended")
         os.execv(sys.executable, [sys.executable, *arguments])
     for number in set(FORWARDED) - set(ignored_signals()):
         signal.signal(number, lambda received, _frame: job.signal(received))

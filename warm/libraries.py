@@ -1,0 +1,36 @@
+"""What the workers import: the libraries of stages, and those of `dvc repro`."""
+
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "pyarrow.ipc",
+    "pyarrow.compute",
+    "safetensors.torch",
+    "tokenizers",
+    "transformers.generation",
+    "transformers.modeling_layers",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.processing_utils",
+    "pydantic.type_adapter",
+    "ruamel.yaml",
+    "typer",
+    "rich.table",
+    "tqdm",
+    "xxhash",
+    "jinja2",
+    "vl_convert",
+)
+DVC = (
+    "dvc.cli.parser",
+    "dvc.commands.repro",
+    "dvc.repo.open_repo",
+    "dvc.repo.reproduce",
+    "dvc.stage.run",
+    "dvc.cachemgr",
+    "dvc.data_cloud",
+    "dvc.utils.strictyaml",
+    "dvc_data.hashfile.status",
+    "dvc_data.hashfile.db.local",
+    "scmrepo.git",
+)

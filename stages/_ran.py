@@ -5,11 +5,11 @@ A ledger of one line per run in the work folder, out of DVC's and git's sight; w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from zpruner.artifacts.sealed_lines import read_lines, seal_line
 from zpruner.artifacts.work import checksum, digest_of
 
 LEDGER = "ran.jsonl"
@@ -37,16 +37,11 @@ def computed(work_root: Path, costs: Path) -> frozenset[str]:
 
 def _append(work_root: Path, line: dict[str, str]) -> None:
     work_root.mkdir(parents=True, exist_ok=True)
-    with (work_root / LEDGER).open("a", encoding="ascii") as out:
-        out.write(json.dumps(line) + "\n")
+    with (work_root / LEDGER).open("ab") as out:
+        out.write(seal_line(line, "")[0])
 
 
 def _read(work_root: Path) -> Iterator[dict[str, Any]]:
     path = work_root / LEDGER
-    for line in path.read_text(encoding="ascii", errors="replace").splitlines() if path.is_file() else ():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # torn by a kill
-        if isinstance(entry, dict):
-            yield entry
+    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else ():
+        yield from read_lines(line, "")[0]  # several processes append: no line rests on the one before it

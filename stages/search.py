@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,9 +13,9 @@ import zpruner
 from stages._project import Project, Root, main, say
 from zpruner.artifacts.results import FoundFormula, Likeness
 from zpruner.artifacts.store import ArtifactReader, Provenance
-from zpruner.artifacts.work import atomic_file, checksum, digest_of, write_json
+from zpruner.artifacts.work import atomic_file, checksum, digest_of, read_sealed_json, write_json, write_sealed_json
 from zpruner.calibration import Activations, Gradients
-from zpruner.errors import InvalidSettingError
+from zpruner.errors import ArtifactError, InvalidSettingError
 from zpruner.execution import load_whole
 from zpruner.methods import METHODS, PruningMethod
 from zpruner.model import resolve_devices
@@ -185,12 +184,15 @@ def _evolve(settings: SearchSettings, fitness: Fitness, log: Path, context: str)
 
 def _measure_known(fitness: Fitness, inputs: Inputs, settings: SearchSettings, path: Path) -> dict[str, float | None]:
     """Return the fitness of known methods on all windows; what an interrupted run measured is read from `path`."""
-    known: dict[str, float | None] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        known: dict[str, float | None] = read_sealed_json(path, "the fitness of known methods")
+    except ArtifactError:  # none, or damaged: it is measured again
+        known = {}
     for name, method in inputs.methods().items():
         if name not in known:
             measured = fitness.of_method(method, settings.rungs[-1]).fitness
             known[name] = measured if math.isfinite(measured) else None
-            write_json(path, known)
+            write_sealed_json(path, known)
     return known
 
 

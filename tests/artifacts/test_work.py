@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import re
 import subprocess
@@ -86,13 +85,54 @@ def test_finished_items_survive_the_process(tmp_path):
         assert (again.done("one"), again.done("three")) == ({"layers": 1}, None)
 
 
-def test_seconds_include_those_of_interrupted_runs(tmp_path):
+def test_seconds_include_those_of_interrupted_runs(tmp_path, monkeypatch):
+    clock = [5.0]
+    monkeypatch.setattr("zpruner.artifacts.work.perf_counter", lambda: clock[0])
     with Work(tmp_path, "s", "key") as work:
+        clock[0] += 1000.0
         work.record("one", {})
-    journal = work.folder / JOURNAL
-    journal.write_text(json.dumps({**json.loads(journal.read_text()), "seconds": 1000.0}) + "\n")
     with Work(tmp_path, "s", "key") as again:
-        assert 1000.0 < again.seconds < 1060.0
+        clock[0] += 20.0
+        assert again.seconds == 1020.0
+
+
+@pytest.mark.parametrize("position", [0, 9, 40, 75, -3, -40])
+def test_an_altered_line_and_all_after_it_are_not_done(tmp_path, position):
+    with Work(tmp_path, "s", "key") as work:
+        for number in range(4):
+            work.record(f"item-{number}", {"losses": [1.5, 2.25]})
+    journal = work.folder / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    changed = bytearray(lines[2])
+    changed[position] ^= 1
+    journal.write_bytes(b"".join([*lines[:2], bytes(changed), lines[3]]))
+    with Work(tmp_path, "s", "key") as again:
+        assert list(again.items()) == ["item-0", "item-1"]
+        assert journal.read_bytes() == b"".join(lines[:2])
+
+
+@pytest.mark.parametrize("order", [(1,), (0, 2), (1, 0), (0, 0, 1)])
+def test_lines_left_out_moved_or_repeated_are_not_done(tmp_path, order):
+    with Work(tmp_path, "s", "key") as work:
+        for number in range(3):
+            work.record(f"item-{number}", {})
+    journal = work.folder / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[number] for number in order))
+    kept = 1 if order[0] == 0 else 0
+    with Work(tmp_path, "s", "key") as again:
+        assert list(again.items()) == [f"item-{number}" for number in range(kept)]
+
+
+def test_the_journal_of_another_key_is_not_taken_over(tmp_path):
+    with Work(tmp_path, "s", "one") as work:
+        work.record("item", {"perplexity": 3.0})
+    line = (work.folder / JOURNAL).read_bytes()
+    with Work(tmp_path, "s", "two") as other:
+        pass
+    (other.folder / JOURNAL).write_bytes(line)
+    with Work(tmp_path, "s", "two") as other:
+        assert not other.items()
 
 
 @pytest.mark.parametrize("torn", ['{"item": "tw', '{"item": "two"}', "\0\0\0\n", "\xff\n", "{\n"])

@@ -35,6 +35,7 @@ def make(folder: Path, **changes: Any) -> Path:
             text = "neg(exp(X))" if "<b>" in formula else formula
             entry = Evaluation(index, generation, rung, (2, 8)[rung], text, text, operator, (), fitness, 6.0, PARTS)
             log.append(replace(entry, parents=("W",) if operator == "crossover" else ()))
+        log.stop("seconds", len(ROWS))
     found = {
         "formula": "mul(W, add(X, G))",
         "fitness": math.log(45),

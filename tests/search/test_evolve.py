@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from zpruner.errors import ArtifactError, LockedError
 from zpruner.formula import Tree, evaluate_formula, parse_formula
-from zpruner.search import FormulaError, Measurement, SearchError, canonical, evolve, read_log
+from zpruner.search import FormulaError, Measurement, SearchError, canonical, evolve, read_finished_log, read_log
 from zpruner.search.log import LogWriter
 from zpruner.settings.evolution import EvolutionSettings
 
@@ -56,7 +57,7 @@ def small(**changes: Any) -> EvolutionSettings:
 
 def without_seconds(path: Path) -> list[dict[str, Any]]:
     records = map(json.loads, path.read_text().splitlines())
-    return [{k: v for k, v in record.items() if k not in ("seconds", "parts")} for record in records]
+    return [{k: v for k, v in record.items() if k not in ("seconds", "parts", "seal")} for record in records]
 
 
 @pytest.fixture(autouse=True)
@@ -218,19 +219,39 @@ def test_a_log_of_another_search_is_refused(whole: Path, change: dict[str, Any])
     assert whole.read_bytes() == before
 
 
-def test_damage_is_refused_and_another_process_kept_out(whole: Path, tmp_path: Path) -> None:
+def test_a_damaged_line_and_all_after_it_are_measured_again(whole: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     lines = whole.read_text().splitlines(keepends=True)
-    for damaged, words in (
-        ([*lines[:5], lines[5][:20] + "\n", *lines[6:]], "line 6"),
-        ([*lines[:5], *lines[6:]], "out of order"),
-        (lines[1:], "no header"),
-        ([lines[0], lines[1].replace('"fitness"', '"fitnes"'), *lines[2:]], "line 2 with other fields"),
-        ([lines[0], lines[1].replace('"formula": "', '"formula": "neg('), *lines[2:]], "another version"),
+    expected = without_seconds(whole)
+    for damaged in (
+        [*lines[:5], lines[5][:20] + "\n", *lines[6:]],
+        [*lines[:5], *lines[6:]],
+        [*lines[:5], lines[6], lines[5], *lines[7:]],
+        [*lines[:5], lines[5].replace('"fitness"', '"fitnes"'), *lines[6:]],
+        [*lines[:5], re.sub(r'("fitness": 0.)(.)', r"\g<1>1\2", lines[5]), *lines[6:]],
+        [*lines[:5], "{}\n", *lines[5:]],
+        [*lines[:5], "[" * 9999 + "\n", *lines[5:]],
+        [*lines[:5], "\ufffd\n"],
     ):
         log.write_text("".join(damaged))
-        with pytest.raises(ArtifactError, match=words):
+        with pytest.raises(ArtifactError, match=r"log\.jsonl: got an altered or truncated log"):
+            read_finished_log(log)
+        assert len(read_log(log).evaluations) == 4
+        fitness = MaskDistance()
+        evolve(small(), fitness, log)
+        assert without_seconds(log) == expected
+        assert len(fitness.calls) == len(lines) - 6
+    assert read_finished_log(log).evaluations[:4] == read_log(whole).evaluations[:4]
+
+
+def test_what_is_no_log_is_left_alone_and_another_process_kept_out(whole: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    lines = whole.read_text().splitlines(keepends=True)
+    for text in ("notes of mine", "".join(lines[1:]), lines[0].replace("header", "heades"), '{"a": 1}\n'):
+        log.write_text(text)
+        with pytest.raises(ArtifactError, match=r"log\.jsonl: got no header of a search log.*Move it away"):
             evolve(small(), MaskDistance(), log)
+        assert log.read_text() == text
     with pytest.raises(ArtifactError, match="no file"):
         read_log(tmp_path / "absent.jsonl")
     with LogWriter(tmp_path / "locked.jsonl", small().identity(), ""), pytest.raises(LockedError):

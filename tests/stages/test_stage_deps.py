@@ -28,6 +28,7 @@ HOW = [
     "zpruner/artifacts/result_file.py",
     "zpruner/artifacts/results.py",
     "zpruner/artifacts/store.py",
+    "zpruner/artifacts/sealed_lines.py",
     "zpruner/artifacts/work.py",
     "zpruner/checkpoint/files.py",
     "zpruner/checkpoint/manifest.py",

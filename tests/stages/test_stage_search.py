@@ -57,7 +57,7 @@ def copy(prepared: Path, root: Path) -> Path:
 
 def untimed(path: Path) -> list[dict[str, Any]]:
     records = map(json.loads, path.read_text().splitlines())
-    return [{key: value for key, value in r.items() if key not in ("seconds", "parts")} for r in records]
+    return [{key: value for key, value in r.items() if key not in ("seconds", "parts", "seal")} for r in records]
 
 
 def found(root: Path) -> dict[str, Any]:

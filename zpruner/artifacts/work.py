@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from types import TracebackType
 from typing import IO, Any, Self, cast
@@ -24,6 +25,7 @@ from typing import IO, Any, Self, cast
 import xxhash
 from safetensors import SafetensorError
 
+from zpruner.artifacts.sealed_lines import read_lines, seal_line
 from zpruner.errors import ArtifactError, DiskFullError, LockedError, mend
 
 JOURNAL = "journal.jsonl"
@@ -174,6 +176,8 @@ class Work:
         """What only a resumed run needs."""
         self._lock: IO[str] | None = None
         self._records: dict[str, dict[str, Any]] = {}
+        self._origin = self._seal = f"{name} {key}"
+        self._recording = Lock()  # files are written on several threads
         self._earlier = 0.0
         self._opened = 0.0
 
@@ -227,11 +231,14 @@ class Work:
         name = None if file is None else str(file.relative_to(self.folder))
         entry = {"item": item, "file": name, "checksum": digest, "payload": dict(payload), "seconds": self.seconds}
         journal = self.folder / JOURNAL
-        with disk_full_named(journal), journal.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(entry) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        self._records[item] = dict(payload)
+        with self._recording:
+            line, seal = seal_line(entry, self._seal)
+            with disk_full_named(journal), journal.open("ab") as out:
+                out.write(line)
+                out.flush()
+                os.fsync(out.fileno())
+            self._seal = seal
+            self._records[item] = dict(payload)
 
     def publish(self, out: Path) -> None:
         """Make `out` a folder of exactly the files built here, in one rename; the work folder keeps its links.
@@ -253,30 +260,24 @@ class Work:
         staging.replace(out)
 
     def _read_journal(self) -> dict[str, dict[str, Any]]:
+        """Return the finished items whose files are whole; what is torn is cut off."""
         journal = self.folder / JOURNAL
         records: dict[str, dict[str, Any]] = {}
+        self._seal = self._origin
         if not journal.exists():
             return records
-        whole = []
-        torn = False
-        for line in journal.read_text(encoding="ascii", errors="replace").splitlines(keepends=True):
-            try:
-                entry = json.loads(line) if line.endswith("\n") else None
-            except json.JSONDecodeError:
-                entry = None
-            if entry is None:  # the process died while writing this line
-                torn = True
-                break
-            whole.append(line)
+        content = journal.read_bytes()
+        entries, length, self._seal = read_lines(content, self._origin)
+        for entry in entries:
             self._earlier = float(entry["seconds"])
             path = None if entry["file"] is None else self.folder / entry["file"]
             if path is not None and not (path.is_file() and checksum(path) == entry["checksum"]):
                 records.pop(entry["item"], None)
                 continue
             records[entry["item"]] = cast("dict[str, Any]", entry["payload"])
-        if torn:
+        if length < len(content):
             with atomic_file(journal) as file:
-                file.write("".join(whole).encode())
+                file.write(content[:length])
         return records
 
 

@@ -17,7 +17,7 @@ from zpruner.report import _theme
 from zpruner.report._markdown import cell_code, code, escape
 from zpruner.report._pages import environment
 from zpruner.report._search_charts import OPERATORS, progress_panels
-from zpruner.search import SearchLog, draw_svg, draw_text, name_frequencies, parse_formula, read_log
+from zpruner.search import SearchLog, draw_svg, draw_text, name_frequencies, parse_formula, read_finished_log
 from zpruner.search.log import Evaluation
 
 COMMAND = "dvc repro search/dvc.yaml"
@@ -52,7 +52,7 @@ def load_search(folder: Path) -> SearchData:
         ArtifactError: a file is missing or damaged.
         FormulaError: a formula that cannot be read.
     """
-    log = read_log(folder / "log.jsonl")
+    log = read_finished_log(folder / "log.jsonl")
     path = folder / "found.json"
     result = FoundFormula.read(path, COMMAND)
     by_formula = {e.formula: e for e in log.evaluations if e.rung == max(x.rung for x in log.evaluations)}

@@ -12,7 +12,7 @@ from zpruner.search.canonical import canonical, simplify
 from zpruner.search.draw import draw_svg, draw_text
 from zpruner.search.evolve import Evaluate, SearchError, SearchResult, evolve
 from zpruner.search.fitness import Fitness
-from zpruner.search.log import Evaluation, Measurement, SearchLog, read_log
+from zpruner.search.log import Evaluation, Measurement, SearchLog, read_finished_log, read_log
 
 __all__ = [
     "Evaluate",
@@ -34,6 +34,7 @@ __all__ = [
     "name_frequencies",
     "parse_formula",
     "rank_correlation",
+    "read_finished_log",
     "read_log",
     "score_correlations",
     "simplify",

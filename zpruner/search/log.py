@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
-from zpruner.artifacts.work import digest_of, disk_full_named
-from zpruner.errors import ArtifactError, LockedError
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
-FORMAT = 2
+from zpruner.artifacts.sealed_lines import read_lines, seal_line
+from zpruner.artifacts.work import digest_of, disk_full_named, read_artifact
+from zpruner.errors import ArtifactError, LockedError, mend
+
+FORMAT = 3
+COMMAND = "dvc repro search/dvc.yaml"
+_HEAD = b'{"kind": "header"'
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,16 @@ class Evaluation:
     """Seconds by what they were spent on; several devices measure at a time, so that these may add up to more."""
 
 
+class _Header(TypedDict):
+    kind: Literal["header"]
+    format: Literal[3]
+    settings: dict[str, Any]
+    context: str
+
+
+_HEADER, _EVALUATION = TypeAdapter(_Header), TypeAdapter(Evaluation)
+
+
 @dataclass(frozen=True)
 class SearchLog:
     """What a log file says: settings without budgets, what the fitness depends on, the evaluations in order."""
@@ -55,25 +70,25 @@ class SearchLog:
 
 
 def read_log(path: Path) -> SearchLog:
-    """Read a log, finished or not; a last line cut short by a crash is ignored.
+    """Read the log of a search that may go on; what is torn at its end is left out.
 
     Raises:
-        ArtifactError: no log, another format, or damaged before its last line.
+        ArtifactError: no log, or another format.
     """
-    lines = _whole_lines(path.read_bytes())[0] if path.exists() else []
-    records = [_record(path, number, line) for number, line in enumerate(lines, start=1)]
-    if not records or records[0].get("kind") != "header" or records[0].get("format") != FORMAT:
-        raise ArtifactError(
-            str(path),
-            "no header of a search log" if path.exists() else "no file",
-            f"a search log of format {FORMAT}",
-            "Name another file, or start the search anew.",
-        )
-    evaluations = [_evaluation(path, number, r) for number, r in enumerate(records, 1) if r["kind"] == "evaluation"]
-    if [e.index for e in evaluations] != list(range(len(evaluations))):
-        raise _damaged(path, "evaluations missing or out of order")
-    stopped = records[-1]["reason"] if records[-1]["kind"] == "stop" else None
-    return SearchLog(records[0]["settings"], records[0]["context"], tuple(evaluations), stopped)
+    return _parse(path, _read(path))[0]
+
+
+def read_finished_log(path: Path) -> SearchLog:
+    """Read the log of a search that ended.
+
+    Raises:
+        ArtifactError: no log, another format, altered or truncated.
+    """
+    content = _read(path)
+    log, length, _ = _parse(path, content)
+    if length < len(content) or log.stopped is None:
+        raise ArtifactError(str(path), "an altered or truncated log", "a finished search log", mend(COMMAND))
+    return log
 
 
 class LogWriter:
@@ -85,7 +100,8 @@ class LogWriter:
         context: what the fitness depends on (model, texts, sparsities), in the caller's words.
 
     Raises:
-        ArtifactError: the file is the log of other settings or another context, or is damaged.
+        ArtifactError: the file is the log of other settings or another context, or no log. A line that is not what was
+            written, and all after it, are dropped.
         LockedError: another process appends to it.
     """
 
@@ -93,6 +109,7 @@ class LogWriter:
         self.path, self._settings, self._context = path, settings, context
         self.recorded: tuple[Evaluation, ...] = ()
         self._stopped: str | None = None
+        self._seal = ""
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -134,13 +151,14 @@ class LogWriter:
     def _open(self) -> None:
         assert self._file is not None
         self._file.seek(0)
-        lines, length = _whole_lines(self._file.read())
-        self._file.truncate(length)
-        if not lines:
+        content = self._file.read()
+        if _HEAD.startswith(content[: len(_HEAD)]) and b"\n" not in content:  # new, or torn in its first line
+            self._file.truncate(0)
             header = {"kind": "header", "format": FORMAT, "settings": self._settings, "context": self._context}
             self._write({**header, "digest": digest_of([self._settings, self._context])})
             return
-        log = read_log(self.path)
+        log, length, self._seal = _parse(self.path, content)
+        self._file.truncate(length)
         for name, ours in {**self._settings, "context": self._context}.items():
             theirs = log.context if name == "context" else log.settings.get(name)
             if ours != theirs:
@@ -154,35 +172,32 @@ class LogWriter:
 
     def _write(self, record: dict[str, Any]) -> None:
         assert self._file is not None, "use the log as a context manager"
+        line, self._seal = seal_line(record, self._seal)
         with disk_full_named(self.path):
-            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
 
 
-def _whole_lines(content: bytes) -> tuple[list[bytes], int]:
-    """Return the lines that end in a newline, and their length together."""
-    length = content.rfind(b"\n") + 1
-    return content[:length].splitlines(), length
+def _read(path: Path) -> bytes:
+    return read_artifact(path, f"a search log of format {FORMAT}", COMMAND)
 
 
-def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def _parse(path: Path, content: bytes) -> tuple[SearchLog, int, str]:
+    """Return what the whole lines say, their length together, and the last seal."""
+    records, length, seal = read_lines(content, "")
+    evaluations: list[Evaluation] = []
+    stopped: str | None = None
     try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or record.get("kind") not in ("header", "evaluation", "stop"):
-        raise _damaged(path, f"line {number} that is no record")
-    return record
-
-
-def _evaluation(path: Path, number: int, record: dict[str, Any]) -> Evaluation:
-    fields = {name: value for name, value in record.items() if name != "kind"}
-    try:
-        return Evaluation(**{**fields, "parents": tuple(fields["parents"])})
-    except (KeyError, TypeError):
-        raise _damaged(path, f"line {number} with other fields") from None
-
-
-def _damaged(path: Path, got: str) -> ArtifactError:
-    return ArtifactError(str(path), got, "a search log as it was written", "Restore it, or move it away to start anew.")
+        header = _HEADER.validate_python(next(iter(records), {}))
+        for record in records[1:]:
+            stopped = record["reason"] if record["kind"] == "stop" else None
+            if record["kind"] == "evaluation":
+                evaluations.append(_EVALUATION.validate_python({k: v for k, v in record.items() if k != "kind"}))
+                if evaluations[-1].index != len(evaluations) - 1:
+                    raise ValueError(f"evaluation {evaluations[-1].index} at place {len(evaluations) - 1}")
+    except (ValueError, KeyError) as error:
+        got = f"no log of this version ({str(error).splitlines()[0]})" if records else "no header of a search log"
+        action = "Move it away, and start the search anew."
+        raise ArtifactError(str(path), got, f"a search log of format {FORMAT}", action) from None
+    return SearchLog(header["settings"], header["context"], tuple(evaluations), stopped), length, seal

@@ -18,13 +18,11 @@ from stages._ran import note_run
 from zpruner.artifacts.results import Cost
 from zpruner.artifacts.work import Work, checksum, digest_of
 from zpruner.checkpoint import Checkpoint
-from zpruner.errors import InvalidSettingError, ZprunerError
+from zpruner.errors import InvalidSettingError
 from zpruner.pruning.composition import compose_all
 from zpruner.runtime.allocator import keep_freed_memory
+from zpruner.runtime.command import run_command
 from zpruner.settings.params import Params, load
-
-INTERRUPTED = 130
-"""What typer returns after Ctrl-C instead of raising."""
 
 SEARCH_STAGES = (("fetch", "search"), ("gradients", "search"), ("search",))
 """The stages of search/dvc.yaml, as stage and labels."""
@@ -201,19 +199,8 @@ def code_digest() -> str:
 
 
 def main(run: Callable[..., None]) -> None:
-    """Run a stage's function as a command: its parameters become options, an error of ours becomes one sentence."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    """Run a stage's function as a command: its parameters become options, an error becomes one sentence."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(run)
     keep_freed_memory()
-    try:
-        if app(standalone_mode=False) == INTERRUPTED:
-            raise KeyboardInterrupt
-    except ZprunerError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(1)
-    except (KeyboardInterrupt, typer.Abort):
-        typer.echo("Interrupted. Finished parts are kept: run again to go on.", err=True)
-        sys.exit(INTERRUPTED)
-    except typer._click.exceptions.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+    run_command(app, sys.argv[1:], interrupted="Interrupted. Finished parts are kept: run again to go on.")

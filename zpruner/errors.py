@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 _SHOWN = 30
 _QUOTED = 120
@@ -42,9 +43,22 @@ class ZprunerError(Exception):
         self.where, self.got, self.expected, self.action = where, got, expected, action
         super().__init__(where, got, expected, action)
 
+    wording: Mapping[str, str] = MappingProxyType({})
+    """What `str` calls the settings that the message names (see `told`)."""
+
+    def told(self, wording: Mapping[str, str]) -> str:
+        """Return the message in the words of whom it reaches.
+
+        Args:
+            wording: a key of params.yaml, or a phrase with one in small letters -> what stands in its place, "in
+                params.yaml" beside it included. Empty: the message is for the reader of params.yaml.
+        """
+        where, got, expected = (one_line(part, _LINE) for part in (self.where, self.got, self.expected))
+        where, action = (_in_words(part, wording) for part in (where, self.action))
+        return without_credentials(f"{where}: got {got}, expected {expected}. {action}")
+
     def __str__(self) -> str:
-        where, got, expected = (_cut(part, _LINE) for part in (self.where, self.got, self.expected))
-        return without_credentials(f"{where}: got {got}, expected {expected}. {self.action}")
+        return self.told(self.wording)
 
 
 class InvalidSettingError(ZprunerError):
@@ -137,11 +151,25 @@ def without_credentials(text: str, mark: str = "***") -> str:
 def shown(value: object) -> str:
     """Return a refused value as a message quotes it: on one line, cut where it is long."""
     try:
-        return _cut(repr(value), _QUOTED)
+        return one_line(repr(value))
     except ValueError:  # Python writes out no integer of thousands of digits
         return f"{type(value).__name__} of thousands of digits"
 
 
-def _cut(text: str, length: int) -> str:
+def one_line(text: str, length: int = _QUOTED) -> str:
+    """Return a text as one line of at most `length` characters and "..."."""
     line = " ".join(text[: 2 * length].splitlines())
     return line if len(text) <= length else f"{line[:length]}..."
+
+
+def _in_words(text: str, wording: Mapping[str, str]) -> str:
+    if not wording:
+        return text
+    known = "|".join(re.escape(key) for key in sorted(wording, key=len, reverse=True))
+    pattern = rf"(in params\.yaml under )?(?<![\w.`-])({known})(?![\w`]|\.\w)( in params\.yaml)?"
+
+    def replace(match: re.Match[str]) -> str:
+        words = wording[match[2][0].lower() + match[2][1:]]
+        return ("under " if match[1] else "") + (words if match[2][0].islower() else words[0].upper() + words[1:])
+
+    return re.sub(pattern, replace, text, flags=re.IGNORECASE)

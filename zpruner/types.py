@@ -74,8 +74,8 @@ class LayerStats:
         value: Tensor | None = getattr(self, stat.value)
         if value is None:
             action = {
-                Stat.GRAM: "Set calibration.gram: true in params.yaml (or pass gram=True to calibrate)",
-                Stat.GRAD_SQ: "List the method in params.yaml (or pass gradients=True to calibrate)",
+                Stat.GRAM: "Set calibration.gram to true in params.yaml",
+                Stat.GRAD_SQ: "Pass gradients=True to calibrate",
             }.get(stat, "Collect it")
             raise MissingStatisticError(
                 f"layer {self.layer}",

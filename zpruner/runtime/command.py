@@ -1,0 +1,94 @@
+"""How a command ends: an exit status, and one sentence on standard error where it fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from zpruner.errors import InvalidSettingError, ZprunerError, one_line, without_credentials
+
+DEBUG = "ZPRUNER_DEBUG"
+"""The environment variable that, set to anything but 0, shows the traceback of every failure."""
+_INTERRUPTED = 130
+"""What typer exits with after Ctrl-C."""
+_ROOT = Path(__file__).parents[2]
+_OURS = ("zpruner", "stages", "flows")
+_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+def run_command(
+    app: Callable[..., Any],
+    arguments: Sequence[str],
+    *,
+    interrupted: str,
+    wording: Mapping[str, str] | None = None,
+) -> None:
+    """Run a typer application; return where it ends well, else exit: 1 after an error, 2 after wrong usage, 130.
+
+    An error of ours, of the system or of memory is one sentence; anything else is a bug, which says so and where to
+    report it.
+
+    Args:
+        app: the application.
+        arguments: of the command line, without the command.
+        interrupted: what to say after Ctrl-C.
+        wording: what the user calls the settings that errors speak of (see `ZprunerError.told`).
+    """
+    try:
+        _require_text(arguments)
+        app(args=list(arguments))
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            typer.echo(interrupted, err=True)
+        if end.code:
+            raise
+    except KeyboardInterrupt:
+        typer.echo(interrupted, err=True)
+        sys.exit(_INTERRUPTED)
+    except Exception as error:
+        if os.environ.get(DEBUG, "0") not in ("", "0"):
+            traceback.print_exc()
+        typer.secho(f"error: {_sentence(error, wording or {})}", fg="red", err=True)
+        sys.exit(1)
+
+
+def _sentence(error: Exception, wording: Mapping[str, str]) -> str:
+    if isinstance(error, ZprunerError):
+        return error.told(wording)
+    first = without_credentials(one_line(str(error).strip().partition("\n")[0]))
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _MEMORY):
+        return (
+            f"out of memory ({first or type(error).__name__}). Lower the batch size, or leave the machine to this run."
+        )
+    if isinstance(error, OSError) and error.strerror:  # a disk or permission that no command foresaw
+        return f"{error.filename or 'the system'}: {error.strerror}."
+    return (
+        f"a bug, not something that you did: {type(error).__name__}: {first} ({_place(error)}). "
+        f"Please report this line and the command in the project's issues; {DEBUG}=1 shows the traceback."
+    )
+
+
+def _place(error: Exception) -> str:
+    """Return the last line of ours that an error passed through."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    ours = [frame for frame in frames if any(Path(frame.filename).is_relative_to(_ROOT / name) for name in _OURS)]
+    frame = (ours or frames)[-1]
+    path = Path(frame.filename)
+    return f"{path.relative_to(_ROOT).as_posix() if ours else path.name}, line {frame.lineno}"
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raise InvalidSettingError for bytes that are no UTF-8, which no output, params.yaml or model card can hold."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InvalidSettingError(
+                "the command line", ascii(argument), "arguments in UTF-8", "Rename the file, or link to it."
+            ) from None

@@ -63,9 +63,7 @@ def _sentence(error: Exception, wording: Mapping[str, str]) -> str:
         return error.told(wording)
     first = without_credentials(one_line(str(error).strip().partition("\n")[0]))
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _MEMORY):
-        return (
-            f"out of memory ({first or type(error).__name__}). Lower the batch size, or leave the machine to this run."
-        )
+        return f"out of memory ({first or type(error).__name__}). Lower the batch size, or end what else is running."
     if isinstance(error, OSError) and error.strerror:  # a disk or permission that no command foresaw
         return f"{error.filename or 'the system'}: {error.strerror}."
     return (

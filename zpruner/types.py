@@ -74,7 +74,7 @@ class LayerStats:
         value: Tensor | None = getattr(self, stat.value)
         if value is None:
             action = {
-                Stat.GRAM: "Set calibration.gram to true in params.yaml",
+                Stat.GRAM: "Set calibration.gram: true in params.yaml",
                 Stat.GRAD_SQ: "Pass gradients=True to calibrate",
             }.get(stat, "Collect it")
             raise MissingStatisticError(

@@ -11,7 +11,7 @@ ARGUMENTS: Mapping[str, str] = {
     "set model.trust_remote_code to true": "pass trust_remote_code=True",
     "machine.device": "`device`",
     "calibration.batch_size": "`batch_size`",
-    "set calibration.gram to true": "pass gram=True",
+    "set calibration.gram: true": "pass gram=True",
     "calibration.min_expert_tokens": "`min_expert_tokens`",
     "set calibration.propagation to dense": "use calibrate and prune",
 }

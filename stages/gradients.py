@@ -8,10 +8,10 @@ from stages._project import Project, Root, main
 from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
 from zpruner.artifacts.work import read_sealed_json
 from zpruner.calibration import Gradients, GradientSnapshots, collect_gradients
-from zpruner.checkpoint import Checkpoint, empty_model
+from zpruner.checkpoint import Checkpoint
 from zpruner.errors import MEND, ArtifactError, InvalidSettingError
 from zpruner.execution import load_whole, memory_limit
-from zpruner.model import take_inventory
+from zpruner.model import empty_model, take_inventory
 from zpruner.pruning.composition import compose
 from zpruner.runtime.progress import progress
 from zpruner.settings.params import MachineSettings, MethodSettings, ModelSettings

@@ -61,6 +61,10 @@ class ZprunerError(Exception):
         return self.told(self.wording)
 
 
+class ZprunerWarning(UserWarning):
+    """What was decided for the user, and what was left out."""
+
+
 class InvalidSettingError(ZprunerError):
     """A setting in params.yaml (or an argument) is unknown, missing or out of range."""
 

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save, save_file
 from transformers import AutoModelForCausalLM
 
-from zpruner.checkpoint.tensors import Stored, TensorFiles, write_tensors
+from zpruner.checkpoint.tensors import write_tensors
 from zpruner.execution import copy_checkpoint
+from zpruner.model.stored import Stored, TensorFiles
 
 _MOE = {
     "mixtral": {"num_local_experts": 4},
@@ -48,7 +49,8 @@ def test_the_bytes_are_those_of_safetensors() -> None:
 def test_tensors_are_read_when_they_are_written(tmp_path: Path) -> None:
     save_file({"a": torch.ones(4), "b": torch.zeros(2)}, tmp_path / "x.safetensors")
     files = TensorFiles([tmp_path / "x.safetensors"])
-    assert (files.later("a").dtype, files.later("a").shape, files.later("a").bytes) == (torch.float32, (4,), 16)
+    later = files.facts("a").later("a", lambda: files.read("a"))
+    assert (later.dtype, later.shape, later.bytes) == (torch.float32, (4,), 16)
     order: list[str] = []
 
     def read(name: str) -> torch.Tensor:
@@ -56,7 +58,7 @@ def test_tensors_are_read_when_they_are_written(tmp_path: Path) -> None:
         return files.read(name)
 
     out = io.BytesIO()
-    write_tensors(out, {n: Stored(torch.float32, files.later(n).shape, lambda n=n: read(n)) for n in files.names()})
+    write_tensors(out, {n: Stored(torch.float32, files.facts(n).shape, lambda n=n: read(n)) for n in files.names()})
     assert order == ["a", "b"]
 
 

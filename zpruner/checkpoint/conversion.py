@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zpruner.checkpoint.tensors import TensorFiles
-from zpruner.errors import SourceError
-from zpruner.model.load import check_causal, quiet_transformers
+from zpruner.model.opening import open_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,43 +30,22 @@ class Converted:
     stored: tuple[str, ...]
 
 
-def empty_model(folder: Path, dtype: torch.dtype | None = None, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Return the model that a checkpoint folder's config describes, on the meta device.
-
-    Raises:
-        SourceError, ModelStructureError: as `load_model`.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    check_causal(folder)
-    with quiet_transformers():
-        try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-            with torch.device("meta"):
-                model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                    config, dtype=dtype, trust_remote_code=trust_remote_code
-                )
-        except (OSError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise SourceError(str(folder), first, "a causal language model", "Check the folder.") from None
-    return model.eval()
-
-
 class Conversion:
     """The conversions of one model's family.
 
     Args:
         model: meta tensors will do.
+        quantizer: transformers', where the stored tensors are quantised: what they make is dense, and is stored dense.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, quantizer: Any = None) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, WeightRenaming
 
         self.model = model
-        self.transforms = get_model_conversion_mapping(model)
-        self._renamings = [entry for entry in self.transforms if isinstance(entry, WeightRenaming)]
-        self._converters = [entry for entry in self.transforms if isinstance(entry, WeightConverter)]
+        transforms = get_model_conversion_mapping(model, None, quantizer)
+        self._renamings, self._converters = _by_kind(transforms)
+        self._undone = transforms if quantizer is None else get_model_conversion_mapping(model)
+        self._dense = ([], []) if quantizer is None else _by_kind(self._undone)
         self._by_pattern = {pattern: entry for entry in self._converters for pattern in entry.source_patterns}
         self._known = model.state_dict()
 
@@ -104,7 +81,7 @@ class Conversion:
         """Return parameters as a checkpoint stores them, undoing the conversions that matched a stored tensor."""
         from transformers.core_model_loading import revert_weight_conversion
 
-        self.model._weight_conversions = [entry for entry in self.transforms if entry.was_used()]
+        self.model._weight_conversions = [entry for entry in self._undone if entry.was_used()]
         found: dict[str, Tensor] = revert_weight_conversion(self.model, dict(parameters))
         return found
 
@@ -127,6 +104,8 @@ class Conversion:
         name, pattern = rename_source_key(source, self._renamings, self._converters, prefix, self._known)
         if name not in self._known and source in self._known:
             name, pattern = rename_source_key(source, [], [], prefix, self._known)
+        if any(self._dense):  # notes which conversions match, of those that are undone
+            rename_source_key(source, *self._dense, prefix, self._known)
         return name, pattern
 
     def _groups(self, stored: Iterable[str]) -> dict[str, list[str]]:
@@ -134,6 +113,14 @@ class Conversion:
         for name in sorted(stored, key=_natural):
             groups.setdefault(self._target(name)[0], []).append(name)
         return groups
+
+
+def _by_kind(transforms: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the renamings and the converters among transformers' conversions."""
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+    renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
+    return renamings, [entry for entry in transforms if isinstance(entry, WeightConverter)]
 
 
 def _natural(name: str) -> Any:
@@ -144,7 +131,7 @@ def _natural(name: str) -> Any:
 
 def find_converted(folder: Path, *, trust_remote_code: bool = False) -> list[list[list[str]]]:
     """Return what of a checkpoint folder is converted on loading, as JSON: [[parameters, stored tensors], ...]."""
-    files = TensorFiles(sorted(folder.glob("*.safetensors")))
-    conversion = Conversion(empty_model(folder, trust_remote_code=trust_remote_code))
-    converted = conversion.converted({name: files.later(name).shape for name in files.names()})
+    opened = open_checkpoint(folder, trust_remote_code=trust_remote_code)
+    tensors = opened.tensors
+    converted = Conversion(opened.model).converted({name: tensors.facts(name).shape for name in tensors.names()})
     return [[list(entry.parameters), list(entry.stored)] for entry in converted]

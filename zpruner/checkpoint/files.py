@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from zpruner.artifacts.work import Work, atomic_file, checksum, write_json
-from zpruner.checkpoint.conversion import Conversion, Converted, empty_model
+from zpruner.checkpoint.conversion import Conversion, Converted
 from zpruner.checkpoint.manifest import MANIFEST, SHARD_INDEX, read_manifest, tokenizer_hash, write_manifest
-from zpruner.checkpoint.tensors import Stored, read_tensor, stored_tensor, tensor_names, write_tensors
+from zpruner.checkpoint.tensors import write_tensors
 from zpruner.errors import MEND, ArtifactError, ModelStructureError
 from zpruner.model.layers import PrunableLayer
+from zpruner.model.opening import empty_model
+from zpruner.model.stored import Facts, Stored, read_tensor, tensor_facts
 from zpruner.runtime.background import Background
 
 
@@ -51,8 +53,8 @@ class Checkpoint:
         self._last: tuple[Converted, dict[str, Tensor]] | None = None
         self._verified = {name for name in self.files if not name.endswith(".safetensors")}
         self._verifying = Lock()  # tensors are read in several threads
-        shards = (name for name in self.files if name.endswith(".safetensors"))
-        self._tensors = {tensor: name for name in shards for tensor in tensor_names(folder / name)}
+        shards = (folder / name for name in self.files if name.endswith(".safetensors"))
+        self._tensors = {name: facts for shard in shards for name, facts in tensor_facts(shard).items()}
 
     @property
     def model_hash(self) -> str:
@@ -86,6 +88,10 @@ class Checkpoint:
         """Return the names of all tensors, in file order."""
         return list(self._tensors)
 
+    def facts(self, name: str) -> Facts:
+        """Return what is known of one tensor before it is read."""
+        return self._tensors[name]
+
     def read(self, name: str) -> Tensor:
         """Return one tensor on the CPU, after checking its file against the manifest (once per file).
 
@@ -93,20 +99,20 @@ class Checkpoint:
             ModelStructureError: no tensor of that name in the checkpoint.
             ArtifactError: the file was altered.
         """
-        file = self._tensors.get(name)
-        if file is None:
+        facts = self._tensors.get(name)
+        if facts is None:
             raise ModelStructureError(
                 str(self.folder),
                 f"no tensor '{name}'",
                 "every prunable weight under its own name in the checkpoint",
                 "List the layer under model.ignore in params.yaml.",
             )
-        self.verify(file)
-        return read_tensor(self.folder / file, name)
+        self.verify(facts.file.name)
+        return read_tensor(facts.file, name)
 
     def later(self, name: str) -> Stored:
         """Return one tensor, to be read when it is written."""
-        return stored_tensor(self.folder / self._tensors[name], name, lambda: self.read(name))
+        return self._tensors[name].later(name, lambda: self.read(name))
 
     def read_weight(self, layer: PrunableLayer) -> Tensor:
         """Return a layer's weight as (out, in), in the checkpoint's dtype."""

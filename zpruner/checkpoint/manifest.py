@@ -9,8 +9,8 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zpruner.artifacts.work import checksum, digest_of, read_sealed_json, write_sealed_json
-from zpruner.checkpoint.tensors import read_header
 from zpruner.errors import MEND, ArtifactError
+from zpruner.model.stored import read_header
 
 MANIFEST = "zpruner.json"
 SHARD_INDEX = "model.safetensors.index.json"

@@ -48,7 +48,7 @@ class Shapes:
 
 def read_shapes(params: Params, root: Path) -> Shapes | None:
     """Return the shapes of the fetched or local model, built without weights; None where there is neither."""
-    from zpruner.model import limits_of, quiet_transformers, take_inventory
+    from zpruner.model import empty_model, limits_of, take_inventory
     from zpruner.sources import LocalPath, parse_source
 
     source = parse_source(params.model.source)
@@ -57,21 +57,16 @@ def read_shapes(params: Params, root: Path) -> Shapes | None:
     folder = next((path for path in folders if (path / "config.json").is_file()), None)
     if folder is None:
         return None
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    trust = params.model.trust_remote_code
-    with quiet_transformers(), torch.device("meta"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    model = empty_model(folder, trust_remote_code=params.model.trust_remote_code)
     inventory = take_inventory(model, params.model.blocks, params.model.ignore)
     # Which layers share an input only a forward pass tells; layers of one parent module and width usually do.
     groups = {(layer.name.rpartition(".")[0], layer.in_features) for layer in inventory.layers}
     itemsize = 4 if params.model.dtype == "float32" else 2
     if params.model.dtype == "auto":
-        itemsize = torch.empty(0, dtype=config.dtype or torch.float32, device="cpu").element_size()
+        itemsize = torch.empty(0, dtype=model.config.dtype or torch.float32, device="cpu").element_size()
     parameters = sum(p.numel() for p in model.parameters())
     inputs = tuple(width for _, width in sorted(groups))
-    return Shapes(inventory.layers, inventory.n_blocks, parameters, inputs, *limits_of(config), itemsize)
+    return Shapes(inventory.layers, inventory.n_blocks, parameters, inputs, *limits_of(model.config), itemsize)
 
 
 @dataclass(frozen=True)

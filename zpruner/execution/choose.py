@@ -12,6 +12,7 @@ from zpruner.execution.runner import Runner, StreamedRunner, WholeRunner
 from zpruner.execution.skeleton import Skeleton
 from zpruner.execution.spill import Spill
 from zpruner.model.load import load_model, resolve_device
+from zpruner.model.opening import open_checkpoint
 from zpruner.runtime.machine import free_memory
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def open_runner(
     trust = settings.trust_remote_code
     if not streamed:
         return WholeRunner(load_whole(checkpoint, machine.device, trust_remote_code=trust))
-    dtype = getattr(torch, checkpoint.dtype)
-    skeleton = Skeleton(checkpoint.folder, checkpoint, dtype, resolve_device(machine.device), trust)
+    opened = open_checkpoint(checkpoint.folder, checkpoint.dtype, checkpoint, trust_remote_code=trust)
+    skeleton = Skeleton(opened, resolve_device(machine.device))
     limit = memory_limit(machine)
     spill = Spill(scratch, int(_SPILL_SHARE * limit))
     return StreamedRunner(skeleton, settings.blocks, spill, room=int(_AHEAD_SHARE * limit))

@@ -11,37 +11,46 @@ import torch
 from torch import Tensor
 
 from zpruner.artifacts.work import atomic_file, write_json
-from zpruner.checkpoint.tensors import Stored, TensorFiles, write_order, write_tensors
-from zpruner.errors import ArtifactError, ModelStructureError, SourceError
+from zpruner.checkpoint.tensors import write_order, write_tensors
+from zpruner.errors import ArtifactError, SourceError
 from zpruner.execution.skeleton import Skeleton
-from zpruner.model.load import quiet_transformers
+from zpruner.model.config import one_sentence, quiet_transformers
+from zpruner.model.gguf import load_gguf
+from zpruner.model.load import load_model
+from zpruner.model.opening import open_checkpoint
+from zpruner.model.stored import Stored
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PreTrainedModel
 
 _SHARD = 50_000_000_000
 """Bytes of a file, as transformers writes them."""
 
 
-def copy_checkpoint(folder: Path, destination: Path, dtype: str, trust_remote_code: bool = False) -> None:
-    """Write a checkpoint as loading and saving the whole model would, without ever holding it.
+def copy_checkpoint(place: Path, destination: Path, dtype: str, trust_remote_code: bool = False) -> None:
+    """Write a checkpoint that gives the logits of `place` as transformers loads it, without ever holding the model.
+
+    Quantised weights become dense. GGUF files, and models that bring their own code, are loaded whole and saved.
 
     Args:
-        folder: config.json and *.safetensors.
+        place: a folder with config.json and safetensors, or a GGUF file.
         destination: an existing folder.
         dtype: "bfloat16", "float16", "float32", or "auto" for the checkpoint's own.
         trust_remote_code: whether code in the checkpoint may run.
 
     Raises:
         SourceError: weights that are missing, of another shape or cannot be read.
+        ModelStructureError: not a causal language model.
     """
-    from transformers import AutoConfig, GenerationConfig
-
+    if place.is_file():
+        _save_whole(load_gguf(place, dtype), destination)
+        return
+    opened = open_checkpoint(place, dtype, trust_remote_code=trust_remote_code)
+    if opened.model.is_custom_code():
+        _save_whole(load_model(place, dtype, "cpu", trust_remote_code=trust_remote_code), destination)
+        return
     try:
-        files = TensorFiles(sorted(folder.glob("*.safetensors")))
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-        chosen = _dtype(dtype, config, files)
-        skeleton = Skeleton(folder, files, chosen, torch.device("cpu"), trust_remote_code)
+        skeleton = Skeleton(opened, torch.device("cpu"))
         shards = _split(dict(_stored(skeleton)))
         weight_map: dict[str, str] = {}
         for number, shard in enumerate(shards, start=1):
@@ -53,28 +62,31 @@ def copy_checkpoint(folder: Path, destination: Path, dtype: str, trust_remote_co
             size = sum(tensor.bytes for shard in shards for tensor in shard.values())
             index = {"metadata": {"total_size": size}, "weight_map": weight_map}
             write_json(destination / "model.safetensors.index.json", index)
-    except (ModelStructureError, ArtifactError) as error:
+    except ArtifactError as error:
         got = f"a checkpoint that cannot be read ({error.got})"
         raise SourceError(error.where, got, error.expected, "Get the checkpoint again.") from None
-    model = skeleton.model
+    _save_configs(place, skeleton.model, opened.quantizer, destination)
+
+
+def _save_whole(model: PreTrainedModel, destination: Path) -> None:
     with quiet_transformers():
-        model.config.dtype = str(chosen).removeprefix("torch.")
+        model.save_pretrained(destination)
+
+
+def _save_configs(folder: Path, model: PreTrainedModel, quantizer: Any, destination: Path) -> None:
+    """Write the files that say how the model is built and how it generates."""
+    from transformers import GenerationConfig
+
+    with one_sentence(folder), quiet_transformers():
+        if quantizer is not None:
+            quantizer.remove_quantization_config(model)
+        model.config.dtype = str(model.dtype).removeprefix("torch.")
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(destination)
         if (folder / "generation_config.json").is_file():
             GenerationConfig.from_pretrained(folder).save_pretrained(destination)
         elif model.can_generate():
             model.generation_config.save_pretrained(destination)
-
-
-def _dtype(dtype: str, config: PretrainedConfig, files: TensorFiles) -> torch.dtype:
-    """Return the dtype that transformers would load in: with `auto` the config's, else the first stored one's."""
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    if isinstance(config.dtype, torch.dtype):
-        return config.dtype
-    found = (files.later(name).dtype for name in files.names())
-    return next((kind for kind in found if kind.is_floating_point), torch.float32)
 
 
 def _stored(skeleton: Skeleton) -> Iterator[tuple[str, Stored]]:

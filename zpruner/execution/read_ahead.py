@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from zpruner.model.stored import Tensors
 from zpruner.runtime.transfer import to_device
-
-
-class Tensors(Protocol):
-    """Named tensors that are read one at a time, such as a checkpoint's."""
-
-    def names(self) -> list[str]:
-        """Return all names."""
-        ...
-
-    def read(self, name: str) -> Tensor:
-        """Return one tensor, on the CPU."""
-        ...
 
 
 class ReadAhead:

@@ -1,9 +1,11 @@
 """Find what can be pruned in a model, load it, read and write its weights."""
 
+from zpruner.model.config import quiet_transformers
 from zpruner.model.inventory import TIED_BEFORE, take_inventory
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
 from zpruner.model.limits import check_windows, limits_of
-from zpruner.model.load import load_model, quiet_transformers, resolve_device, resolve_devices
+from zpruner.model.load import load_model, resolve_device, resolve_devices
+from zpruner.model.opening import empty_model, open_checkpoint
 from zpruner.model.weights import check_in_memory, get_weight, set_weight
 
 __all__ = [
@@ -12,10 +14,12 @@ __all__ = [
     "PrunableLayer",
     "check_in_memory",
     "check_windows",
+    "empty_model",
     "find_blocks",
     "get_weight",
     "limits_of",
     "load_model",
+    "open_checkpoint",
     "quiet_transformers",
     "resolve_device",
     "resolve_devices",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
 
-from zpruner.errors import InvalidSettingError, ModelStructureError, SourceError, did_you_mean
+from zpruner.errors import InvalidSettingError, did_you_mean
 from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
+from zpruner.model.config import one_sentence, quiet_transformers
+from zpruner.model.opening import check_loaded, open_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,7 +53,7 @@ def resolve_devices(device: str) -> list[str]:
 def load_model(
     folder: Path, dtype: str = "auto", device: str = "auto", *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """Load a checkpoint folder for inference; safetensors only.
+    """Load a checkpoint folder for inference; safetensors only. Quantised weights are dequantised, or refused.
 
     Args:
         folder: a Hugging Face checkpoint.
@@ -62,8 +63,7 @@ def load_model(
 
     Raises:
         InvalidSettingError: no such dtype; as `resolve_device`.
-        SourceError: not a checkpoint folder.
-        ModelStructureError: not a causal language model, or weights missing.
+        SourceError, ModelStructureError: as `open_checkpoint`.
     """
     from transformers import AutoModelForCausalLM
 
@@ -71,73 +71,36 @@ def load_model(
         raise InvalidSettingError(
             "dtype", repr(dtype), f"one of {', '.join(_DTYPES)}", did_you_mean(str(dtype).rpartition(".")[2], _DTYPES)
         )
-    check_causal(folder)
-    options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
-    with quiet_transformers():
-        try:
-            model: PreTrainedModel
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                folder,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below
-                **options,
-            )
-        except (OSError, ValueError, SafetensorError) as error:
-            raise SourceError(
-                str(folder),
-                str(error).splitlines()[0],
-                "a causal language model in safetensors",
-                "Check the folder.",
-            ) from None
-    # transformers would go on with random weights
-    bad = [f"no tensor '{name}'" for name in sorted(loading["missing_keys"])]
-    bad += [f"'{name}' of shape {tuple(got)} for {tuple(want)}" for name, got, want in loading["mismatched_keys"]]
-    if bad:
-        raise ModelStructureError(
-            str(folder),
-            bad[0],
-            "every weight of the model that config.json describes",
-            "Check that the folder is whole.",
+    place = resolve_device(device)
+    opened = open_checkpoint(folder, dtype, trust_remote_code=trust_remote_code)
+    with one_sentence(folder), quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model: PreTrainedModel
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=opened.config,
+            dtype=opened.dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below
         )
-    model = model.to(resolve_device(device)).eval()
+    check_loaded(folder, loading["missing_keys"], loading["mismatched_keys"])
+    if opened.quantizer is not None:
+        model._weight_conversions = None  # saved as the dense model that it is now
+    record_untied(model)
+    model = model.to(place).eval()
     if model.dtype == torch.bfloat16 and not multiplies_bfloat16(model.device):
         widen_products(model)
     return model
 
 
-def check_causal(folder: Path) -> None:
-    """Raise SourceError without a config.json, ModelStructureError for an encoder-decoder."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        raise SourceError(
-            str(folder), "no readable config.json", "a Hugging Face checkpoint folder", "Check model.source."
-        ) from None
-    if config.get("is_encoder_decoder"):
-        raise ModelStructureError(
-            str(folder),
-            f"an encoder-decoder ({config.get('model_type')})",
-            "a causal (decoder-only) language model",
-            "Choose another model: encoder-decoders are not supported.",
-        )
-
-
-class quiet_transformers:  # noqa: N801 - used like a function
-    """Context manager: no progress bars and no warnings from transformers (its advice does not apply here)."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self._level = logging.get_verbosity()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self._level)
-        logging.enable_progress_bar()
+def record_untied(model: PreTrainedModel) -> None:
+    """Say in the config that the head is no longer the embedding, where a checkpoint has one of its own."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or embedding is None or head.weight is embedding.weight:
+        return
+    for config in (model.config, model.config.get_text_config(decoder=True)):
+        if getattr(config, "tie_word_embeddings", False):
+            config.tie_word_embeddings = False

@@ -1,0 +1,91 @@
+"""Stored tensors put into a model by transformers' own loader: renamed, fused, dequantised and cast as it does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zpruner.model.config import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Loader:
+    """Puts stored tensors into one model.
+
+    Args:
+        model: on the meta device, where nothing has been put in.
+        dtype: of its parameters.
+        device: where they are put.
+        quantizer: transformers', where the checkpoint is quantised.
+    """
+
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device, quantizer: Any) -> None:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+
+        self.model, self.dtype, self.device, self.quantizer = model, dtype, device, quantizer
+        self._wide = model._get_dtype_plan(dtype)
+        self._transforms = get_model_conversion_mapping(model, None, quantizer)
+
+    def load(self, tensors: Mapping[str, Later], device: torch.device | None = None) -> Any:
+        """Put stored tensors into the model; return transformers' account of it (LoadStateDictInfo)."""
+        from transformers.core_model_loading import convert_and_load_state_dict_in_model
+        from transformers.modeling_utils import LoadStateDictConfig
+
+        plan = LoadStateDictConfig(
+            dtype=self.dtype,
+            dtype_plan=self._wide,
+            device_map={"": device or self.device},
+            hf_quantizer=self.quantizer,
+            weight_mapping=self._transforms,
+        )
+        with quiet_transformers():
+            account, _ = convert_and_load_state_dict_in_model(self.model, dict(tensors), plan)
+        return account
+
+
+class Later:
+    """A stored tensor that is read when transformers' loader slices it.
+
+    Args:
+        kind: safetensors' name of its type.
+        read: returns it.
+
+    Attributes:
+        wanted: whether it has been read.
+    """
+
+    def __init__(self, kind: str, read: Callable[[], Tensor]) -> None:
+        self._kind, self._read = kind, read
+        self.wanted = False
+
+    def get_dtype(self) -> str:
+        """Return the name of its type, as slices of safetensors do."""
+        return self._kind
+
+    def __getitem__(self, _: object) -> Tensor:
+        self.wanted = True
+        return self._read()
+
+
+def find(model: nn.Module, name: str) -> Tensor:
+    """Return a parameter or buffer."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    found = module._parameters.get(leaf, module._buffers.get(leaf))
+    assert found is not None
+    return found
+
+
+def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of a parameter or buffer."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    if leaf in module._parameters:
+        module._parameters[leaf] = tensor  # type: ignore[assignment]
+    else:
+        module._buffers[leaf] = tensor

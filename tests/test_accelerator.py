@@ -31,7 +31,7 @@ from zpruner.evaluate import Predictor, batch_losses
 from zpruner.execution import Skeleton, Spill, StreamedRunner, WholeRunner, choose
 from zpruner.masks import select
 from zpruner.methods import METHODS
-from zpruner.model import resolve_device
+from zpruner.model import open_checkpoint, resolve_device
 from zpruner.runtime import transfer
 from zpruner.search import Fitness, parse_formula
 from zpruner.settings.params import Params
@@ -113,7 +113,8 @@ def test_block_by_block_is_the_whole_model_there_too(accelerator: torch.device, 
     build("cpu").save_pretrained(tmp_path)
     write_manifest(tmp_path, "tiny", dtype="float32")
     checkpoint = Checkpoint(tmp_path)
-    runner = StreamedRunner(Skeleton(tmp_path, checkpoint, torch.float32, accelerator), None, Spill(), small=0)
+    skeleton = Skeleton(open_checkpoint(tmp_path, "float32", checkpoint), accelerator)
+    runner = StreamedRunner(skeleton, None, Spill(), small=0)
 
     def losses(found: Any) -> list[list[float]]:
         batches = WINDOWS.split(2)

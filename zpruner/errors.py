@@ -113,6 +113,10 @@ class ModelStructureError(ZprunerError):
     """A model whose decoder blocks or weights cannot be found or viewed."""
 
 
+class IncompleteCheckpointError(SourceError, ModelStructureError):
+    """A checkpoint that lacks a weight of its model, or has one of another shape."""
+
+
 class SolverError(ZprunerError):
     """A factorisation or iteration that failed for a named layer."""
 

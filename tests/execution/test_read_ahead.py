@@ -15,6 +15,8 @@ from torch import Tensor
 from zpruner.checkpoint import Checkpoint
 from zpruner.execution import Skeleton, Spill, StreamedRunner, open_runner
 from zpruner.execution.read_ahead import ReadAhead
+from zpruner.model import open_checkpoint
+from zpruner.model.stored import Facts
 from zpruner.settings.params import MachineSettings
 
 
@@ -29,6 +31,9 @@ class Noted:
     def names(self) -> list[str]:
         return self.checkpoint.names()
 
+    def facts(self, name: str) -> Facts:
+        return self.checkpoint.facts(name)
+
     def read(self, name: str) -> Tensor:
         ahead = threading.current_thread().name.startswith("weight-reader")
         (self.ahead if ahead else self.at_once).append(name)
@@ -37,7 +42,7 @@ class Noted:
 
 def noted(folder: Path, room: int) -> tuple[StreamedRunner, Noted]:
     tensors = Noted(save(families.build("llama"), folder))
-    skeleton = Skeleton(folder, tensors, torch.float32, torch.device("cpu"))
+    skeleton = Skeleton(open_checkpoint(folder, "float32", tensors), torch.device("cpu"))
     return StreamedRunner(skeleton, None, Spill(), small=0, room=room), tensors
 
 

@@ -18,7 +18,8 @@ from zpruner.checkpoint import Checkpoint
 from zpruner.errors import ModelStructureError, SourceError
 from zpruner.evaluate import Predictor, batch_losses
 from zpruner.execution import Runner, Skeleton, Spill, StreamedRunner, WholeRunner
-from zpruner.model import get_weight, load_model, set_weight, take_inventory
+from zpruner.model import get_weight, load_model, open_checkpoint, set_weight, take_inventory
+from zpruner.model.stored import Facts
 
 
 class Counting(StreamedRunner):
@@ -40,9 +41,8 @@ class Counting(StreamedRunner):
 
 
 def streamed(checkpoint: Checkpoint, spill: Spill | None = None) -> Counting:
-    dtype = getattr(torch, checkpoint.manifest["dtype"])
-    skeleton = Skeleton(checkpoint.folder, checkpoint, dtype, torch.device("cpu"))
-    return Counting(skeleton, spill or Spill())
+    opened = open_checkpoint(checkpoint.folder, checkpoint.manifest["dtype"], checkpoint)
+    return Counting(Skeleton(opened, torch.device("cpu")), spill or Spill())
 
 
 def losses(runner: Runner) -> list[list[float]]:
@@ -202,16 +202,19 @@ def test_incomplete_checkpoints_are_refused(tmp_path: Path) -> None:
         def names(self) -> list[str]:
             return names
 
+        def facts(self, name: str) -> Facts:
+            return checkpoint.facts(name)
+
         def read(self, name: str) -> Tensor:
             tensor = checkpoint.read(name)
             return tensor[:-1] if "layers.2.mlp.up_proj" in name else tensor
 
     folder, cpu = tmp_path / "good", torch.device("cpu")
     with pytest.raises(ModelStructureError, match=r"no tensor 'model\.layers\.1\.mlp\.up_proj\.weight'"):
-        Skeleton(folder, Lacking(), torch.float32, cpu)
+        open_checkpoint(folder, "float32", Lacking())
     names.append("model.layers.1.mlp.up_proj.weight")
-    skeleton = Skeleton(folder, Lacking(), torch.float32, cpu)
+    skeleton = Skeleton(open_checkpoint(folder, "float32", Lacking()), cpu)
     with pytest.raises(ModelStructureError, match=r"layers\.2\.mlp\.up_proj\.weight' of shape \(47, 32\) for \(48, 32"):
         skeleton.put(["model.layers.2.mlp.up_proj.weight"])
     with pytest.raises(SourceError, match=r"no readable config\.json"):
-        Skeleton(tmp_path, Lacking(), torch.float32, cpu)
+        open_checkpoint(tmp_path, "float32", Lacking())

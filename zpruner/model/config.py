@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import re
@@ -70,6 +71,10 @@ def one_sentence(where: Path | str, raw: Mapping[str, Any] | None = None, truste
         yield
     except ZprunerError:
         raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # of the place that is written to
+        raise _unreadable(where, error) from None
     except ImportError as error:
         raise SourceError(
             str(where),
@@ -88,12 +93,7 @@ def one_sentence(where: Path | str, raw: Mapping[str, Any] | None = None, truste
                 "a model that transformers knows",
                 "Set model.trust_remote_code to true in params.yaml (--trust-remote-code) if you trust that code.",
             ) from None
-        raise SourceError(
-            str(where),
-            f"a checkpoint that cannot be read ({_said(error)})",
-            "a whole checkpoint of a causal language model that transformers knows",
-            "Get it again, correct its config.json, or give another model.",
-        ) from None
+        raise _unreadable(where, error) from None
 
 
 class quiet_transformers:  # noqa: N801 - used like a function
@@ -225,6 +225,15 @@ def _use_what_is_here(folder: Path, config: PretrainedConfig) -> None:
 def tell(sentence: str) -> None:
     """Tell the user what was decided for them."""
     warnings.warn(sentence, ZprunerWarning, stacklevel=2)
+
+
+def _unreadable(where: Path | str, error: BaseException) -> SourceError:
+    return SourceError(
+        str(where),
+        f"a checkpoint that cannot be read ({_said(error)})",
+        "a causal language model that transformers knows, whole",
+        "Get it again, correct its config.json, or give another model.",
+    )
 
 
 def _wrong(folder: Path, got: str, expected: str) -> SourceError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from zpruner.model.config import check_causal, one_sentence, quiet_transformers
 from zpruner.model.gguf_header import check_header
 from zpruner.model.opening import check_loaded
+from zpruner.runtime.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,8 +31,7 @@ def load_gguf(file: Path, dtype: str) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
     check_header(file)
-    with one_sentence(file), quiet_transformers(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with one_sentence(file), quiet(), quiet_transformers():
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
         check_causal(file, config)
         model: PreTrainedModel

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as torch_module
 
-from zpruner.errors import ArtifactError, ModelStructureError, SourceError
+from zpruner.errors import ArtifactError, IncompleteCheckpointError, SourceError
 from zpruner.model.config import one_sentence, quantised, quiet_transformers, read_config, tell
 from zpruner.model.loader import Later, Loader, assign, find
 from zpruner.model.stored import TensorFiles, Tensors
@@ -83,7 +83,8 @@ def open_checkpoint(
     Raises:
         SourceError: as `read_config` and `weight_files`; files that are not safetensors; quantised weights that cannot
             be dequantised.
-        ModelStructureError: not a causal language model; a weight that is missing or of another shape.
+        ModelStructureError: not a causal language model.
+        IncompleteCheckpointError: a weight that is missing or of another shape.
     """
     from transformers.modeling_utils import _get_dtype
     from transformers.quantizers.auto import get_hf_quantizer
@@ -119,7 +120,7 @@ def open_checkpoint(
 
 
 def check_loaded(folder: Path, missing: set[str], mismatched: set[tuple[str, Any, Any]]) -> None:
-    """Raise ModelStructureError where transformers put no stored tensor into a weight: it would go on with random ones.
+    """Raise IncompleteCheckpointError where no stored tensor became a weight: transformers takes random numbers.
 
     Args:
         folder: the checkpoint.
@@ -129,7 +130,7 @@ def check_loaded(folder: Path, missing: set[str], mismatched: set[tuple[str, Any
     bad = [f"no tensor '{name}'" for name in sorted(missing)]
     bad += [f"'{name}' of shape {tuple(got)} for {tuple(want)}" for name, got, want in sorted(mismatched)]
     if bad:
-        raise ModelStructureError(
+        raise IncompleteCheckpointError(
             str(folder),
             bad[0] + (f", and {len(bad) - 1} more" if len(bad) > 1 else ""),
             "every weight of the model that config.json describes",
@@ -225,7 +226,7 @@ def _check(
         raise quantised(folder, f"'{scales[0]}' beside a weight")
     if account.conversion_errors:
         name, text = min(account.conversion_errors.items())
-        raise ModelStructureError(
+        raise IncompleteCheckpointError(
             str(folder),
             f"'{name}', which cannot be converted ({text.strip().splitlines()[0][:200]})",
             "a whole checkpoint",

@@ -17,7 +17,7 @@ from zpruner.execution import Skeleton, Spill, StreamedRunner, open_runner
 from zpruner.execution.read_ahead import ReadAhead
 from zpruner.model import open_checkpoint
 from zpruner.model.stored import Facts
-from zpruner.settings.params import MachineSettings
+from zpruner.settings.params import MachineSettings, ModelSettings
 
 
 class Noted:
@@ -80,8 +80,8 @@ def test_what_is_read_ahead_may_take_a_tenth_of_the_memory(
         announced.extend(names)
 
     monkeypatch.setattr(ReadAhead, "announce", announce)
-    settings = MachineSettings(memory=memory, device="cpu")
-    runner = open_runner(checkpoint, settings, True, tmp_path / "hidden")
+    machine = MachineSettings(memory=memory, device="cpu")
+    runner = open_runner(checkpoint, ModelSettings(source="tiny"), machine, True, tmp_path / "hidden")
     list(runner.run(forwards(runner.model)))
     assert bool(announced) == ahead
 

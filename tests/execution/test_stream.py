@@ -190,7 +190,7 @@ def test_a_head_that_cannot_be_run_apart(tmp_path: Path) -> None:
     logits = next(WholeRunner(model).run(forwards(model)))
     expected = [float(nn.functional.cross_entropy(a[:-1], b[1:].long())) for a, b in zip(logits, WINDOWS, strict=False)]
     assert whole == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ModelStructureError, match=r"head that can be run apart.*model\.streaming to never"):
+    with pytest.raises(ModelStructureError, match=r"head that can be run apart.*machine\.streaming to never"):
         losses(runner)
 
 

@@ -89,7 +89,7 @@ def test_masks_and_metrics_are_made_again_in_parts(whole: Path, tmp_path: Path) 
     mask.run(staged.METHOD, staged.SPARSITY, root)
     evaluate.run(staged.METHOD, staged.SPARSITY, root=root)
     assert staged.artifacts(root) == expected
-    assert tiny.read_params(root)["model"]["streaming"] == "always"
+    assert tiny.read_params(root)["machine"]["streaming"] == "always"
 
 
 def test_what_was_compared_is_let_go_before_layers_are_measured(

@@ -30,7 +30,7 @@ from zpruner.pruning.composition import Composition, compose
 from zpruner.pruning.presets import PRESETS
 from zpruner.settings.params import MethodSettings
 from zpruner.text import read_windows
-from zpruner.types import LayerStats, SparsityPattern
+from zpruner.types import CHANNEL_SUMS, LayerStats, SparsityPattern, Stat
 
 
 def main(
@@ -91,7 +91,7 @@ def calibrated(dtype: str, noise: float) -> Callable[[str], LayerStats]:
         if noise and isinstance(module, nn.Linear):
             module.register_forward_hook(disturb)
     windows, _ = read_windows(Path("data/calibration/tokens.arrow"))
-    return zpruner.calibrate(model, windows, gram=True).stats
+    return zpruner.calibrate(model, windows, stats=CHANNEL_SUMS | {Stat.GRAM}).stats
 
 
 def noisy(stats: LayerStats, noise: float) -> LayerStats:
@@ -110,7 +110,7 @@ def noisy(stats: LayerStats, noise: float) -> LayerStats:
 
 
 def _mask(composition: Composition, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Tensor:
-    return composition.mask(composition.score(weight, stats, pattern), weight, stats, pattern).keep
+    return composition.mask(weight, stats, pattern).keep
 
 
 if __name__ == "__main__":

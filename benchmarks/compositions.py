@@ -73,7 +73,7 @@ def fill(todo: list[tuple[str, str, str]], log: Path, text: Path | None, windows
     for propagation, pattern, method in progress(todo, "grid", len(todo), "variant"):
         if propagation == "dense":
             if dense_stats is None:
-                dense_stats = zpruner.calibrate(model, calibration, gram=True)
+                dense_stats = zpruner.calibrate(model, calibration, stats=zpruner.needs(*METHODS))
             start = process_time()
             layers = zpruner.prune(model, dense_stats, method=method, sparsity=pattern)
         else:

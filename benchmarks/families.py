@@ -24,6 +24,7 @@ import zpruner
 from zpruner.calibration import BlockReplay
 from zpruner.errors import ModelStructureError
 from zpruner.model import Inventory, load_model, take_inventory
+from zpruner.types import CHANNEL_SUMS, Stat
 
 HEAD = """\
 # Models
@@ -95,7 +96,7 @@ def outcome(family: str, *, sequential: bool) -> str:
         if sequential:
             zpruner.prune_sequentially(model, WINDOWS, method="sparsegpt", sparsity="2:4", batch_size=2)
         else:
-            calibration = zpruner.calibrate(model, WINDOWS, gram=True, batch_size=2)
+            calibration = zpruner.calibrate(model, WINDOWS, stats=CHANNEL_SUMS | {Stat.GRAM}, batch_size=2)
             zpruner.prune(model, calibration, method="sparsegpt", sparsity="2:4")
     except ModelStructureError as error:
         return f"refused: {error}"

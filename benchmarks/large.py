@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 import zpruner
 from zpruner.model import PrunableLayer, get_weight, load_model, resolve_device, set_weight
 from zpruner.pruning.sequential import layer_patterns
-from zpruner.types import LayerStats, SparsityPattern, Stat
+from zpruner.types import CHANNEL_SUMS, LayerStats, SparsityPattern, Stat
 
 
 @dataclass
@@ -117,18 +117,16 @@ def ours(
         for layer in inventory.layers:
             yield layer, patterns[layer.name], *read(layer)
 
+    scores = {}
     with table.row(steps[0]):
-        scores = {
-            layer.name: composition.score(weight, stats, pattern) for layer, pattern, weight, stats in every(ratio)
-        }
+        for layer, _, weight, stats in every(ratio) if not composition.solves else ():
+            scores[layer.name] = composition.score(weight, stats)
     with table.row(f"{method}: a further sparsity, {further:g}"):
         for layer, pattern, weight, stats in every(further):
-            known = None if composition.method.depends_on_pattern else scores[layer.name]
-            mask = composition.mask(known or composition.score(weight, stats, pattern), weight, stats, pattern)
-            composition.apply(weight, mask, stats)
+            composition.apply(weight, composition.mask(weight, stats, pattern, scores.get(layer.name)), stats)
     with table.row(steps[1]):
         masks = {
-            layer.name: composition.mask(scores[layer.name], weight, stats, pattern)
+            layer.name: composition.mask(weight, stats, pattern, scores.get(layer.name))
             for layer, pattern, weight, stats in every(ratio)
         }
     del scores
@@ -169,7 +167,9 @@ def main(
     def calibrated(step: str, gram: bool) -> zpruner.Calibration:
         network = fresh()
         with table.row(step):
-            return zpruner.calibrate(network, ids, gram=gram, batch_size=batch_size)
+            return zpruner.calibrate(
+                network, ids, stats=CHANNEL_SUMS | ({Stat.GRAM} if gram else set()), batch_size=batch_size
+            )
 
     def as_plain(load: Callable[[], PreTrainedModel], name: str, row: str) -> None:
         network = load()

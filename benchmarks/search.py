@@ -138,7 +138,7 @@ def _prune(model: Any, inputs: Inputs, composition: Composition | None, pattern:
         weight = inputs.dense.read_weight(layer)
         if composition is not None:
             stats = inputs.stats(layer.name)
-            mask = composition.mask(composition.score(weight, stats, pattern), weight, stats, pattern)
+            mask = composition.mask(weight, stats, pattern)
             weight = composition.apply(weight, mask, stats)
         set_weight(model, layer, weight)
 

@@ -64,9 +64,10 @@ def compare(
     """Print one row and return its four times in seconds."""
     gram = stats.gram
     assert gram is not None
-    score, obs, squares = SparseGPT(), Obs(), LeastSquares()
+    solver, obs, squares = SparseGPT(), Obs(), LeastSquares()
     plain, theirs = seconds(lambda: published.sparsegpt(weight, gram, pattern), repeats)
-    mask, keep = seconds(lambda: score.score(weight, stats, pattern) > 0, repeats)
+    mask, found = seconds(lambda: solver.solve(weight, stats, pattern), repeats)
+    keep = found.keep
     update, ours = seconds(lambda: obs.update(weight, keep, stats), repeats)
     joint, solved = seconds(lambda: squares.update(weight, keep, stats), repeats)
     errors = ", ".join(f"{layer_error(weight, result, stats):.5f}" for result in (theirs, ours, solved))

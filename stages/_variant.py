@@ -72,7 +72,8 @@ class Variant:
         with torch.no_grad():
             if composition.update is None and composition.correction is None:
                 return to_host(composition.apply(weight, mask, None))()
-            stats = self.activations.stats(layer.name).to(self._device)
+            stats = replace(self.activations.stats(layer.name), grad_sq=self.masks.read(layer.name).get("grad_sq"))
+            stats = stats.to(self._device)
             return to_host(composition.apply(composition.correct(weight, stats), mask, stats))()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 from torch import Tensor
 
 from stages._project import Project, Root, main, say
 from zpruner.artifacts.store import ArtifactWriter, Provenance, artifact_writer
+from zpruner.artifacts.work import read_sealed_json
 from zpruner.calibration import (
     Collection,
     Snapshots,
@@ -20,11 +21,13 @@ from zpruner.calibration import (
     warning,
     write_inputs,
 )
+from zpruner.errors import ArtifactError
 from zpruner.execution import Runner, choose, open_runner
 from zpruner.model import Inventory, get_weight, take_inventory
 from zpruner.runtime.progress import counter, progress
 from zpruner.settings.params import CalibrationSettings
 from zpruner.text import read_windows
+from zpruner.types import Stat
 
 
 def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
@@ -46,24 +49,25 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
         windows=windows.shape[0],
         tokens=windows.numel(),
     )
+    wanted = _wanted(project.needs / "inputs.json")
     work = project.work(
         "calibrate",
         provenance=repr(provenance),
         batch_size=settings.batch_size,
-        gram=settings.gram,
+        stats=sorted(wanted),
         min_expert_tokens=settings.min_expert_tokens,
         blocks=model_settings.blocks,
         ignore=model_settings.ignore,
     )
-    choice = choose(project.params.machine, dense.tensor_bytes * (3 if settings.gram else 1))
+    choice = choose(project.params.machine, dense.tensor_bytes * (3 if Stat.GRAM in wanted else 1))
     say(f"calibrate: {choice.words}")
     with artifact_writer(work, "activations", provenance) as writer:
         runner = open_runner(dense, model_settings, project.params.machine, choice.streamed, work.scratch / "hidden")
         inventory = take_inventory(runner.model, model_settings.blocks, model_settings.ignore)
         if choice.streamed:
-            _by_block(writer, runner, inventory, windows, settings)
+            _by_block(writer, runner, inventory, windows, settings, wanted)
         else:
-            _by_batch(writer, runner, inventory, windows, settings, snapshot_seconds)
+            _by_batch(writer, runner, inventory, windows, settings, wanted, snapshot_seconds)
         finish_activations(writer, project.activations, inventory)
         project.write_cost(
             "calibrate",
@@ -74,18 +78,27 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
         )
 
 
+def _wanted(path: Path) -> frozenset[Stat]:
+    """Return what the needs stage found that is to be collected."""
+    found = read_sealed_json(path, "what is to be collected").get("statistics")
+    if not isinstance(found, list) or not {Stat.SQ_SUM} <= set(found) <= set(Stat):
+        raise ArtifactError(str(path), f"statistics {found!r}", "a list of them", "Run `dvc repro needs`.")
+    return frozenset(map(Stat, found))
+
+
 def _by_batch(
     writer: ArtifactWriter,
     runner: Runner,
     inventory: Inventory,
     windows: Tensor,
     settings: CalibrationSettings,
+    stats: Set[Stat],
     snapshot_seconds: float,
 ) -> None:
     """Run batch after batch through the model in memory; the statistics of all layers are summed side by side."""
     snapshots = Snapshots(writer.work, snapshot_seconds)
     collection = snapshots.restore(runner.device)
-    batches = collect(runner.model, inventory, windows, collection, gram=settings.gram, batch_size=settings.batch_size)
+    batches = collect(runner.model, inventory, windows, collection, stats=stats, batch_size=settings.batch_size)
     total = -(-windows.shape[0] // settings.batch_size)
     done = collection.windows // settings.batch_size
     for _ in progress(batches, "calibrate", total, "batch", done):
@@ -95,7 +108,12 @@ def _by_batch(
 
 
 def _by_block(
-    writer: ArtifactWriter, runner: Runner, inventory: Inventory, windows: Tensor, settings: CalibrationSettings
+    writer: ArtifactWriter,
+    runner: Runner,
+    inventory: Inventory,
+    windows: Tensor,
+    settings: CalibrationSettings,
+    stats: Set[Stat],
 ) -> None:
     """Run all batches block after block; what is finished of a block is on disk before the next one is read."""
     work, weight = writer.work, _weights(runner, inventory)
@@ -112,9 +130,7 @@ def _by_block(
                 work.record(f"block-{block}", {})
             step()
 
-        collect_by_block(
-            runner, inventory, windows, done, gram=settings.gram, batch_size=settings.batch_size, skip=known
-        )
+        collect_by_block(runner, inventory, windows, done, stats=stats, batch_size=settings.batch_size, skip=known)
 
 
 def _weights(runner: Runner, inventory: Inventory) -> Callable[[str], Tensor]:

@@ -187,8 +187,8 @@ def _histograms(
     chooses its mask itself, needs gradients, or saw other activations than the dense model's.
     """
     composition = compose(project.params.method(method))
-    chooses, gradients = composition.method.depends_on_pattern, Stat.GRAD_SQ in composition.needs
-    if chooses or gradients or project.params.calibration.propagation != "dense":
+    gradients = Stat.GRAD_SQ in composition.needs
+    if composition.solves or gradients or project.params.calibration.propagation != "dense":
         return ()
     found = []
     for layer in shown_layers(activations):

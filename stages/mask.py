@@ -29,7 +29,7 @@ from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_device
 from zpruner.settings.params import canonical_json
 from zpruner.text import read_windows
-from zpruner.types import LayerStats, Mask, ScoreMatrix, SparsityPattern
+from zpruner.types import CHANNEL_SUMS, LayerStats, Mask, ScoreMatrix, SparsityPattern, Stat
 
 
 def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
@@ -95,7 +95,7 @@ def _select(
     masks: ArtifactWriter,
 ) -> None:
     """Derive every layer's mask from its scores; solvers and refinements look at weights and statistics too."""
-    solves = composition.method.depends_on_pattern
+    solves = composition.solves
     looks = solves or composition.refinement is not None
     device = resolve_device(project.params.machine.device)
     layers = activations.layers
@@ -113,11 +113,11 @@ def _select(
         pattern = patterns[layer.name]
         if looked_at is not None:
             weight, stats = looked_at
-            mask = composition.mask(values or composition.score(weight, stats, pattern), weight, stats, pattern)
+            mask = composition.mask(weight, stats, pattern, values)
         else:
             assert values is not None
             mask = derive_mask(composition, values, pattern)
-        _write_mask(masks, mask)
+        _write_mask(masks, mask, composition, scores)
 
 
 def _prune_blocks(
@@ -132,9 +132,9 @@ def _prune_blocks(
 ) -> None:
     """Prune the model in memory block after block, storing the masks and what they were derived from."""
     params, inventory, work = project.params, activations.inventory, masks.work
-    gram = params.calibration.gram
+    also = CHANNEL_SUMS | ({Stat.GRAM} if params.calibration.gram is True else frozenset())
     windows, _ = read_windows(project.tokens("calibration"))
-    choice = choose(params.machine, dense.tensor_bytes + beside_the_weights(composition, inventory, windows, gram))
+    choice = choose(params.machine, dense.tensor_bytes + beside_the_weights(composition, inventory, windows, also))
     say(f"{work.name}: {choice.words}")
     runner = open_runner(dense, params.model, params.machine, choice.streamed, work.scratch / "hidden")
     model = runner.model
@@ -150,7 +150,7 @@ def _prune_blocks(
         stats.drain()
 
     def solved(found: SolvedLayer) -> None:
-        _write_mask(masks, found.mask)
+        _write_mask(masks, found.mask, composition, scores)
         masks.drain()
         path = file_of(found.mask.layer)
         with atomic_file(path) as file:
@@ -167,7 +167,7 @@ def _prune_blocks(
         composition,
         patterns,
         batch_size=params.calibration.batch_size,
-        gram=gram,
+        stats=also,
         min_expert_tokens=params.calibration.min_expert_tokens,
         finished=known,
         measured=measured,
@@ -185,8 +185,12 @@ def _gradient(scores: ArtifactReader) -> Callable[[str], Tensor | None]:
     return lambda layer: scores.read(layer).get("grad_sq") if layer in scores.files else None
 
 
-def _write_mask(masks: ArtifactWriter, mask: Mask) -> None:
-    masks.write(mask.layer, {"keep": mask.keep}, kept=int(mask.keep.sum()), weights=mask.keep.numel())
+def _write_mask(masks: ArtifactWriter, mask: Mask, composition: Composition, scores: ArtifactReader) -> None:
+    """Write a layer's mask, and the gradients that its weight update reads: `apply` reads no scores."""
+    columns = {"keep": mask.keep}
+    if composition.update is not None and Stat.GRAD_SQ in composition.update.required():
+        columns["grad_sq"] = scores.read(mask.layer)["grad_sq"]
+    masks.write(mask.layer, columns, kept=int(mask.keep.sum()), weights=mask.keep.numel())
 
 
 if __name__ == "__main__":

@@ -48,9 +48,11 @@ def run(method: Method, root: Root = Path()) -> None:
     measured = Provenance(
         model_hash=activations.provenance.model_hash, calibration_hash=activations.provenance.calibration_hash
     )
-    gradients = Gradients(project.gradients, measured) if Stat.GRAD_SQ in composition.method.required() else None
-    # Scores that depend on the pattern are taken by the mask stage; this one leaves word which code they come from.
-    deferred = composition.method.depends_on_pattern or propagation == "pruned"
+    gradients = Gradients(project.gradients, measured) if Stat.GRAD_SQ in composition.needs else None
+    # Solvers are run by the mask stage; this one leaves word which code they come from.
+    deferred = composition.solves or propagation == "pruned"
+    # What is read of gradients after the scores is passed on: later stages read nothing but this artifact.
+    passed_on = gradients if deferred or Stat.GRAD_SQ in composition.needs_after_score else None
     work = project.work(
         "score",
         method,
@@ -73,16 +75,22 @@ def run(method: Method, root: Root = Path()) -> None:
 
         if not deferred:
             for layer, (weight, stats) in bar(ahead(todo, read)):
-                writer.write(layer.name, {"score": composition.score(weight, stats).values})
-        elif gradients is not None:  # the mask stage needs them, and reads nothing but this artifact
+                writer.write(
+                    layer.name, {"score": composition.score(weight, stats).values, **_columns(passed_on, layer)}
+                )
+        elif passed_on is not None:
             for layer in bar(todo):
-                writer.write(layer.name, {"grad_sq": gradients.grad_sq(layer.name)})
+                writer.write(layer.name, _columns(passed_on, layer))
         writer.finish(
             project.scores(method),
             layers=[layer.to_json() for layer in layers],
             deferred=source_digest(composition) if deferred else "",
         )
         project.write_cost("score", method, seconds=work.seconds, layers=len(layers))
+
+
+def _columns(gradients: Gradients | None, layer: PrunableLayer) -> dict[str, Tensor]:
+    return {} if gradients is None else {"grad_sq": gradients.grad_sq(layer.name)}
 
 
 if __name__ == "__main__":

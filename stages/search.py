@@ -132,7 +132,8 @@ class Inputs:
     def methods(self) -> dict[str, PruningMethod]:
         """Return the known methods whose statistics are there."""
         methods = {name: METHODS.find(name)() for name in KNOWN}
-        return {name: m for name, m in methods.items() if self.gradients or Stat.GRAD_SQ not in m.required()}
+        known = {name: found for name, found in methods.items() if isinstance(found, PruningMethod)}
+        return {name: m for name, m in known.items() if self.gradients or Stat.GRAD_SQ not in m.required()}
 
     def middle_block(self, formulas: list[zpruner.search.Tree]) -> Iterator[tuple[Tensor, LayerStats]]:
         """Yield weight and statistics of every layer of the middle block."""

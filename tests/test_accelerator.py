@@ -67,7 +67,7 @@ def test_masks_agree_with_those_of_the_cpu(accelerator: torch.device, name: str,
     found = []
     for device in ("cpu", accelerator):
         model = build(device)
-        calibration = zpruner.calibrate(model, WINDOWS, gram=True, gradients=name == "pruner_zero", batch_size=4)
+        calibration = zpruner.calibrate(model, WINDOWS, stats=zpruner.needs(name), batch_size=4)
         found.append(zpruner.prune(model, calibration, method=method_of(name), sparsity=sparsity))
         assert all(layer.mask.keep.device.type == torch.device(device).type for layer in found[-1])
     assert agreement(*found) >= AGREEMENT
@@ -137,6 +137,7 @@ def test_stages_on_the_device_give_the_masks_of_the_cpu(accelerator: torch.devic
         tiny.write_params(root, params)
         for what in (stages.fetch.What.model, stages.fetch.What.calibration, stages.fetch.What.evaluation):
             stages.fetch.run(what, root)
+        stages.needs.run(root)
         stages.calibrate.run(root)
         for method in params["methods"]:
             stages.score.run(method, root)
@@ -182,7 +183,7 @@ def test_a_search_measures_formulas_there_as_on_the_cpu(accelerator: torch.devic
     found = []
     for device in ("cpu", accelerator):
         model = build(device)
-        calibration = zpruner.calibrate(model, WINDOWS, gradients=True)
+        calibration = zpruner.calibrate(model, WINDOWS, stats=tiny.WITH_GRADIENTS)
         fitness = Fitness(
             [model], calibration.inventory, calibration.stats, WINDOWS, [SparsityPattern.parse(p) for p in (0.5, "2:4")]
         )
@@ -247,6 +248,7 @@ def test_weights_statistics_and_artifacts_are_copied_beside_the_work(accelerator
     tiny.write_params(tmp_path, params)
     for what in (stages.fetch.What.model, stages.fetch.What.calibration):
         stages.fetch.run(what, tmp_path)
+    stages.needs.run(tmp_path)
     stages.calibrate.run(tmp_path)
     for run, columns in (
         (lambda: stages.score.run("ria", tmp_path), 3),

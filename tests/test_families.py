@@ -6,6 +6,7 @@ from pathlib import Path
 
 import families
 import pytest
+import tiny
 import torch
 
 import zpruner
@@ -42,7 +43,7 @@ def test_a_family_goes_through_the_whole_chain(family: str, tmp_path: Path) -> N
             BlockReplay(model, inventory, WINDOWS, batch_size=2)
     else:
         BlockReplay(model, inventory, WINDOWS, batch_size=2)  # refuses where replaying does not work
-    calibration = zpruner.calibrate(model, WINDOWS, gram=True, batch_size=2)
+    calibration = zpruner.calibrate(model, WINDOWS, stats=tiny.WITH_GRAM, batch_size=2)
     layers = zpruner.prune(model, calibration, method="sparsegpt", sparsity="2:4")
     assert {layer.sparsity for layer in layers} == {0.5}
     pruned = zpruner.perplexity(model, WINDOWS)
@@ -64,8 +65,8 @@ def test_every_method_prunes_every_family(family: str, sparsity: float | str, tm
     dense, ignore = families.build(family), WITHOUT_GRADIENT.get(family, [])
     if ignore:
         with pytest.raises(ModelStructureError, match="zero for every weight"):
-            zpruner.calibrate(dense, WINDOWS, gradients=True, batch_size=2)
-    calibration = zpruner.calibrate(dense, WINDOWS, gram=True, gradients=True, batch_size=2, ignore=ignore)
+            zpruner.calibrate(dense, WINDOWS, stats=tiny.WITH_GRADIENTS, batch_size=2)
+    calibration = zpruner.calibrate(dense, WINDOWS, stats=tiny.EVERY, batch_size=2, ignore=ignore)
     weights = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
     for name in METHODS.names():
         settings = {"formula": "mul(W, sqrt(X))"} if name == "expression" else {}

@@ -28,9 +28,13 @@ from transformers import (
 )
 
 from zpruner.model import take_inventory
+from zpruner.types import CHANNEL_SUMS, Stat
 
 REPOSITORY = Path(__file__).parent.parent
 VOCABULARY = 160
+WITH_GRAM = CHANNEL_SUMS | {Stat.GRAM}
+WITH_GRADIENTS = CHANNEL_SUMS | {Stat.GRAD_SQ}
+EVERY = WITH_GRAM | WITH_GRADIENTS
 
 
 def llama(**changes: object) -> PreTrainedModel:

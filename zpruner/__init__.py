@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from zpruner.masks import MaskRefinement as MaskRefinement
     from zpruner.masks import select as select
     from zpruner.methods import METHODS as METHODS
+    from zpruner.methods import MaskSolver as MaskSolver
     from zpruner.methods import PruningMethod as PruningMethod
     from zpruner.pruning.composition import Composition as Composition
     from zpruner.pruning.composition import compose as compose
     from zpruner.pruning.in_memory import PrunedLayer as PrunedLayer
     from zpruner.pruning.in_memory import load as load
     from zpruner.pruning.in_memory import load_windows as load_windows
+    from zpruner.pruning.in_memory import needs as needs
     from zpruner.pruning.in_memory import prune as prune
     from zpruner.pruning.in_memory import prune_sequentially as prune_sequentially
     from zpruner.types import ComparisonGroup as ComparisonGroup
@@ -44,8 +46,8 @@ _ROOMS = {
     "errors": ("ZprunerError",),
     "evaluate": ("layer_error", "perplexity"),
     "masks": ("REFINEMENTS", "MaskRefinement", "select"),
-    "methods": ("METHODS", "PruningMethod"),
-    "pruning.in_memory": ("PrunedLayer", "load", "load_windows", "prune", "prune_sequentially"),
+    "methods": ("METHODS", "MaskSolver", "PruningMethod"),
+    "pruning.in_memory": ("PrunedLayer", "load", "load_windows", "needs", "prune", "prune_sequentially"),
     "types": ("ComparisonGroup", "LayerStats", "Mask", "ScoreMatrix", "SparsityPattern", "Stat"),
     "updates": ("UPDATES", "WeightUpdate"),
 }

@@ -1,17 +1,38 @@
-"""Name -> class. A name is a module of the room (one file per method), or an entry point of another package."""
+"""Parts of a composition, and where they are found: a name is a file of the part's room, or another package's."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
 
 from zpruner.errors import DuplicateNameError, UnknownNameError, did_you_mean
+from zpruner.types import Stat
 
-T = TypeVar("T")
+
+class Part(BaseModel):
+    """What every part of a composition is: its fields are its settings, and it says what it reads and holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    needs: ClassVar[frozenset[Stat]] = frozenset()
+    """The statistics that it reads."""
+    workspace: ClassVar[int] = 0
+    """Square float32 matrices of the input's width that it holds at once, beside the statistics."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Settings that had another name -> what they are called now."""
+
+    def required(self) -> frozenset[Stat]:
+        """Return the statistics that it reads under these settings."""
+        return self.needs
+
+
+T = TypeVar("T", bound=Part)
 
 
 class Registry(Generic[T]):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +35,21 @@ class Stat(StrEnum):
     """Per weight, the sum over windows of the squared loss gradient: float32 (out, in)."""
 
 
+CHANNEL_SUMS = frozenset({Stat.SQ_SUM, Stat.ABS_SUM, Stat.MAX_ABS})
+"""Statistics of one number per channel: every artifact of activations has them, so that a method listed later needs no
+other calibration."""
+RELATIVE = frozenset({Stat.CROSS})
+"""Statistics that set a half-pruned model against the unpruned one: there are none without pruned propagation."""
+
+
+_COLLECTED = {
+    Stat.GRAM: "Set calibration.gram: true or auto in params.yaml (in Python: gram among `stats`) and calibrate again.",
+    Stat.GRAD_SQ: "List the method in params.yaml (in Python: grad_sq among `stats`) and calibrate again.",
+    Stat.CROSS: "Set calibration.propagation: pruned: only then it differs from gram.",
+}
+"""How a statistic comes to be collected, where the name does not tell."""
+
+
 @dataclass(frozen=True)
 class LayerStats:
     """Calibration statistics of one layer's input; fields not collected are None.
@@ -53,35 +70,40 @@ class LayerStats:
     energy: float | None = None
 
     def __post_init__(self) -> None:
-        present = {s.value: t for s in Stat if (t := getattr(self, s.value)) is not None}
-        widths = {t.shape[-1] for t in present.values()}
+        widths = {value.shape[-1] for _, value in self}
         if len(widths) > 1 or (self.gram is not None and self.gram.shape[0] != self.gram.shape[1]):
             raise ShapeMismatchError(
                 f"statistics of layer {self.layer}",
-                ", ".join(f"{name} of shape {tuple(t.shape)}" for name, t in present.items()),
+                ", ".join(f"{stat.value} of shape {tuple(value.shape)}" for stat, value in self),
                 "one number of input channels in all of them",
                 "Run the calibrate stage again.",
             )
 
+    def __iter__(self) -> Iterator[tuple[Stat, Tensor]]:
+        """Yield the statistics that were collected."""
+        for stat in Stat:
+            if (value := self.find(stat)) is not None:
+                yield stat, value
+
     @property
     def width(self) -> int | None:
         """Number of input channels; None where nothing was collected."""
-        present = (self.sq_sum, self.abs_sum, self.max_abs, self.gram, self.grad_sq, self.cross)
-        return next((t.shape[-1] for t in present if t is not None), None)
+        return next((value.shape[-1] for _, value in self), None)
+
+    def find(self, stat: Stat) -> Tensor | None:
+        """Return the statistic, or None where it was not collected."""
+        value: Tensor | None = getattr(self, stat.value)
+        return value
 
     def require(self, stat: Stat) -> Tensor:
         """Return the statistic, or raise MissingStatisticError that says how to collect it."""
-        value: Tensor | None = getattr(self, stat.value)
+        value = self.find(stat)
         if value is None:
-            action = {
-                Stat.GRAM: "Set calibration.gram: true in params.yaml",
-                Stat.GRAD_SQ: "Pass gradients=True to calibrate",
-            }.get(stat, "Collect it")
             raise MissingStatisticError(
                 f"layer {self.layer}",
                 f"statistics without {stat.value}",
                 f"{stat.value}, which the method needs",
-                f"{action} and calibrate again.",
+                _COLLECTED.get(stat, f"Calibrate with {stat.value} among `stats`."),
             )
         return value
 
@@ -91,22 +113,8 @@ class LayerStats:
 
     def to(self, device: torch.device | str) -> LayerStats:
         """Return the same statistics on `device`."""
-
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else to_device(tensor, device)
-
-        return LayerStats(
-            self.layer,
-            self.tokens,
-            self.windows,
-            moved(self.sq_sum),
-            moved(self.abs_sum),
-            moved(self.max_abs),
-            moved(self.gram),
-            moved(self.grad_sq),
-            moved(self.cross),
-            self.energy,
-        )
+        moved: dict[str, Any] = {stat.value: to_device(value, device) for stat, value in self}
+        return replace(self, **moved)
 
 
 def at_a_time(device: torch.device, in_cache: int) -> int:
@@ -175,7 +183,7 @@ class Mask:
 
 
 def check_weight(weight: Tensor, stats: LayerStats) -> None:
-    """Raise NonFiniteError or ShapeMismatchError naming the layer of a weight that cannot be scored."""
+    """Raise NonFiniteError or ShapeMismatchError naming the layer of a weight, (out, in), that cannot be pruned."""
     if not all_finite(weight):
         raise NonFiniteError(
             f"weight of layer {stats.layer}",

@@ -1,17 +1,19 @@
 import sys
 
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zpruner.calibration.accumulate import InputAccumulator
+from zpruner.types import CHANNEL_SUMS, Stat
 
 CPU = torch.device("cpu")
 
 
-def accumulated(batches, gram=True):
-    found = InputAccumulator(batches[0].shape[-1], gram, CPU)
+def accumulated(batches, stats=tiny.WITH_GRAM):
+    found = InputAccumulator(batches[0].shape[-1], stats, CPU)
     for batch in batches:
         found.add(batch)
     return found
@@ -20,14 +22,14 @@ def accumulated(batches, gram=True):
 def check(found, inputs, rtol=1e-6):
     X = torch.cat([batch.reshape(-1, batch.shape[-1]) for batch in inputs]).double()
     assert found.tokens == X.shape[0]
-    torch.testing.assert_close(found.sq_sum, X.square().sum(0), rtol=rtol, atol=0)
-    torch.testing.assert_close(found.abs_sum, X.abs().sum(0), rtol=rtol, atol=0)
-    assert torch.equal(found.max_abs.double(), X.abs().amax(0))
-    if found.gram is not None:
-        assert found.gram.dtype == torch.float32
+    torch.testing.assert_close(found.state()["sq_sum"], X.square().sum(0), rtol=rtol, atol=0)
+    torch.testing.assert_close(found.state()["abs_sum"], X.abs().sum(0), rtol=rtol, atol=0)
+    assert torch.equal(found.state()["max_abs"].double(), X.abs().amax(0))
+    if (gram := found.state().get("gram")) is not None:
+        assert gram.dtype == torch.float32
         G = X.T @ X
         scale = G.diagonal().sqrt()
-        worst = ((found.gram.double() - G).abs() / torch.outer(scale, scale)).max()
+        worst = ((gram.double() - G).abs() / torch.outer(scale, scale)).max()
         assert worst < 1e-5
 
 
@@ -93,18 +95,17 @@ def test_a_gram_matrix_computed_in_panels(monkeypatch, panel):
 
 def test_without_a_gram_matrix():
     inputs = torch.ones(4, 3)
-    found = accumulated([inputs], gram=False)
-    assert found.gram is None
+    found = accumulated([inputs], CHANNEL_SUMS)
     assert sorted(found.state()) == ["abs_sum", "max_abs", "sq_sum"]
     check(found, [inputs])
 
 
-@pytest.mark.parametrize("gram", [True, False])
-def test_a_restored_accumulator_goes_on_to_identical_sums(gram):
+@pytest.mark.parametrize("stats", [tiny.WITH_GRAM, CHANNEL_SUMS, {Stat.GRAM}, {Stat.MAX_ABS}])
+def test_a_restored_accumulator_goes_on_to_identical_sums(stats):
     torch.manual_seed(0)
     first, second = torch.randn(50, 7), torch.randn(30, 7)
-    whole = accumulated([first, second], gram)
-    half = accumulated([first], gram)
+    whole = accumulated([first, second], stats)
+    half = accumulated([first], stats)
     again = InputAccumulator.restore({k: v.clone() for k, v in half.state().items()}, half.tokens, CPU)
     again.add(second)
     assert again.tokens == whole.tokens == 80
@@ -117,5 +118,14 @@ def test_what_is_not_finite_stays_visible(value):
     inputs = torch.ones(4, 3)
     inputs[2, 1] = value
     found = accumulated([inputs, torch.ones(4, 3)])
-    assert torch.isfinite(found.sq_sum).tolist() == [True, False, True]
-    assert torch.isfinite(found.max_abs).tolist() == [True, False, True]
+    assert torch.isfinite(found.state()["sq_sum"]).tolist() == [True, False, True]
+    assert torch.isfinite(found.state()["max_abs"]).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("stats", [{Stat.SQ_SUM}, {Stat.GRAM}, {Stat.MAX_ABS}, tiny.EVERY])
+def test_only_the_sums_asked_for_are_taken_and_tell_what_is_not_finite(stats):
+    found = accumulated([torch.ones(4, 3)], stats)
+    assert set(found.state()) == {stat.value for stat in stats} - {"grad_sq"}
+    assert found.finite()
+    found.add(torch.tensor([[1.0, float("nan"), 1.0]]))
+    assert not found.finite()

@@ -19,6 +19,7 @@ from zpruner.calibration import (
 )
 from zpruner.errors import ArtifactError
 from zpruner.model import get_weight, take_inventory
+from zpruner.types import Stat
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (6, 24), generator=torch.Generator().manual_seed(3), dtype=torch.int32)
 PROVENANCE = Provenance(model="m", model_hash="h", calibration_hash="c", dtype="float32", windows=6, tokens=144)
@@ -27,7 +28,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def calibration():
-    return calibrate(tiny.build("llama"), WINDOWS, gram=True, ignore=["*.0.mlp.*"])
+    return calibrate(tiny.build("llama"), WINDOWS, stats=tiny.WITH_GRAM, ignore=["*.0.mlp.*"])
 
 
 def write(root, calibration, weight=None):
@@ -107,17 +108,17 @@ def test_a_layer_entry_of_another_shape(tmp_path):
         layer_from_json({"name": "x", "colour": 3}, tmp_path)
 
 
-@pytest.mark.parametrize("gram", [True, False])
-def test_a_snapshot_goes_on_to_identical_sums(tmp_path, gram):
+@pytest.mark.parametrize("stats", [tiny.WITH_GRAM, {Stat.MAX_ABS}])
+def test_a_snapshot_goes_on_to_identical_sums(tmp_path, stats):
     model = tiny.build("llama")
     inventory = take_inventory(model)
     whole = Collection()
-    list(collect(model, inventory, WINDOWS, whole, gram=gram, batch_size=2))
+    list(collect(model, inventory, WINDOWS, whole, stats=stats, batch_size=2))
     with Work(tmp_path, "calibrate", "key") as work:
         snapshots = Snapshots(work, 0.0)
         collection = snapshots.restore(CPU)
         assert (collection.windows, collection.accumulators) == (0, {})
-        for windows in collect(model, inventory, WINDOWS, collection, gram=gram, batch_size=2):
+        for windows in collect(model, inventory, WINDOWS, collection, stats=stats, batch_size=2):
             snapshots.save(collection)
             assert [p.name for p in work.scratch.iterdir()] == [f"snapshot-{windows:06d}-0.safetensors"]
             if windows == 4:
@@ -125,7 +126,7 @@ def test_a_snapshot_goes_on_to_identical_sums(tmp_path, gram):
     with Work(tmp_path, "calibrate", "key") as work:
         restored = Snapshots(work, 0.0).restore(CPU)
     assert restored.windows == 4
-    assert list(collect(model, inventory, WINDOWS, restored, gram=gram, batch_size=2)) == [6]
+    assert list(collect(model, inventory, WINDOWS, restored, stats=stats, batch_size=2)) == [6]
     assert restored.owner == whole.owner
     assert list(restored.accumulators) == list(whole.accumulators)
     for name, sums in whole.accumulators.items():
@@ -138,7 +139,7 @@ def test_a_damaged_snapshot_is_not_used(tmp_path, damaged):
     model = tiny.build("llama")
     with Work(tmp_path, "calibrate", "key") as work:
         collection = Collection()
-        next(collect(model, take_inventory(model), WINDOWS, collection, gram=True, batch_size=2))
+        next(collect(model, take_inventory(model), WINDOWS, collection, stats=tiny.WITH_GRAM, batch_size=2))
         Snapshots(work, 0.0, part_bytes=20_000).save(collection)
         paths = sorted(work.scratch.iterdir())
     assert 3 <= len(paths) < len(collection.accumulators)
@@ -165,7 +166,7 @@ def test_the_first_large_snapshot_waits_until_it_is_worth_its_time(tmp_path, mon
     monkeypatch.setattr(sys.modules[Snapshots.__module__], "monotonic", lambda: now[0])
     model = tiny.build("llama")
     collection = Collection()
-    next(collect(model, take_inventory(model), WINDOWS, collection, gram=True, batch_size=2))
+    next(collect(model, take_inventory(model), WINDOWS, collection, stats=tiny.WITH_GRAM, batch_size=2))
     size = sum(value.nbytes for sums in collection.accumulators.values() for value in sums.state().values())
     with Work(tmp_path, "calibrate", "key") as work:
         snapshots = Snapshots(work, 1e-9)

@@ -12,6 +12,7 @@ from zpruner.calibration import Collection, calibrate, collect, collect_by_block
 from zpruner.errors import InvalidSettingError, ModelStructureError, NonFiniteError
 from zpruner.execution import WholeRunner
 from zpruner.model import take_inventory
+from zpruner.types import CHANNEL_SUMS
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (5, 24), generator=torch.Generator().manual_seed(3), dtype=torch.int32)
 
@@ -47,7 +48,7 @@ def owners(calibration):
 def test_statistics_are_those_of_every_layers_input(family):
     model = tiny.build(family)
     expected = captured(model)
-    calibration = calibrate(model, WINDOWS, gram=True, batch_size=2)
+    calibration = calibrate(model, WINDOWS, stats=tiny.WITH_GRAM, batch_size=2)
     assert calibration.inventory == take_inventory(model)
     for layer in calibration.inventory.layers:
         X, stats = expected[layer.name], calibration.stats(layer.name)
@@ -95,8 +96,8 @@ def test_layers_of_different_inputs_never_share():
 def test_the_batch_size_changes_nothing_beyond_rounding(batch_size):
     model = tiny.build("llama")
     one, two = (
-        calibrate(model, WINDOWS, gram=True, batch_size=2),
-        calibrate(model, WINDOWS, gram=True, batch_size=batch_size),
+        calibrate(model, WINDOWS, stats=tiny.WITH_GRAM, batch_size=2),
+        calibrate(model, WINDOWS, stats=tiny.WITH_GRAM, batch_size=batch_size),
     )
     assert owners(one) == owners(two)
     for layer in one.inventory.layers:
@@ -110,7 +111,7 @@ def test_the_batch_size_changes_nothing_beyond_rounding(batch_size):
 def test_bfloat16_activations():
     model = tiny.build("llama").bfloat16()
     expected = captured(model, WINDOWS)
-    calibration = calibrate(model, WINDOWS, gram=True, batch_size=1)
+    calibration = calibrate(model, WINDOWS, stats=tiny.WITH_GRAM, batch_size=1)
     for layer in calibration.inventory.layers:
         X, stats = expected[layer.name], calibration.stats(layer.name)
         torch.testing.assert_close(stats.sq_sum, X.square().sum(0), rtol=1e-5, atol=0)
@@ -128,7 +129,7 @@ def test_calibrating_changes_nothing_of_the_model():
     before = copy.deepcopy(model.state_dict())
     with torch.no_grad():
         logits = model(WINDOWS.long()).logits
-    calibrate(model, WINDOWS, gram=True)
+    calibrate(model, WINDOWS, stats=tiny.WITH_GRAM)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
     with torch.no_grad():
@@ -147,9 +148,9 @@ def test_an_interrupted_collection_goes_on_to_identical_sums():
     model = tiny.build("llama")
     inventory = take_inventory(model)
     whole, parts = Collection(), Collection()
-    assert list(collect(model, inventory, WINDOWS, whole, gram=True, batch_size=2)) == [2, 4, 5]
-    assert next(collect(model, inventory, WINDOWS, parts, gram=True, batch_size=2)) == 2
-    assert list(collect(model, inventory, WINDOWS, parts, gram=True, batch_size=2)) == [4, 5]
+    assert list(collect(model, inventory, WINDOWS, whole, stats=tiny.WITH_GRAM, batch_size=2)) == [2, 4, 5]
+    assert next(collect(model, inventory, WINDOWS, parts, stats=tiny.WITH_GRAM, batch_size=2)) == 2
+    assert list(collect(model, inventory, WINDOWS, parts, stats=tiny.WITH_GRAM, batch_size=2)) == [4, 5]
     for name, sums in whole.accumulators.items():
         assert all(torch.equal(v, parts.accumulators[name].state()[k]) for k, v in sums.state().items())
 
@@ -185,11 +186,11 @@ def test_statistics_are_freed_as_soon_as_a_block_is_done():
 
     def done(block, collection):
         assert not any(found() for found in alive), "an earlier block's"
-        alive.extend(weakref.ref(sums.gram) for sums in collection.accumulators.values())
+        alive.extend(weakref.ref(sums.state()["gram"]) for sums in collection.accumulators.values())
 
     gc.disable()
     try:
-        collect_by_block(WholeRunner(model), inventory, WINDOWS, done, gram=True, batch_size=2)
+        collect_by_block(WholeRunner(model), inventory, WINDOWS, done, stats=tiny.WITH_GRAM, batch_size=2)
     finally:
         gc.enable()
     assert len(alive) > inventory.n_blocks
@@ -199,4 +200,4 @@ def test_blocks_that_share_a_weight_are_not_calibrated_one_by_one():
     model = tiny.build("llama")
     model.model.layers[2].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
     with pytest.raises(ModelStructureError, match=r"layers\.2\.mlp\.up_proj\.weight: got a weight that several.*never"):
-        collect_by_block(WholeRunner(model), take_inventory(model), WINDOWS, print, gram=False, batch_size=2)
+        collect_by_block(WholeRunner(model), take_inventory(model), WINDOWS, print, stats=CHANNEL_SUMS, batch_size=2)

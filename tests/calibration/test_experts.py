@@ -2,6 +2,7 @@
 
 import families
 import pytest
+import tiny
 import torch
 from torch import nn
 
@@ -10,6 +11,7 @@ from zpruner.calibration import BlockReplay, Collection, check_reached, collect,
 from zpruner.calibration.accumulate import InputAccumulator
 from zpruner.errors import ModelStructureError
 from zpruner.model import Inventory, PrunableLayer, get_weight, take_inventory
+from zpruner.types import CHANNEL_SUMS
 
 WINDOWS = torch.randint(3, families.VOCABULARY, (4, 24), dtype=torch.int32, generator=torch.Generator().manual_seed(5))
 
@@ -34,7 +36,7 @@ def test_an_experts_statistics_are_those_of_its_tokens(family, how):
     model.set_experts_implementation(how)
     experts = model.model.layers[1].mlp.experts
     hidden, chosen = routed(model, experts)
-    calibration = zpruner.calibrate(model, WINDOWS, gram=True, batch_size=2, min_expert_tokens=0)
+    calibration = zpruner.calibrate(model, WINDOWS, stats=tiny.WITH_GRAM, batch_size=2, min_expert_tokens=0)
     layers = {layer.name: layer for layer in calibration.inventory.layers}
     for expert in range(4):
         X = hidden[(chosen == expert).any(dim=1)]
@@ -85,7 +87,7 @@ def layer(name, pool, block=0):
 
 
 def sums(rows):
-    found = InputAccumulator(2, True, torch.device("cpu"))
+    found = InputAccumulator(2, tiny.WITH_GRAM, torch.device("cpu"))
     found.add(torch.tensor(rows))
     return found
 
@@ -160,9 +162,9 @@ def test_pruned_propagation_fills_up_too():
     model = families.build("mixtral")
     inventory = take_inventory(model)
     raw = Collection()
-    for _ in collect(model, inventory, WINDOWS, raw, gram=True, batch_size=2):
+    for _ in collect(model, inventory, WINDOWS, raw, stats=tiny.WITH_GRAM, batch_size=2):
         pass
-    measured = BlockReplay(model, inventory, WINDOWS, 2).measure(0, gram=True, min_expert_tokens=60)
+    measured = BlockReplay(model, inventory, WINDOWS, 2).measure(0, stats=tiny.WITH_GRAM, min_expert_tokens=60)
     few = {name: n for name, n in ((n, s.tokens) for n, s in raw.accumulators.items()) if ".0.mlp" in name and n < 60}
     assert measured.few == few != {}
     name = min(few)
@@ -173,7 +175,7 @@ def test_an_expert_that_no_token_met_is_pruned_block_after_block():
     model = families.build("deepseek_v4")  # whose table sends every token to the same experts
     layers = zpruner.prune_sequentially(model, WINDOWS, method="sparsegpt", sparsity=0.5)
     inventory = take_inventory(model)
-    met = BlockReplay(model, inventory, WINDOWS, 4).measure(0, gram=False, min_expert_tokens=10)
+    met = BlockReplay(model, inventory, WINDOWS, 4).measure(0, stats=CHANNEL_SUMS, min_expert_tokens=10)
     assert met.few["model.layers.0.mlp.experts.gate_up_proj.1"] == 0
     assert {layer.sparsity for layer in layers} == {0.5}
 

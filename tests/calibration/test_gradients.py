@@ -31,7 +31,7 @@ def test_squares_are_summed_over_windows_one_backward_pass_each(family):
     model.get_parameter("lm_head.weight").requires_grad_(False)
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     before = copy.deepcopy(model.state_dict())
-    calibration = calibrate(model, WINDOWS, gradients=True, batch_size=2)
+    calibration = calibrate(model, WINDOWS, stats=tiny.WITH_GRADIENTS, batch_size=2)
     for layer in calibration.inventory.layers:
         got = calibration.stats(layer.name).grad_sq
         assert (got.shape, got.dtype) == ((layer.out_features, layer.in_features), torch.float32)
@@ -113,12 +113,12 @@ def test_a_zero_gradient_names_the_layer():
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.zero_()  # nothing before it in the branch can matter
     with pytest.raises(ModelStructureError, match=r"layers\.1\.mlp\.gate_proj: got zero for every weight over 5"):
-        calibrate(model, WINDOWS, gradients=True)
+        calibrate(model, WINDOWS, stats=tiny.WITH_GRADIENTS)
 
 
 def test_pruner_zero_in_memory_uses_them():
     model, expected = tiny.build("llama"), reference("llama")
-    calibration = calibrate(model, WINDOWS, gradients=True)
+    calibration = calibrate(model, WINDOWS, stats=tiny.WITH_GRADIENTS)
     layer = calibration.inventory.layers[-1]
     weight = model.get_parameter(layer.tensor).detach().double().clone()
     pruned = {p.name: p for p in zpruner.prune(model, calibration, method="pruner_zero", sparsity=0.5)}
@@ -130,5 +130,5 @@ def test_pruner_zero_in_memory_uses_them():
 
 def test_without_gradients_the_error_says_how_to_get_them():
     model = tiny.build("llama")
-    with pytest.raises(MissingStatisticError, match=r"grad_sq.*gradients=True"):
+    with pytest.raises(MissingStatisticError, match=r"grad_sq.*`stats`"):
         zpruner.prune(model, calibrate(model, WINDOWS), method="pruner_zero")

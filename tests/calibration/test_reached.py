@@ -16,6 +16,7 @@ from zpruner.calibration import Collection, calibrate, check_reached, collect_by
 from zpruner.errors import ModelStructureError
 from zpruner.execution import WholeRunner
 from zpruner.model import take_inventory
+from zpruner.types import CHANNEL_SUMS
 
 WINDOWS = torch.randint(3, tiny.VOCABULARY, (4, 24), dtype=torch.int32, generator=torch.Generator().manual_seed(6))
 FOR_IMAGES = ["model.layers.0.*", "model.layers.2.*"]
@@ -57,12 +58,14 @@ def test_blocks_for_images_are_named_until_they_are_ignored(model: PreTrainedMod
     def prune(ignore: list[str]) -> None:
         inventory = take_inventory(model, ignore=ignore)
         if way == "whole":
-            zpruner.prune(model, calibrate(model, WINDOWS, gram=True, ignore=ignore), method="sparsegpt")
+            zpruner.prune(model, calibrate(model, WINDOWS, stats=tiny.WITH_GRAM, ignore=ignore), method="sparsegpt")
         elif way == "pruned":
             zpruner.prune_sequentially(model, WINDOWS, method="best", batch_size=2, ignore=ignore)
         else:
             found: dict[int, Collection] = {}
-            collect_by_block(WholeRunner(model), inventory, WINDOWS, found.__setitem__, gram=True, batch_size=2)
+            collect_by_block(
+                WholeRunner(model), inventory, WINDOWS, found.__setitem__, stats=tiny.WITH_GRAM, batch_size=2
+            )
             assert list(found) == [1, 3]
 
     with pytest.raises(ModelStructureError, match=r"layers\.0\.cross_attn.*'model\.layers\.0\.\*', 'model\.layers\.2"):
@@ -85,7 +88,7 @@ def test_a_block_that_only_some_passes_call_is_refused() -> None:
 
     model.model.forward = now_and_then  # which slices its blocks by the config
     with pytest.raises(ModelStructureError, match=r"model\.layers\.2: got a call in 1 of 2 forward passes"):
-        collect_by_block(runner, take_inventory(model), WINDOWS, lambda *_: None, gram=False, batch_size=2)
+        collect_by_block(runner, take_inventory(model), WINDOWS, lambda *_: None, stats=CHANNEL_SUMS, batch_size=2)
 
 
 def test_a_block_that_a_pass_calls_twice_is_refused_before_anything_is_handed_on() -> None:
@@ -100,6 +103,6 @@ def test_a_block_that_a_pass_calls_twice_is_refused_before_anything_is_handed_on
     inventory = take_inventory(model)
     with pytest.raises(ModelStructureError, match=r"layers\.0: got more than one call in a forward pass"):
         collect_by_block(
-            WholeRunner(model), inventory, WINDOWS, lambda *one: found.append(one), gram=False, batch_size=2
+            WholeRunner(model), inventory, WINDOWS, lambda *one: found.append(one), stats=CHANNEL_SUMS, batch_size=2
         )
     assert not found

@@ -50,8 +50,8 @@ def owner_twice_after_all(self, x):
 )
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_all_that_a_layer_reads_counts(forward, twice, once, times, batch_size):
-    usual = zpruner.calibrate(tiny.build("llama"), WINDOWS, gram=True).stats(UP)
-    found = zpruner.calibrate(model_with(forward), WINDOWS, gram=True, batch_size=batch_size)
+    usual = zpruner.calibrate(tiny.build("llama"), WINDOWS, stats=tiny.WITH_GRAM).stats(UP)
+    found = zpruner.calibrate(model_with(forward), WINDOWS, stats=tiny.WITH_GRAM, batch_size=batch_size)
     assert (found.stats(once).tokens, found.stats(twice).tokens) == (usual.tokens, 2 * usual.tokens)
     for stat in ("gram", "sq_sum"):
         for layer, factor in ((once, 1), (twice, times)):

@@ -12,7 +12,7 @@ import tiny
 import torch
 
 import zpruner
-from stages import apply, calibrate, evaluate, fetch, mask, score
+from stages import apply, calibrate, evaluate, fetch, mask, needs, score
 from zpruner.errors import InvalidSettingError, SourceError
 from zpruner.evaluate import ZeroShot, compare, jaccard
 from zpruner.settings.params import ZeroShotSettings
@@ -49,6 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"tasks/{task}.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
     for what in (fetch.What.model, fetch.What.calibration, fetch.What.evaluation):
         fetch.run(what, folder)
+    needs.run(folder)
     calibrate.run(folder)
     for method in ("wanda", "zpruner"):
         score.run(method, folder)

@@ -82,7 +82,7 @@ def test_a_family_in_parts_is_the_whole_model(family: str, tmp_path: Path) -> No
 
     inventory = take_inventory(runner.model)
     assert inventory == take_inventory(model)
-    sums = zpruner.calibrate(model, WINDOWS, gram=True, batch_size=2, min_expert_tokens=0)
+    sums = zpruner.calibrate(model, WINDOWS, stats=tiny.WITH_GRAM, batch_size=2, min_expert_tokens=0)
     seen: list[int] = []
 
     def done(block: int, collection: Collection) -> None:
@@ -97,7 +97,7 @@ def test_a_family_in_parts_is_the_whole_model(family: str, tmp_path: Path) -> No
             same = sums.collection.accumulators[collection.owner[layer.name]].state()
             assert all(torch.equal(state[key], same[key]) for key in same), layer.name
 
-    collect_by_block(runner, inventory, WINDOWS, done, gram=True, batch_size=2)
+    collect_by_block(runner, inventory, WINDOWS, done, stats=tiny.WITH_GRAM, batch_size=2)
     assert seen == list(range(inventory.n_blocks))
     assert losses(runner) == losses(WholeRunner(model))
 
@@ -117,9 +117,9 @@ def test_replaying_in_parts_is_replaying_the_whole_model(family: str, tmp_path: 
     whole = BlockReplay(model, inventory, WINDOWS, 2)
     parts = BlockReplay(runner.model, inventory, WINDOWS, 2, runner=runner)
     for block in range(inventory.n_blocks):
-        expected = whole.measure(block, gram=True)
+        expected = whole.measure(block, stats=tiny.WITH_GRAM)
         with parts.holding(block):
-            found = parts.measure(block, gram=True)
+            found = parts.measure(block, stats=tiny.WITH_GRAM)
             for name, sums in expected.accumulators.items():
                 assert torch.equal(sums.gram, found.accumulators[name].gram), name
             for layer in (layer for layer in inventory.layers if layer.block == block):

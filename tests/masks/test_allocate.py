@@ -5,9 +5,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from zpruner.allocations._exact import allocate
+from zpruner.allocations.owl import outlier_share, outlier_targets
+from zpruner.allocations.table import table_targets
 from zpruner.errors import InvalidPatternError, InvalidSettingError, ShapeMismatchError
 from zpruner.masks import pruned_count, select
-from zpruner.masks._allocate import allocate, outlier_share, outlier_targets, table_targets
 from zpruner.types import ComparisonGroup, SparsityPattern
 
 SHAPES = {"blocks.0.up": (6, 10), "blocks.0.down": (10, 7), "blocks.1.up": (6, 10), "blocks.1.down": (10, 7)}

@@ -63,14 +63,16 @@ def brute_force(weight, gram, kept, group, block, joint):
 @pytest.mark.parametrize("mask", ["S", "M"])
 def test_n_of_m(kept, group, block, mask):
     weight, stats = problem()
-    got = Apt(mask=mask, block_size=block).score(weight, stats, SparsityPattern(kept=kept, group_size=group)) > 0
+    got = Apt(mask=mask, block_size=block).solve(weight, stats, SparsityPattern(kept=kept, group_size=group)).keep > 0
     assert torch.equal(got, brute_force(weight, stats.gram, kept, group, block, mask == "M"))
 
 
 def test_masks_and_blocks_differ():
     weight, stats = problem(out=40)
     pattern = SparsityPattern(kept=2, group_size=4)
-    seen = [Apt(mask=m, block_size=b).score(weight, stats, pattern) for m, b in (("S", None), ("M", None), ("M", 8))]
+    seen = [
+        Apt(mask=m, block_size=b).solve(weight, stats, pattern).keep for m, b in (("S", None), ("M", None), ("M", 8))
+    ]
     assert not torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[1], seen[2])
 
@@ -79,43 +81,45 @@ def test_null_is_one_block_and_blocks_hold_whole_groups():
     weight, stats = problem()
     pattern = SparsityPattern(kept=4, group_size=8)
     assert torch.equal(
-        Apt(block_size=None).score(weight, stats, pattern), Apt(block_size=16).score(weight, stats, pattern)
+        Apt(block_size=None).solve(weight, stats, pattern).keep, Apt(block_size=16).solve(weight, stats, pattern).keep
     )
-    assert torch.equal(Apt(block_size=3).score(weight, stats, pattern), Apt(block_size=8).score(weight, stats, pattern))
+    assert torch.equal(
+        Apt(block_size=3).solve(weight, stats, pattern).keep, Apt(block_size=8).solve(weight, stats, pattern).keep
+    )
 
 
 def test_single_removal_of_a_ratio():
     weight, stats = problem()
     hessian = damped(stats.gram)
     costs = torch.tensor([[compensated_loss(row, [j], hessian)[0] for j in range(16)] for row in weight])
-    got = Apt(block_size=None).score(weight, stats, SparsityPattern(ratio=0.4)) > 0
+    got = Apt(block_size=None).solve(weight, stats, SparsityPattern(ratio=0.4)).keep > 0
     assert torch.equal(got, costs.flatten().argsort().argsort().view(costs.shape) >= pruned_count(96, 0.4))
-    assert torch.equal(Apt(block_size=None, mask="S").score(weight, stats, SparsityPattern(ratio=0.4)) > 0, got)
+    assert torch.equal(Apt(block_size=None, mask="S").solve(weight, stats, SparsityPattern(ratio=0.4)).keep > 0, got)
 
 
 @pytest.mark.parametrize(("ratio", "block"), [(0.5, 5), (0.7, 3), (0.33, None), (0.0, 4), (0.99, 1)])
 def test_counts_are_exact(ratio, block):
     weight, stats = problem()
-    got = Apt(block_size=block).score(weight, stats, SparsityPattern(ratio=ratio))
+    got = Apt(block_size=block).solve(weight, stats, SparsityPattern(ratio=ratio)).keep
     assert int((got == 0).sum()) == pruned_count(96, ratio)
 
 
 def test_dead_inputs_go_first_and_scales_drop_out():
     weight, stats = problem(dead=(0, 5))
     pattern = SparsityPattern(kept=2, group_size=4)
-    expected = Apt(block_size=8).score(weight, stats, pattern)
+    expected = Apt(block_size=8).solve(weight, stats, pattern).keep
     assert not expected[:, [0, 5]].any()
-    assert torch.equal(Apt(block_size=8).score(weight * 1e30, stats, pattern), expected)
-    assert torch.equal(Apt(block_size=8).score(weight * 2.0**-90, stats, pattern), expected)
+    assert torch.equal(Apt(block_size=8).solve(weight * 1e30, stats, pattern).keep, expected)
+    assert torch.equal(Apt(block_size=8).solve(weight * 2.0**-90, stats, pattern).keep, expected)
 
 
 def test_fewer_tokens_than_inputs():
     weight, stats = problem(tokens=4)
-    assert int(Apt(block_size=4).score(weight, stats, SparsityPattern(kept=2, group_size=4)).sum()) == 48
+    assert int(Apt(block_size=4).solve(weight, stats, SparsityPattern(kept=2, group_size=4)).keep.sum()) == 48
 
 
 def test_too_many_choices():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(32, 90, generator=generator)
     with pytest.raises(InvalidSettingError, match=r"601,080,390 choices.*mask: S"):
-        Apt().score(torch.ones(1, 32), LayerStats("up", 1, 1, gram=x @ x.T), SparsityPattern(kept=16, group_size=32))
+        Apt().solve(torch.ones(1, 32), LayerStats("up", 1, 1, gram=x @ x.T), SparsityPattern(kept=16, group_size=32))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zpruner.masks import select
-from zpruner.methods import METHODS
+from zpruner.methods import METHODS, MaskSolver
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
 
 OUT, IN, TOKENS, WINDOWS = 6, 8, 40, 4
@@ -43,7 +43,10 @@ def build(name):
 
 
 def score_of(method, weight, stats):
-    return method.score(weight, stats, TWO_OF_FOUR) if method.depends_on_pattern else method.score(weight, stats)
+    """Scores, or of a solver its mask as 1 and 0."""
+    if isinstance(method, MaskSolver):
+        return method.solve(weight, stats, TWO_OF_FOUR).keep.float()
+    return method.score(weight, stats)
 
 
 every_method = pytest.mark.parametrize("name", METHODS.names())
@@ -135,13 +138,17 @@ def test_scale_of_the_squared_norm_does_not_change_the_ranking(name):
 
 @every_method
 @pytest.mark.parametrize("pattern", ["1:4", "2:4", 0.6])
-def test_any_score_goes_with_any_pattern(name, pattern):
-    method, pattern = build(name), SparsityPattern.parse(pattern)
-    given = [pattern] if method.depends_on_pattern else []
-    score = method.score(random_weight(), layer_stats(), *given)
-    keep = select(score, pattern, method.default_group)
+def test_any_method_goes_with_any_pattern(name, pattern):
+    method, pattern, weight, stats = build(name), SparsityPattern.parse(pattern), random_weight(), layer_stats()
+    if isinstance(method, MaskSolver):
+        found = method.solve(weight, stats, pattern)
+        keep = found.keep
+        assert keep.dtype == torch.bool
+        assert found.weight.dtype == torch.float32
+        assert not found.weight[~keep].any()
+        before, after = (((weight - w) @ stats.gram * (weight - w)).sum() for w in (weight * keep, found.weight))
+        assert after < before
+    else:
+        keep = select(method.score(weight, stats), pattern, method.default_group)
     if pattern.kept is not None:
         assert (keep.view(-1, 4).sum(1) == pattern.kept).all()
-    if method.depends_on_pattern and pattern.is_nm:
-        assert torch.equal(keep, score.bool())
-        assert set(score.unique().tolist()) == {0.0, 1.0}

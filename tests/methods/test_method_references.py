@@ -87,7 +87,7 @@ def test_zpruner_in_several_blocks(monkeypatch):
 
 def test_each_setting_reaches_its_place():
     weight, a = sample()
-    assert_score(Ria(power=1.25), ria_reference(weight, a, 1.25), weight, a)
+    assert_score(Ria(activation_power=1.25), ria_reference(weight, a, 1.25), weight, a)
     settings = {
         "row_weight": ("share", 0.4),
         "near_zero_discount": ("discount", 0.9),
@@ -160,7 +160,7 @@ def test_ria_is_relative_and_takes_the_fourth_root():
     assert kept(Ria(), weight, [1.0, 1.0]) == [[0, 1], [1, 0]]
     # Above, the left weight needs a factor 3.89: 100^(1/4) is less, 100^(1/2) and 256^(1/4) are more.
     assert kept(Ria(), weight, [100.0, 1.0], "1:2") == [[0, 1], [1, 0]]
-    assert kept(Ria(power=1.0), weight, [100.0, 1.0], "1:2") == [[1, 0], [1, 0]]
+    assert kept(Ria(activation_power=1.0), weight, [100.0, 1.0], "1:2") == [[1, 0], [1, 0]]
     assert kept(Ria(), weight, [256.0, 1.0], "1:2") == [[1, 0], [1, 0]]
 
 
@@ -177,7 +177,7 @@ def test_a_missing_statistic_is_named(method):
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        (Ria, {"power": -0.5}),
+        (Ria, {"activation_power": -0.5}),
         (Ria, {"power": float("nan")}),
         (Ria, {"power": float("inf")}),
         (Ria, {"power": "0.5"}),

@@ -48,7 +48,7 @@ def reference(weight, gram, ratio=None, kept=None, group=None, block=128, dampin
 @pytest.mark.parametrize(("ratio", "block"), [(0.5, 128), (0.5, 8), (0.7, 5), (0.3, 1)])
 def test_ratio(ratio, block):
     weight, stats = problem()
-    got = SparseGPT(block_size=block).score(weight, stats, SparsityPattern(ratio=ratio))
+    got = SparseGPT(block_size=block).solve(weight, stats, SparsityPattern(ratio=ratio)).keep
     assert torch.equal(got > 0, reference(weight, stats.gram, ratio=ratio, block=block))
     assert set(got.unique().tolist()) == {0.0, 1.0}
 
@@ -57,7 +57,7 @@ def test_ratio(ratio, block):
 @pytest.mark.parametrize("block", [128, 6])
 def test_n_of_m(kept, group, block):
     weight, stats = problem()
-    got = SparseGPT(block_size=block).score(weight, stats, SparsityPattern(kept=kept, group_size=group))
+    got = SparseGPT(block_size=block).solve(weight, stats, SparsityPattern(kept=kept, group_size=group)).keep
     assert torch.equal(got > 0, reference(weight, stats.gram, kept=kept, group=group))
 
 
@@ -70,14 +70,14 @@ def test_n_of_m(kept, group, block):
 )
 def test_counts_are_exact(ratio, block, out, width):
     weight, stats = problem(out, width)
-    got = SparseGPT(block_size=block).score(weight, stats, SparsityPattern(ratio=ratio))
+    got = SparseGPT(block_size=block).solve(weight, stats, SparsityPattern(ratio=ratio)).keep
     assert int((got == 0).sum()) == pruned_count(out * width, ratio)
 
 
 def test_dead_inputs_go_first():
     weight, stats = problem(dead=(2, 3, 20))
     for pattern in (SparsityPattern(ratio=0.5), SparsityPattern(kept=2, group_size=4)):
-        got = SparseGPT().score(weight, stats, pattern)
+        got = SparseGPT().solve(weight, stats, pattern).keep
         assert not got[:, [2, 3, 20]].any()
 
 
@@ -86,22 +86,22 @@ def test_scales_drop_out(scale):
     weight, stats = problem()
     scaled = LayerStats("up", 1, 1, gram=stats.gram * scale)
     pattern = SparsityPattern(ratio=0.5)
-    expected = SparseGPT().score(weight, stats, pattern)
-    assert torch.equal(SparseGPT().score(weight * scale, stats, pattern), expected)
-    assert (SparseGPT().score(weight, scaled, pattern) == expected).float().mean() > 0.99
+    expected = SparseGPT().solve(weight, stats, pattern).keep
+    assert torch.equal(SparseGPT().solve(weight * scale, stats, pattern).keep, expected)
+    assert (SparseGPT().solve(weight, scaled, pattern).keep == expected).float().mean() > 0.99
 
 
 def test_fewer_tokens_than_inputs():
     weight, stats = problem(tokens=5)
     pattern = SparsityPattern(ratio=0.5)
-    assert int(SparseGPT().score(weight, stats, pattern).sum()) == 84
+    assert int(SparseGPT().solve(weight, stats, pattern).keep.sum()) == 84
     with pytest.raises(SolverError, match=r"layer blocks\.0\.up.*Set damping to 0\.01"):
-        SparseGPT(damping=0.0).score(weight, stats, pattern)
+        SparseGPT(damping=0.0).solve(weight, stats, pattern)
 
 
 def test_errors():
     weight, stats = problem()
     with pytest.raises(InvalidPatternError, match=r"blocks\.0\.up"):
-        SparseGPT().score(weight, stats, SparsityPattern(kept=3, group_size=5))
+        SparseGPT().solve(weight, stats, SparsityPattern(kept=3, group_size=5))
     with pytest.raises(MissingStatisticError, match=Stat.GRAM):
-        SparseGPT().score(weight, LayerStats("up", 1, 1, sq_sum=torch.ones(24)), SparsityPattern(ratio=0.5))
+        SparseGPT().solve(weight, LayerStats("up", 1, 1, sq_sum=torch.ones(24)), SparsityPattern(ratio=0.5))

@@ -43,7 +43,7 @@ def test_the_group_decides_who_competes():
     by_row = composition(score="magnitude", group="row")
     by_layer = composition(score="magnitude", group="layer")
     W = weight() * torch.arange(1, 7)[:, None]
-    masks = [c.mask(c.score(W, stats(), HALF), W, stats(), HALF).keep for c in (by_row, by_layer)]
+    masks = [c.mask(W, stats(), HALF).keep for c in (by_row, by_layer)]
     assert masks[0].sum(1).tolist() == [4] * 6
     assert masks[1].sum() == 24
     assert masks[1].sum(1).tolist() != [4] * 6
@@ -98,8 +98,8 @@ def test_no_setting_may_be_infinite(settings, value):
 def test_a_refinement_keeps_the_count_and_an_update_the_zeros():
     plain, refined = composition(score="wanda"), composition(score="wanda", refine="swaps", update="obs")
     W, found = weight(torch.bfloat16), stats()
-    scores = plain.score(W, found, HALF)
-    before, after = plain.mask(scores, W, found, HALF), refined.mask(scores, W, found, HALF)
+    scores = plain.score(W, found)
+    before, after = plain.mask(W, found, HALF, scores), refined.mask(W, found, HALF, scores)
     assert not torch.equal(before.keep, after.keep)
     assert torch.equal(before.keep.sum(1), after.keep.sum(1))
     assert torch.equal(derive_mask(refined, scores, HALF).keep, before.keep)
@@ -141,7 +141,7 @@ def test_missing_statistics():
     refined, found = composition(score="wanda", refine="swaps"), stats(gram=False)
     scores = refined.score(weight(), found)
     with pytest.raises(MissingStatisticError, match="layer layer: got statistics without gram"):
-        refined.mask(scores, weight(), found, HALF)
+        refined.mask(weight(), found, HALF, scores)
 
 
 def test_an_update_is_never_left_out():

@@ -20,13 +20,14 @@ from zpruner.errors import (
 )
 from zpruner.model import get_weight
 from zpruner.text import read_windows
+from zpruner.types import CHANNEL_SUMS
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (4, 24), generator=torch.Generator().manual_seed(3), dtype=torch.int32)
 
 
-def build(family="llama", gram=False, **changes):
+def build(family="llama", stats=CHANNEL_SUMS, **changes):
     model = tiny.build(family)
-    return model, zpruner.calibrate(model, WINDOWS, gram=gram, **changes)
+    return model, zpruner.calibrate(model, WINDOWS, stats=stats, **changes)
 
 
 def state(model):
@@ -82,7 +83,7 @@ def test_the_scores_are_those_of_the_layers_own_input():
 
 
 def test_layer_errors_are_over_the_calibration_inputs():
-    model, calibration = build(gram=True)
+    model, calibration = build(stats=tiny.WITH_GRAM)
     dense = {layer.name: get_weight(model, layer).clone().double() for layer in calibration.inventory.layers}
     for method in ("magnitude", {"score": "wanda", "update": "least_squares"}):
         pruned = copy.deepcopy(model)
@@ -97,7 +98,7 @@ def test_layer_errors_are_over_the_calibration_inputs():
 
 
 def test_an_update_loses_less_with_the_same_mask():
-    model, calibration = build(gram=True)
+    model, calibration = build(stats=tiny.WITH_GRAM)
     plain = zpruner.prune(copy.deepcopy(model), calibration, method="wanda", sparsity="2:4")
     updated = zpruner.prune(model, calibration, method={"score": "wanda", "update": "least_squares"}, sparsity="2:4")
     for one, two in zip(plain, updated, strict=True):
@@ -186,7 +187,9 @@ def test_in_memory_and_by_stages_the_result_is_the_same(finished_project: Path, 
     params = tiny.read_params(finished_project)
     model, _ = zpruner.load(data / "models" / "dense")
     windows, _ = read_windows(data / "calibration" / "tokens.arrow")
-    calibration = zpruner.calibrate(model, windows, gram=True, batch_size=params["calibration"]["batch_size"])
+    calibration = zpruner.calibrate(
+        model, windows, stats=tiny.WITH_GRAM, batch_size=params["calibration"]["batch_size"]
+    )
     found = zpruner.prune(model, calibration, method=params["methods"][label], sparsity=params["sparsities"][sparsity])
     masks = ArtifactReader(data / "masks" / label / sparsity, "masks")
     pruned = Checkpoint(data / "pruned" / label / sparsity)

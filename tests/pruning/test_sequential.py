@@ -119,7 +119,7 @@ def test_solvers_prune_mamba(preset: str, sparsity: float | str) -> None:
     model = mamba()
     kinds = {layer.kind for layer in take_inventory(model).layers}
     assert kinds == {"mixer.in_proj", "mixer.x_proj", "mixer.dt_proj", "mixer.out_proj"}
-    calibration = zpruner.calibrate(model, WINDOWS, gram=True)
+    calibration = zpruner.calibrate(model, WINDOWS, stats=tiny.WITH_GRAM)
     plain = mamba()
     masked = zpruner.prune(plain, zpruner.calibrate(plain, WINDOWS), method="wanda", sparsity=sparsity)
     layers = zpruner.prune(model, calibration, method=preset, sparsity=sparsity)
@@ -204,7 +204,7 @@ def test_what_pruning_takes_beside_the_weights(method: str, mixture: bool, tmp_p
     else:
         model = tiny.llama(intermediate_size=640, num_hidden_layers=1)
     composition, windows = compose(MethodSettings(**PRESETS[method])), WINDOWS[:4]
-    expected = beside_the_weights(composition, take_inventory(model), windows, gram=False)
+    expected = beside_the_weights(composition, take_inventory(model), windows)
     taken = peak_bytes(partial(zpruner.prune_sequentially, model, windows, method=method, batch_size=1), tmp_path)
     if method == "wanda":
         assert expected == 4 * windows.numel() * 32
@@ -215,6 +215,6 @@ def test_what_pruning_takes_beside_the_weights(method: str, mixture: bool, tmp_p
 def test_matrices_of_inputs_that_layers_share_count_once() -> None:
     inventory = take_inventory(tiny.build("llama"))
     obs = compose(MethodSettings(score="wanda", update="obs"))
-    plain = beside_the_weights(compose(MethodSettings(score="wanda")), inventory, WINDOWS, gram=False)
+    plain = beside_the_weights(compose(MethodSettings(score="wanda")), inventory, WINDOWS)
     # of q, k, v and o two read different inputs; gate and up may; down reads 48 channels, as the solver's two matrices
-    assert beside_the_weights(obs, inventory, WINDOWS, gram=False) == plain + 4 * (4 * 32**2 + 3 * 48**2)
+    assert beside_the_weights(obs, inventory, WINDOWS) == plain + 4 * (4 * 32**2 + 3 * 48**2)

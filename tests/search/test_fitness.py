@@ -37,7 +37,7 @@ def model() -> PreTrainedModel:
 @pytest.fixture(scope="module")
 def calibration(model: PreTrainedModel) -> Calibration:
     ids = torch.randint(0, tiny.VOCABULARY, (3, 32), generator=torch.Generator().manual_seed(2), dtype=torch.int32)
-    return zpruner.calibrate(model, ids, gradients=True)
+    return zpruner.calibrate(model, ids, stats=tiny.WITH_GRADIENTS)
 
 
 @pytest.fixture

@@ -55,7 +55,15 @@ SOLVERS = [
     path.relative_to(tiny.REPOSITORY).as_posix() for path in sorted((tiny.REPOSITORY / "zpruner/linalg").glob("*.py"))
 ]
 SOLVERS.remove(ENERGY)
-COMPOSING = ["zpruner/pruning/composition.py", "zpruner/masks", "zpruner/methods/_base.py", "zpruner/updates", *SOLVERS]
+COMPOSING = [
+    "zpruner/pruning/composition.py",
+    "zpruner/allocations",
+    "zpruner/corrections",
+    "zpruner/masks",
+    "zpruner/methods/_base.py",
+    "zpruner/updates",
+    *SOLVERS,
+]
 """Imported to check the settings."""
 STATISTICS = [
     f"zpruner/calibration/{name}.py"

@@ -11,11 +11,15 @@ from staged import METHOD, SPARSITY
 import zpruner
 from stages import evaluate, gradients, score
 from zpruner.artifacts.store import ArtifactReader
+from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
 from zpruner.errors import ArtifactError, InvalidSettingError
 from zpruner.model import load_model, take_inventory
+from zpruner.registry import Registry
 from zpruner.settings.params import load
 from zpruner.text import read_windows
+from zpruner.types import Stat
+from zpruner.updates import WeightUpdate
 
 FORMULA = "mul(abs(mul(W, W)), mms(G))"
 
@@ -45,7 +49,7 @@ def test_the_stages_prune_as_the_library_does(tmp_path, propagation):
         calibration = None
         layers = zpruner.prune_sequentially(model, windows, method="pruner_zero", sparsity="2:4", batch_size=2)
     else:
-        calibration = zpruner.calibrate(model, windows, gradients=True, batch_size=2)
+        calibration = zpruner.calibrate(model, windows, stats=tiny.WITH_GRADIENTS, batch_size=2)
         layers = zpruner.prune(model, calibration, method="pruner_zero", sparsity="2:4")
     masks = ArtifactReader(root / "data" / "masks" / METHOD / SPARSITY, "masks")
     for layer in layers:
@@ -53,6 +57,33 @@ def test_the_stages_prune_as_the_library_does(tmp_path, propagation):
         grad_sq = stored.read(layer.name)["grad_sq"]
         if calibration is not None:
             assert torch.equal(grad_sq, calibration.stats(layer.name).grad_sq)
+    pruned = load_model(root / "data" / "pruned" / METHOD / SPARSITY, device="cpu")
+    assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+class Curved(WeightUpdate):
+    """Scales what is kept by how steep the loss is there: a part that reads gradients and is no score."""
+
+    needs = frozenset({Stat.GRAD_SQ})
+
+    def update(self, weight, keep, stats):
+        return weight * keep * (1.0 + stats.require(Stat.GRAD_SQ).sqrt())
+
+
+@pytest.mark.parametrize("propagation", ["dense", "pruned"])
+@pytest.mark.parametrize("score", ["wanda", "sparsegpt"])
+def test_any_part_may_read_gradients(tmp_path, monkeypatch, score, propagation):
+    find = Registry.find
+    monkeypatch.setattr(Registry, "find", lambda self, name: Curved if name == "curved" else find(self, name))
+    method = {"score": score, "update": "curved"}
+    root = staged.run_all(staged.make(tmp_path, methods={METHOD: method}, propagation=propagation), "apply")
+    model = load_model(root / "data" / "models" / "dense", device="cpu")
+    windows, _ = read_windows(root / "data" / "calibration" / "tokens.arrow")
+    if propagation == "pruned":
+        zpruner.prune_sequentially(model, windows, method=method, sparsity="2:4", batch_size=2)
+    else:
+        calibration = zpruner.calibrate(model, windows, stats=zpruner.needs(method), batch_size=2)
+        zpruner.prune(model, calibration, method=method, sparsity="2:4")
     pruned = load_model(root / "data" / "pruned" / METHOD / SPARSITY, device="cpu")
     assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in model.state_dict().items())
 
@@ -110,3 +141,22 @@ def test_a_setting_may_be_a_file_of_formulas(tmp_path):
         staged.change_params(root, f"methods.{METHOD}.settings.formula", {"file": name})
         with pytest.raises(InvalidSettingError, match=message):
             load(root / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("gram", "score", "propagation", "taken"),
+    [
+        ("auto", "wanda", "dense", False),
+        ("auto", "sparsegpt", "dense", True),
+        ("auto", "sparsegpt", "pruned", False),
+        (True, "wanda", "dense", True),
+        (False, "wanda", "dense", False),
+    ],
+)
+def test_gram_matrices_are_taken_where_a_method_reads_them(tmp_path, gram, score, propagation, taken):
+    methods = {METHOD: {"score": score}, "magnitude": {"score": "magnitude"}}
+    root = staged.run_all(staged.make(tmp_path, methods=methods, gram=gram, propagation=propagation), "calibrate")
+    activations = Activations(root / "data" / "activations" / "dense")
+    stats = activations.stats(activations.layers[0].name)
+    assert (stats.gram is not None) == taken
+    assert stats.sq_sum is not None

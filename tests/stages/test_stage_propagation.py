@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import zpruner
-from stages import apply, calibrate, fetch, mask, score
+from stages import apply, calibrate, fetch, mask, needs, score
 from zpruner.artifacts.store import ArtifactReader
 from zpruner.calibration import Activations, BlockReplay
 from zpruner.model import get_weight, load_model
@@ -37,6 +37,7 @@ def sequential_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.write_params(root, params)
     for what in (fetch.What.model, fetch.What.calibration):
         fetch.run(what, root=root)
+    needs.run(root)
     calibrate.run(root=root)
     for method in METHODS:
         score.run(method, root=root)
@@ -67,7 +68,7 @@ def test_stored_statistics_give_the_same_masks_and_weights_again(
     for layer, result in zip(stored.layers, layers, strict=True):
         stats, weight = stored.stats(layer.name), get_weight(dense, layer)
         weight = composition.correct(weight, stats)
-        again = composition.mask(composition.score(weight, stats, parsed), weight, stats, parsed)
+        again = composition.mask(weight, stats, parsed)
         kept = masks.read(layer.name)["keep"]
         assert torch.equal(again.keep, kept), layer.name
         assert torch.equal(result.mask.keep, kept), layer.name

@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 
 import zpruner
 from zpruner.calibration import BlockReplay
+from zpruner.corrections.qep import Qep
 from zpruner.model import PrunableLayer, get_weight, set_weight, take_inventory
-from zpruner.updates import Correction
+from zpruner.types import Stat
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (6, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
 
@@ -24,7 +25,7 @@ def test_cross_is_the_product_of_dense_and_pruned_inputs() -> None:
     replay = BlockReplay(pruned, inventory, WINDOWS, 2, follow_dense=True)
     by_name = {layer.name: layer for layer in layers}
     for block in range(inventory.n_blocks):
-        collection = replay.measure(block, gram=True)
+        collection = replay.measure(block, stats={Stat.CROSS})
         for layer in (entry for entry in inventory.layers if entry.block == block):
             found[layer.name] = collection.stats(layer.name).cross
             set_weight(pruned, layer, get_weight(pruned, layer) * by_name[layer.name].mask.keep)
@@ -41,16 +42,16 @@ def test_a_linear_change_of_the_input_is_undone() -> None:
     change = torch.eye(8) + 0.3 * torch.randn(8, 8, generator=generator)
     unpruned = change @ inputs
     stats = zpruner.LayerStats("l", 400, 4, gram=inputs @ inputs.T, cross=unpruned @ inputs.T)
-    whole = Correction(share=1.0, damping=1e-6).correct(weight, stats)
+    whole = Qep(share=1.0, damping=1e-6).correct(weight, stats)
     assert torch.allclose(whole, weight @ change, atol=1e-3)
-    half = Correction(share=0.5, damping=1e-6).correct(weight, stats)
+    half = Qep(share=0.5, damping=1e-6).correct(weight, stats)
     assert torch.allclose(half, (weight + weight @ change) / 2, atol=1e-3)
 
 
 def test_an_input_that_is_always_zero_needs_none() -> None:
     weight = torch.ones(2, 4)
     stats = zpruner.LayerStats("l", 8, 1, gram=torch.zeros(4, 4), cross=torch.zeros(4, 4))
-    assert torch.equal(Correction().correct(weight, stats), weight)
+    assert torch.equal(Qep().correct(weight, stats), weight)
 
 
 def test_it_brings_the_pruned_model_nearer_to_the_dense_one() -> None:

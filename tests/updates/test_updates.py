@@ -77,6 +77,6 @@ def test_least_squares_generalises_with_shrinkage():
 def test_obs_repeats_sparsegpt(pattern):
     weight, _ = weight_and_mask()
     parsed = SparsityPattern.parse(pattern)
-    keep = SparseGPT().score(weight, stats(), parsed) > 0
+    keep = SparseGPT().solve(weight, stats(), parsed).keep
     narrow = UPDATES.find("obs")(block_size=4).update(weight, keep, stats())
     torch.testing.assert_close(UPDATES.find("obs")().update(weight, keep, stats()), narrow, rtol=1e-3, atol=1e-4)

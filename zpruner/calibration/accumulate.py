@@ -1,15 +1,16 @@
-"""Streaming sums over the tokens that one linear layer reads."""
+"""Streaming sums over the tokens that one linear layer reads: one class per statistic."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from zpruner.types import at_a_time
+from zpruner.types import Stat, at_a_time
 
 _CHUNK = 4096
 """Tokens converted to float32 at a time: bounds the temporary memory, and what units that cut sums off, as those of
@@ -21,74 +22,145 @@ _PANEL, _WIDE_PANEL = 192, 4096
 to leave its lower half out."""
 
 
+class _Sum:
+    """One statistic over the tokens so far."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    def blend(self, other: Tensor, weight: float) -> None:
+        """Add what another has seen, each of its tokens counted `weight` times."""
+        self.value.add_(other, alpha=weight)
+
+
+class _ChannelSum(_Sum, ABC):
+    """A statistic with one number per channel, float64 (in,): sums of few numbers at a time, which torch adds pairwise.
+
+    2e-7 from float64, where vector_norm is up to 1e-4 off; it is faster, too.
+    """
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        super().__init__(torch.zeros(width, dtype=torch.float64, device=device))
+
+    @abstractmethod
+    def add(self, size: Tensor) -> None:
+        """Add tokens, given as absolute values: float32 (tokens, in)."""
+
+
+class _SquareSum(_ChannelSum):
+    def add(self, size: Tensor) -> None:
+        self.value += size.square().sum(0)
+
+
+class _AbsoluteSum(_ChannelSum):
+    def add(self, size: Tensor) -> None:
+        self.value += size.sum(0)
+
+
+class _Maximum(_ChannelSum):
+    def __init__(self, width: int, device: torch.device) -> None:
+        _Sum.__init__(self, torch.zeros(width, dtype=torch.float32, device=device))
+
+    def add(self, size: Tensor) -> None:
+        torch.maximum(self.value, size.amax(0), out=self.value)
+
+    def blend(self, other: Tensor, weight: float) -> None:
+        torch.maximum(self.value, other, out=self.value)
+
+
+class _ProductSum(_Sum, ABC):
+    """A matrix of products of channels, float32 (in, in)."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        super().__init__(torch.zeros(width, width, dtype=torch.float32, device=device))
+
+    @abstractmethod
+    def add(self, inputs: Tensor, others: Mapping[Stat, Tensor]) -> None:
+        """Add tokens: float (tokens, in), and what of the same tokens is set against them, by statistic."""
+
+
+class _Gram(_ProductSum):
+    def add(self, inputs: Tensor, others: Mapping[Stat, Tensor]) -> None:
+        for chunk in inputs.split(_CHUNK):
+            _add_gram(self.value, chunk.float())
+
+
+class _Cross(_ProductSum):
+    def add(self, inputs: Tensor, others: Mapping[Stat, Tensor]) -> None:
+        dense = others[Stat.CROSS]
+        for mine, other in zip(inputs.split(_CHUNK), dense.reshape(inputs.shape).split(_CHUNK), strict=True):
+            self.value.addmm_(other.float().T, mine.float())
+
+
+_CHANNEL_SUMS: dict[Stat, type[_ChannelSum]] = {
+    Stat.SQ_SUM: _SquareSum,
+    Stat.ABS_SUM: _AbsoluteSum,
+    Stat.MAX_ABS: _Maximum,
+}
+_PRODUCT_SUMS: dict[Stat, type[_ProductSum]] = {Stat.GRAM: _Gram, Stat.CROSS: _Cross}
+
+
 class InputAccumulator:
-    """Sums over tokens of one captured input: float64 vectors, a float32 Gram matrix, float32 maxima.
+    """Sums over the tokens of one captured input.
 
     Args:
         width: number of input channels.
-        gram: whether X X^T is summed too.
+        stats: which sums to take; statistics of gradients are not among those of an input and are passed over.
         device: where the sums lie.
-        cross: whether X_dense X^T is summed too; `add` then needs both inputs.
     """
 
-    def __init__(self, width: int, gram: bool, device: torch.device, cross: bool = False) -> None:
+    def __init__(self, width: int, stats: Iterable[Stat], device: torch.device) -> None:
+        self.width, self.stats, self.device = width, frozenset(stats), device
         self.tokens = 0
-        self.sq_sum = torch.zeros(width, dtype=torch.float64, device=device)
-        self.abs_sum = torch.zeros(width, dtype=torch.float64, device=device)
-        self.max_abs = torch.zeros(width, dtype=torch.float32, device=device)
-        self.gram = torch.zeros(width, width, dtype=torch.float32, device=device) if gram else None
-        self.cross = torch.zeros(width, width, dtype=torch.float32, device=device) if cross else None
+        self._channels = {stat: kind(width, device) for stat, kind in _CHANNEL_SUMS.items() if stat in self.stats}
+        self._products = {stat: kind(width, device) for stat, kind in _PRODUCT_SUMS.items() if stat in self.stats}
 
-    def add(self, inputs: Tensor, dense: Tensor | None = None) -> None:
-        """Add the tokens of `inputs`, float (..., in), and with `cross` those of `dense`, the same ones unpruned."""
+    def add(self, inputs: Tensor, others: Mapping[Stat, Tensor] | None = None) -> None:
+        """Add the tokens of `inputs`, float (..., in), and for relative statistics what they are set against."""
         rows = inputs.detach().reshape(-1, inputs.shape[-1])
-        if self.cross is not None and dense is not None:
+        if self._channels:
+            for part in rows.split(max(1, at_a_time(rows.device, _IN_CACHE) // rows.shape[1])):
+                size = part.abs().float()
+                for channel in self._channels.values():
+                    channel.add(size)
+        if self._products:
             with _exact_products(inputs.dtype):
-                others = dense.detach().reshape(rows.shape)
-                for mine, other in zip(rows.split(_CHUNK), others.split(_CHUNK), strict=True):
-                    self.cross.addmm_(other.float().T, mine.float())
-        for part in rows.split(max(1, at_a_time(rows.device, _IN_CACHE) // rows.shape[1])):
-            size = part.abs().float()
-            # sum() adds pairwise: 2e-7 from float64, where vector_norm is up to 1e-4 off; it is faster, too.
-            self.abs_sum += size.sum(0)
-            torch.maximum(self.max_abs, size.amax(0), out=self.max_abs)
-            self.sq_sum += size.square_().sum(0)
-        if self.gram is not None:
-            with _exact_products(inputs.dtype):
-                for chunk in rows.split(_CHUNK):
-                    _add_gram(self.gram, chunk.float())
+                for product in self._products.values():
+                    product.add(rows, others or {})
         self.tokens += rows.shape[0]
 
     def empty_like(self) -> Self:
-        """Return an accumulator of the same width and kinds of sums that has seen no token."""
-        return type(self)(self.sq_sum.shape[0], self.gram is not None, self.sq_sum.device, self.cross is not None)
+        """Return an accumulator of the same width and sums that has seen no token."""
+        return type(self)(self.width, self.stats, self.device)
 
     def blend(self, other: Self, weight: float) -> None:
         """Add what `other` has seen, each of its tokens counted `weight` times; maxima are joined."""
-        for name, value in self.state().items():
-            if name == "max_abs":
-                torch.maximum(value, other.max_abs, out=value)
-            else:
-                value.add_(other.state()[name], alpha=weight)
+        for stat, mine in self._sums():
+            mine.blend(dict(other._sums())[stat].value, weight)
         self.tokens += round(weight * other.tokens)
 
     def state(self) -> dict[str, Tensor]:
         """Return the sums as tensors, for a snapshot or an artifact; the number of tokens is not among them."""
-        sums = {"sq_sum": self.sq_sum, "abs_sum": self.abs_sum, "max_abs": self.max_abs}
-        if self.gram is not None:
-            sums["gram"] = self.gram
-        if self.cross is not None:
-            sums["cross"] = self.cross
-        return sums
+        return {stat.value: found.value for stat, found in self._sums()}
+
+    def finite(self) -> bool:
+        """Return whether no token had NaN or infinity, as far as the sums tell."""
+        least = min((found.value for _, found in self._sums()), key=Tensor.numel)
+        return bool(torch.isfinite(least).all())
 
     @classmethod
     def restore(cls, state: dict[str, Tensor], tokens: int, device: torch.device) -> Self:
         """Return the accumulator whose `state()` and `tokens` these were."""
-        found = cls(state["sq_sum"].shape[0], "gram" in state, device, "cross" in state)
+        width = next(iter(state.values())).shape[-1]
+        found = cls(width, map(Stat, state), device)
         for name, value in found.state().items():
             value.copy_(state[name])
         found.tokens = tokens
         return found
+
+    def _sums(self) -> Iterator[tuple[Stat, _Sum]]:
+        yield from self._channels.items()
+        yield from self._products.items()
 
 
 def _add_gram(gram: Tensor, x: Tensor) -> None:

@@ -5,7 +5,7 @@ An expert of a mixture is a layer of its own: only the tokens routed to it count
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from zpruner.calibration.accumulate import InputAccumulator
 from zpruner.errors import ModelStructureError
 from zpruner.model import Inventory, PrunableLayer, get_weight
 from zpruner.model.products import Products, memory_of
+from zpruner.types import Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,15 +30,15 @@ def capturing(
     model: PreTrainedModel,
     inventory: Inventory,
     collection: Collection,
-    gram: bool,
+    stats: Set[Stat],
     layers: Iterable[PrunableLayer],
     dense: Mapping[str, Tensor] | None = None,
 ) -> Iterator[None]:
-    """Add to `collection` what `layers` multiply, until the block ends.
+    """Add the sums `stats` of what `layers` multiply to `collection`, until the block ends.
 
-    Layers that read the same memory unchanged share one accumulator, until one of them reads something more. With
-    `dense`, which has every layer's input in the unpruned model for the same tokens, X_dense X^T is summed too; for
-    experts it is X X^T, since in the unpruned model other tokens may be routed to them.
+    Layers that read the same memory unchanged share one accumulator, until one of them reads something more. Relative
+    statistics need `dense`, which has every layer's input in the unpruned model for the same tokens; experts are set
+    against themselves, since in the unpruned model other tokens may be routed to them.
     """
     seen: dict[tuple[object, ...], tuple[str, Tensor]] = {}  # holds the tensors, so that no address is reused
     read: dict[str, list[tuple[object, ...]]] = {}
@@ -67,14 +68,14 @@ def capturing(
         if collection.owner[layer.name] == layer.name:
             sums = collection.accumulators.get(layer.name)
             if sums is None:
-                sums = InputAccumulator(layer.in_features, gram, inputs.device, dense is not None)
+                sums = InputAccumulator(layer.in_features, stats, inputs.device)
                 collection.accumulators[layer.name] = sums
             if layer.pool is None:
-                sums.add(inputs, None if dense is None else dense[layer.name])
+                sums.add(inputs, None if dense is None else {Stat.CROSS: dense[layer.name]})
             else:
                 rows = inputs.reshape(-1, layer.in_features)
                 rows = rows[rows.any(dim=-1)]  # batched experts get zeros in place of tokens routed elsewhere
-                sums.add(rows, None if dense is None else rows)
+                sums.add(rows, None if dense is None else {Stat.CROSS: rows})
 
     def forget(_: int) -> None:
         seen.clear()

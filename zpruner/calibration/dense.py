@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +20,7 @@ from zpruner.calibration.reached import check_blocks_reached, check_reached
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.execution import Runner
 from zpruner.model import TIED_BEFORE, Inventory, check_in_memory, check_windows, get_weight, take_inventory
-from zpruner.types import LayerStats, all_finite, check_weight
+from zpruner.types import CHANNEL_SUMS, RELATIVE, LayerStats, Stat, check_weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,8 +46,7 @@ def calibrate(
     model: PreTrainedModel,
     windows: Tensor,
     *,
-    gram: bool = False,
-    gradients: bool = False,
+    stats: Iterable[Stat] = CHANNEL_SUMS,
     batch_size: int = 8,
     blocks: str | None = None,
     ignore: Iterable[str] = (),
@@ -58,8 +57,8 @@ def calibrate(
     Args:
         model: any causal language model.
         windows: int (windows, seqlen) token ids.
-        gram: collect X X^T too (needed by weight updates and by exact layer errors).
-        gradients: collect squared gradients too (needed by Pruner-Zero), by one backward pass per window.
+        stats: what to collect: `needs(method)` has what a method reads. `gram` makes layer errors exact, too;
+            `grad_sq` takes one backward pass per window.
         batch_size: windows per forward pass.
         blocks: path of the decoder blocks where structure does not tell.
         ignore: patterns of layer names to leave dense.
@@ -73,13 +72,17 @@ def calibrate(
     """
     check_in_memory(model)
     check_windows(windows, model.config, batch_size)
+    wanted = frozenset(map(Stat, stats)) - RELATIVE
     inventory = take_inventory(model, blocks, ignore)
     collection = Collection()
-    for _ in collect(model, inventory, windows, collection, gram=gram, batch_size=batch_size):
+    # What was reached and is finite is told from the inputs, even where only gradients are wanted.
+    inputs = wanted - {Stat.GRAD_SQ} or {Stat.SQ_SUM}
+    for _ in collect(model, inventory, windows, collection, stats=inputs, batch_size=batch_size):
         pass
     fill_experts(inventory, collection, min_expert_tokens)
     check_reached(inventory, collection.owner)
-    return Calibration(inventory, collection, gradients_of(model, inventory, windows) if gradients else {})
+    grad_sq = gradients_of(model, inventory, windows) if Stat.GRAD_SQ in wanted else {}
+    return Calibration(inventory, collection, grad_sq)
 
 
 def gradients_of(model: PreTrainedModel, inventory: Inventory, windows: Tensor) -> dict[str, Tensor]:
@@ -96,7 +99,7 @@ def collect(
     windows: Tensor,
     collection: Collection,
     *,
-    gram: bool,
+    stats: Set[Stat],
     batch_size: int,
 ) -> Iterator[int]:
     """Add the windows not yet in `collection` to it, batch by batch; yields the number of windows done.
@@ -104,7 +107,7 @@ def collect(
     Only the decoder is run, not the language-modelling head.
     """
     device = next(model.parameters()).device
-    with capturing(model, inventory, collection, gram, inventory.layers), torch.no_grad():
+    with capturing(model, inventory, collection, stats, inventory.layers), torch.no_grad():
         for start in range(collection.windows, windows.shape[0], batch_size):
             batch = windows[start : start + batch_size]
             model.base_model(input_ids=batch.to(device, torch.long), use_cache=False)
@@ -122,7 +125,7 @@ def collect_by_block(
     windows: Tensor,
     done: Callable[[int, Collection], None],
     *,
-    gram: bool,
+    stats: Set[Stat],
     batch_size: int,
     skip: Callable[[int], bool] = lambda _: False,
 ) -> None:
@@ -135,7 +138,7 @@ def collect_by_block(
         inventory: of the model.
         windows: int (windows, seqlen) token ids.
         done: called with a block's index and statistics once all windows have passed it; they are then let go.
-        gram: collect X X^T too.
+        stats: which sums to take.
         batch_size: windows per pass.
         skip: whether a block's statistics are known already; `done` is not called for it.
 
@@ -160,7 +163,7 @@ def collect_by_block(
         runner.model.base_model(input_ids=batch.to(runner.device, torch.long), use_cache=False)
 
     watching = [
-        _Watched(runner, inventory, block, gram, passing, len(batches), done)
+        _Watched(runner, inventory, block, stats, passing, len(batches), done)
         for block in range(inventory.n_blocks)
         if not skip(block)
     ]
@@ -182,12 +185,12 @@ class _Watched:
         runner: Runner,
         inventory: Inventory,
         block: int,
-        gram: bool,
+        stats: Set[Stat],
         passing: local,
         passes: int,
         done: Callable[[int, Collection], None],
     ) -> None:
-        self.runner, self.inventory, self.block, self.gram = runner, inventory, block, gram
+        self.runner, self.inventory, self.block, self.stats = runner, inventory, block, stats
         self.layers = [layer for layer in inventory.layers if layer.block == block]
         self.collection = Collection()
         self._passing, self._passes, self._done = passing, passes, done
@@ -220,7 +223,7 @@ class _Watched:
             raise self._refused("more than one call in a forward pass")
         self._seen.add(self._passing.number)
         self._open = ExitStack()
-        self._open.enter_context(capturing(self.runner.model, self.inventory, self.collection, self.gram, self.layers))
+        self._open.enter_context(capturing(self.runner.model, self.inventory, self.collection, self.stats, self.layers))
 
     def _after(self, _module: object, _args: object, _result: object) -> None:
         assert self._open is not None
@@ -246,7 +249,7 @@ def _check_finite(collection: Collection, model: PreTrainedModel, inventory: Inv
 def check_finite(collection: Collection) -> None:
     """Raise NonFiniteError naming the first layer whose input had NaN or infinity."""
     for name, sums in collection.accumulators.items():
-        if not all_finite(sums.sq_sum):
+        if not sums.finite():
             raise NonFiniteError(
                 f"input of layer {name}",
                 "NaN or infinity among the activations",

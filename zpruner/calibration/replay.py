@@ -8,6 +8,7 @@ argument may change with what the blocks before put out, else replaying is refus
 
 from __future__ import annotations
 
+from collections.abc import Set
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import zip_longest
@@ -26,7 +27,7 @@ from zpruner.calibration.reached import check_blocks_reached, check_reached
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.execution import Runner, WholeRunner
 from zpruner.model import Inventory, PrunableLayer, get_weight
-from zpruner.types import all_finite
+from zpruner.types import Stat, all_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,11 +77,11 @@ class BlockReplay:
         """Return a context manager during which the weights of `block` stay in memory, changes included."""
         return self.runner.holding(block)
 
-    def measure(self, block: int, gram: bool, min_expert_tokens: int = MIN_EXPERT_TOKENS) -> Collection:
-        """Return the statistics of what the layers of `block` read, given the current hidden states.
+    def measure(self, block: int, stats: Set[Stat], min_expert_tokens: int = MIN_EXPERT_TOKENS) -> Collection:
+        """Return the statistics `stats` of what the layers of `block` read, given the current hidden states.
 
-        The block's weights must still be dense. With `follow_dense`, X_dense X^T is among the statistics, and the
-        dense hidden states move on by one block.
+        The block's weights must still be dense. Relative statistics need `follow_dense`, with which the dense hidden
+        states move on by one block.
         """
         collection = Collection(windows=self.windows.shape[0])
         layers = [layer for layer in self.inventory.layers if layer.block == block]
@@ -88,7 +89,7 @@ class BlockReplay:
             for index, (hidden, call) in enumerate(zip(self.hidden, self._calls[block], strict=True)):
                 dense = self._advance_dense(block, index, layers) if self.dense is not None else None
                 self._bring_back(index)
-                with capturing(self.model, self.inventory, collection, gram, layers, dense):
+                with capturing(self.model, self.inventory, collection, stats, layers, dense):
                     call.repeat(self.blocks[block], hidden, self._returned[index])
                 self._keep_small(index)
         check_finite(collection)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from zpruner.artifacts.results import Cost
+from zpruner.pruning.composition import statistics_of
 from zpruner.types import Stat
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ def estimate(
     yield Estimate("fetch", 3, checkpoint, _PROCESS + 2 * checkpoint, 3 * _START + 2 * checkpoint / _BYTES_PER_SECOND)
 
     tokens = calibration.nsamples * calibration.seqlen
-    grams = sum(width * width for width in shapes.inputs) if calibration.gram else 0
+    needed = statistics_of(compositions.values(), calibration.propagation)
+    squares = Stat.GRAM in needed if calibration.gram == "auto" else calibration.gram
+    grams = sum(width * width for width in shapes.inputs) if squares else 0
     disk = 4 * grams + 20 * sum(shapes.inputs)
     seconds = 2 * shapes.prunable * tokens / rate["model"] + 2 * grams * tokens / rate["model"]
     hidden = calibration.batch_size * calibration.seqlen * max(shapes.inputs) * 16
@@ -122,7 +125,7 @@ def estimate(
         )
 
     weights, largest = shapes.prunable, max(la.in_features * la.out_features for la in shapes.layers)
-    deferred = [c for c in compositions.values() if c.method.depends_on_pattern]
+    deferred = [c for c in compositions.values() if c.solves]
     scored = methods - len(deferred)
     layer_memory = _PROCESS + 12 * largest + 8 * max(shapes.inputs) ** 2
     yield Estimate(
@@ -170,9 +173,7 @@ def _solving(compositions: Mapping[str, Composition], shapes: Shapes, rate: Mapp
     for composition in compositions.values():
         parts: list[bool] = [composition.update is not None]
         if stage == "mask":
-            parts = [composition.refinement is not None, composition.method.depends_on_pattern]
-            if composition.method.depends_on_pattern and Stat.GRAM not in composition.method.required():
-                parts[1] = False
+            parts = [composition.refinement is not None, composition.solves]
         for layer in shapes.layers:
             flops = 4 * layer.in_features**3 + 4 * layer.out_features * layer.in_features**2
             seconds += sum(parts) * flops / rate["float32"]

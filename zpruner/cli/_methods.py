@@ -21,31 +21,31 @@ def methods() -> None:
 
     from rich.console import Console
 
-    from zpruner.masks import ALLOCATIONS, REFINEMENTS
+    from zpruner.allocations import ALLOCATIONS
+    from zpruner.corrections import CORRECTIONS
+    from zpruner.masks import REFINEMENTS
     from zpruner.methods import METHODS
     from zpruner.pruning.presets import PRESETS
-    from zpruner.updates import UPDATES, Correction
+    from zpruner.updates import UPDATES
 
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((100, 24)).columns if terminal else 160
     console = Console(width=width, highlight=False, force_terminal=terminal)
-    console.print(_table("methods (--method)", METHODS.all(), group=True))
+    console.print(_table("methods, scores and solvers (--method)", METHODS.all(), group=True))
     console.print(_table("mask refinements (--refine)", REFINEMENTS.all()))
     console.print(_table("weight updates (--update)", UPDATES.all()))
-    console.print(
-        _table("allocations of sparsity over layers (`allocate` in params.yaml)", ALLOCATIONS.items(), of_class=True)
-    )
-    console.print(_table("corrections for earlier pruned blocks (in params.yaml)", [("correct", Correction)]))
+    console.print(_table("allocations of sparsity over layers (`allocate` in params.yaml)", ALLOCATIONS.all()))
+    console.print(_table("corrections for earlier pruned blocks (`correct` in params.yaml)", CORRECTIONS.all()))
     typer.echo("Compositions with a name of their own (--method NAME, or written out in params.yaml):")
     for name, preset in PRESETS.items():
         typer.echo(f"  {name}: {json.dumps(dict(preset))}")
     typer.echo(
-        "Statistics: gram is collected with calibration.gram: true in params.yaml, grad_sq where a listed method"
+        "Statistics: gram is collected where a listed method needs it (calibration.gram in params.yaml), so is grad_sq"
     )
-    typer.echo("needs it (of an expression: where its formula mentions G); the command line sees to both.")
+    typer.echo("(of an expression: where its formula mentions G); the command line sees to both.")
 
 
-def _table(title: str, entries: Iterable[tuple[str, type[Any]]], group: bool = False, of_class: bool = False) -> Table:
+def _table(title: str, entries: Iterable[tuple[str, type[Any]]], group: bool = False) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -57,20 +57,20 @@ def _table(title: str, entries: Iterable[tuple[str, type[Any]]], group: bool = F
     for column in columns:
         table.add_column(column, overflow="fold")
     for name, found in entries:
-        needs = sorted(stat.value for stat in getattr(found, "needs", ()))  # an allocation has none
+        needs = sorted(stat.value for stat in found.needs)
         cells = [name, ", ".join(needs) or "nothing"]
         if group:
             cells.append(found.default_group.value)
         defaults = [f"{key}: {_default(field)}" for key, field in found.model_fields.items()]
-        table.add_row(*(Text(cell) for cell in (*cells, ", ".join(defaults) or "none", summary(found, of_class))))
+        table.add_row(*(Text(cell) for cell in (*cells, ", ".join(defaults) or "none", summary(found))))
     return table
 
 
-def summary(entry: type[Any], of_class: bool = False) -> str:
-    """Return the first line of a method's file, which names the paper, or of its class."""
+def summary(entry: type[Any]) -> str:
+    """Return the first line of a part's file, which names the paper, or of its class."""
     import inspect
 
-    module = None if of_class else inspect.getmodule(entry)
+    module = inspect.getmodule(entry)
     text = (module.__doc__ if module is not None else None) or entry.__doc__ or ""
     return re.sub(r"\s+", " ", text.split("\n\n")[0]).strip()
 

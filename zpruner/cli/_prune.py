@@ -237,6 +237,7 @@ def _prune(
         collect_gradients,
         fill_experts,
     )
+    from zpruner.pruning.composition import statistics_of
     from zpruner.pruning.in_memory import prune as prune_in_memory
     from zpruner.pruning.in_memory import prune_sequentially
     from zpruner.runtime.progress import progress
@@ -253,14 +254,15 @@ def _prune(
             ignore=ignore,
         )
     collection = Collection()
-    gram = Stat.GRAM in composition.needs
-    batches = collect(model, inventory, windows, collection, gram=gram, batch_size=batch_size)
+    wanted = statistics_of([composition]) | {Stat.SQ_SUM}
+    inputs = wanted - {Stat.GRAD_SQ}
+    batches = collect(model, inventory, windows, collection, stats=inputs, batch_size=batch_size)
     for _ in progress(batches, "calibrate", -(-len(windows) // batch_size), "batch"):
         pass
     fill_experts(inventory, collection)
     check_reached(inventory, collection.owner)
     sums = GradientSums()
-    if Stat.GRAD_SQ in composition.needs:
+    if Stat.GRAD_SQ in wanted:
         for _ in progress(collect_gradients(model, inventory, windows, sums), "gradients", len(windows), "window"):
             pass
     calibration = Calibration(inventory, collection, sums.by_layer(inventory) if sums.windows else {})

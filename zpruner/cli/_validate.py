@@ -74,18 +74,18 @@ def check_compositions(params: Params) -> dict[str, Composition]:
         InvalidSettingError, UnknownNameError, InvalidPatternError: as `compose_all`.
         MissingStatisticError: it needs Gram matrices and calibration.gram is false.
     """
-    from zpruner.pruning.composition import compose_all
+    from zpruner.pruning.composition import compose_all, statistics_of
     from zpruner.types import Stat
 
-    collected = {Stat.SQ_SUM, Stat.ABS_SUM, Stat.MAX_ABS, Stat.GRAD_SQ} | (
-        {Stat.GRAM} if params.calibration.gram else set()
-    )
+    calibration = params.calibration
     compositions = compose_all(params)
     for label, composition in compositions.items():
-        for stat in sorted(composition.needs - collected):
-            action = "Set calibration.gram to true." if stat is Stat.GRAM else "Choose a method that does without."
+        if calibration.gram is False and Stat.GRAM in statistics_of([composition], calibration.propagation):
             raise MissingStatisticError(
-                f"methods.{label}", f"a calibration without {stat.value}", f"{stat.value}, which it needs", action
+                f"methods.{label}",
+                "a calibration without gram",
+                "gram, which it needs",
+                "Set calibration.gram to auto or true.",
             )
     return compositions
 

@@ -1,6 +1,5 @@
 """Masks: exact selection from scores, and refinements (one file each, found by its name)."""
 
-from zpruner.masks._allocation import ALLOCATIONS, Allocation, outlier_saliency
 from zpruner.masks._base import MaskRefinement
 from zpruner.masks._select import pruned_count, select, select_each
 from zpruner.registry import Registry
@@ -8,11 +7,8 @@ from zpruner.registry import Registry
 REFINEMENTS: Registry[MaskRefinement] = Registry("zpruner.masks", MaskRefinement, "mask refinement")  # type: ignore[type-abstract]
 
 __all__ = [
-    "ALLOCATIONS",
     "REFINEMENTS",
-    "Allocation",
     "MaskRefinement",
-    "outlier_saliency",
     "pruned_count",
     "select",
     "select_each",

@@ -1,8 +1,8 @@
-"""Pruning methods: one file per method, found by its name."""
+"""Pruning methods, scores and solvers: one file per method, found by its name."""
 
-from zpruner.methods._base import PruningMethod
+from zpruner.methods._base import MaskSolver, Method, PruningMethod, Solution
 from zpruner.registry import Registry
 
-METHODS: Registry[PruningMethod] = Registry("zpruner.methods", PruningMethod, "pruning method")  # type: ignore[type-abstract]
+METHODS: Registry[Method] = Registry("zpruner.methods", Method, "pruning method")
 
-__all__ = ["METHODS", "PruningMethod"]
+__all__ = ["METHODS", "MaskSolver", "Method", "PruningMethod", "Solution"]

@@ -1,46 +1,73 @@
-"""What every pruning method is."""
+"""What every pruning method is: a score from which masks are selected, or a solver that chooses the mask itself."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
+from zpruner.registry import Part
+from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern
 
 
-class PruningMethod(BaseModel, ABC):
-    """Scores the weights of one linear layer; the fields of a subclass are its hyper-parameters.
+class Method(Part, ABC):
+    """What `score:` in params.yaml names. One subclass per file of this room; the file's name is the method's."""
 
-    One subclass per file of this room; the file's name is the method's name in params.yaml.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
-
-    needs: ClassVar[frozenset[Stat]]
-    """The statistics that `score` reads."""
     default_group: ClassVar[ComparisonGroup]
     """The comparison group of the published method."""
-    workspace: ClassVar[int] = 0
-    """Square float32 matrices of the input's width that `score` holds at once, beside the statistics."""
-    depends_on_pattern: ClassVar[bool] = False
-    """True for solvers that choose the mask themselves: they are run once per pattern and return 1 and 0."""
 
-    def required(self) -> frozenset[Stat]:
-        """Return the statistics that `score` reads under these hyper-parameters."""
-        return self.needs
+
+class PruningMethod(Method):
+    """Scores the weights of one linear layer; the fields of a subclass are its hyper-parameters."""
 
     @abstractmethod
-    def score(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern | None = None) -> Tensor:
+    def score(self, weight: Tensor, stats: LayerStats) -> Tensor:
         """Return the importance of every weight.
 
         Args:
             weight: float32 (out, in).
             stats: calibration statistics of the layer's input, on the weight's device.
-            pattern: what will be removed; given only to methods with `depends_on_pattern`.
 
         Returns:
             float32 (out, in), finite, larger = keep.
         """
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver found for one layer: the mask, bool (out, in), True = kept, and weights, float32 (out, in)."""
+
+    keep: Tensor
+    weight: Tensor
+    """Exactly zero where pruned."""
+
+
+class MaskSolver(Method):
+    """Chooses mask and weights of one linear layer together, for one pattern; the fields are its hyper-parameters."""
+
+    default_group: ClassVar[ComparisonGroup] = ComparisonGroup.LAYER
+
+    @abstractmethod
+    def solve(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Solution:
+        """Return mask and weights.
+
+        Args:
+            weight: float32 (out, in).
+            stats: calibration statistics of the layer's input, on the weight's device.
+            pattern: what is removed.
+
+        Raises:
+            MissingStatisticError: a statistic that it reads was not collected.
+            SolverError: no solution was found; names the layer and the setting to change.
+            InvalidPatternError: M of N:M does not divide the number of inputs.
+        """
+
+    def same_as_update(self) -> tuple[str, Mapping[str, object]] | None:
+        """Return name and settings of the weight update that gives, on this mask, the weights found; None: no update.
+
+        A composition with that update takes the weights as they are.
+        """
+        return None

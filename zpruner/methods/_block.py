@@ -32,11 +32,3 @@ def keep_in_block(saliency: Tensor, start: int, pattern: SparsityPattern, layer:
     if due == saliency.numel():
         return torch.zeros_like(saliency, dtype=torch.bool)
     return select(saliency, SparsityPattern(ratio=due / saliency.numel()), ComparisonGroup.LAYER, layer)
-
-
-def required_pattern(pattern: SparsityPattern | None, width: int, layer: str) -> SparsityPattern:
-    """Return `pattern`, checked against the layer's number of inputs; `score` of these methods needs one."""
-    if pattern is None:
-        raise TypeError(f"layer {layer}: a method that chooses the mask itself needs the pattern")
-    pattern.check_width(width, layer)
-    return pattern

@@ -12,8 +12,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from zpruner.errors import SolverError
 from zpruner.linalg import DampedHessian, damped_hessian
 from zpruner.masks import select
-from zpruner.methods._base import PruningMethod
-from zpruner.methods._block import required_pattern
+from zpruner.methods._base import MaskSolver, Solution
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
 
 _SETTLED = 0.01
@@ -21,7 +20,7 @@ _SETTLED = 0.01
 settles, the distance falls from 0.1 to 0.001 within about five steps."""
 
 
-class Alps(PruningMethod):
+class Alps(MaskSolver):
     """Find weights and support together: alternate a ridge solve and a projection, tied closer at every step.
 
     ADMM on `min ||(W - D) X||^2`, D sparse, with the Hessian scaled to a unit diagonal and decomposed once:
@@ -38,8 +37,6 @@ class Alps(PruningMethod):
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
     workspace: ClassVar[int] = 6
-    default_group: ClassVar[ComparisonGroup] = ComparisonGroup.LAYER
-    depends_on_pattern: ClassVar[bool] = True
 
     damping: float = Field(default=0.01, ge=0.0)
     """Share of the mean of the Hessian's diagonal added to it."""
@@ -52,20 +49,21 @@ class Alps(PruningMethod):
     max_steps: int = Field(default=300, ge=1)
     """Steps at most."""
 
-    def score(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern | None = None) -> Tensor:
-        """Return 1 for kept and 0 for pruned weights: float32 (out, in).
+    def solve(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Solution:
+        """Return the mask, and the sparse weights D of the last step.
 
         Raises:
             MissingStatisticError: `stats` has no gram.
             SolverError: the support still moved after `max_steps`, or the eigendecomposition failed.
             InvalidPatternError: M does not divide the number of inputs.
         """
-        pattern = required_pattern(pattern, weight.shape[1], stats.layer)
+        pattern.check_width(weight.shape[1], stats.layer)
         hessian = damped_hessian(stats.require(Stat.GRAM), self.damping, stats.layer, shrinkage=self.shrinkage)
         root = hessian.matrix.diagonal().sqrt()
         weight = weight.masked_fill(hessian.dead, 0.0) * root
         # The mask does not depend on the scale, and scaled weights can neither overflow nor vanish.
-        weight = weight / weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        scale = weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        weight = weight / scale
         try:
             values, vectors = _decompose(hessian, root)
         except LinAlgError as error:
@@ -86,7 +84,7 @@ class Alps(PruningMethod):
             gap = solved.sub_(sparse)
             # The first support often stands for a step or more before the dual has grown enough to move it.
             if torch.equal(keep, previous) and float(gap.norm()) <= _SETTLED * norm:
-                return keep.float()
+                return Solution(keep, sparse.mul_(scale).div_(root))
             dual.add_(gap, alpha=rho)
             rho *= self.growth
         raise _failed(

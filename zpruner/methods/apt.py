@@ -12,16 +12,16 @@ from torch import Tensor
 
 from zpruner.errors import InvalidSettingError, SolverError
 from zpruner.linalg import damped_hessian, inverse_factor, masked_cg
-from zpruner.methods._base import PruningMethod
-from zpruner.methods._block import keep_in_block, required_pattern
-from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
+from zpruner.methods._base import MaskSolver, Solution
+from zpruner.methods._block import keep_in_block
+from zpruner.types import LayerStats, SparsityPattern, Stat
 
 _MOST_CHOICES = 20_000
 _ELEMENTS = 1 << 24
 _MOST_STEPS = 1000
 
 
-class Apt(PruningMethod):
+class Apt(MaskSolver):
     """Prune by the loss that removal costs after the best compensation, of one weight or of a set at once.
 
     The published SM and MM are this mask with `mask: S` or `mask: M` and the update `least_squares`.
@@ -29,8 +29,6 @@ class Apt(PruningMethod):
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
     workspace: ClassVar[int] = 3
-    default_group: ClassVar[ComparisonGroup] = ComparisonGroup.LAYER
-    depends_on_pattern: ClassVar[bool] = True
 
     mask: Literal["S", "M"] = "M"
     """S: each weight by the loss of its single removal, `w_q^2 / [H^-1]_qq`. M: under N:M, of all choices in a group
@@ -41,8 +39,8 @@ class Apt(PruningMethod):
     damping: float = Field(default=0.01, ge=0.0)
     """Share of the mean of the Hessian's diagonal added to it."""
 
-    def score(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern | None = None) -> Tensor:
-        """Return 1 for kept and 0 for pruned weights: float32 (out, in).
+    def solve(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Solution:
+        """Return the mask, and the weights after compensating block of columns by block of columns.
 
         Raises:
             MissingStatisticError: `stats` has no gram.
@@ -51,12 +49,13 @@ class Apt(PruningMethod):
             InvalidSettingError: the groups have too many choices to enumerate.
         """
         width = weight.shape[1]
-        pattern = required_pattern(pattern, width, stats.layer)
+        pattern.check_width(width, stats.layer)
         hessian = damped_hessian(stats.require(Stat.GRAM), self.damping, stats.layer)
         upper = inverse_factor(hessian)
         # The mask does not depend on the scale, and squares of the scaled weights cannot overflow.
         weight = weight.masked_fill(hessian.dead, 0.0)
-        weight = weight / weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        scale = weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        weight = weight / scale
         group = pattern.group_size or 1
         block = min(self.block_size or width, width)
         block += -block % group
@@ -73,17 +72,17 @@ class Apt(PruningMethod):
                 saliency = current.abs() / inverse.diagonal().sqrt()
                 chosen = keep_in_block(saliency, start, pattern, stats.layer)
             keep[:, start:stop] = chosen
-            if stop < width:
-                factors = masked_cg(inverse, ~chosen, current, tolerance=1e-3, max_steps=_MOST_STEPS)
-                if not factors.settled:
-                    raise SolverError(
-                        f"APT of layer {stats.layer}",
-                        f"a compensation that did not settle in {_MOST_STEPS} steps of conjugate gradients",
-                        "a residual of 0.001",
-                        f"Raise damping, now {self.damping:g}.",
-                    )
-                weight[:, stop:].addmm_(factors.values @ corner.T, upper[start:stop, stop:], alpha=-1)
-        return keep.float()
+            factors = masked_cg(inverse, ~chosen, current, tolerance=1e-3, max_steps=_MOST_STEPS)
+            if not factors.settled:
+                raise SolverError(
+                    f"APT of layer {stats.layer}",
+                    f"a compensation that did not settle in {_MOST_STEPS} steps of conjugate gradients",
+                    "a residual of 0.001",
+                    f"Raise damping, now {self.damping:g}.",
+                )
+            weight[:, stop:].addmm_(factors.values @ corner.T, upper[start:stop, stop:], alpha=-1)
+            current.addmm_(factors.values, inverse, alpha=-1).mul_(chosen)
+        return Solution(keep, weight * scale)
 
 
 def _least_joint_loss(weight: Tensor, inverse: Tensor, pattern: SparsityPattern) -> Tensor:

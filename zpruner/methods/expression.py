@@ -11,7 +11,7 @@ from torch import Tensor
 from zpruner.errors import NonFiniteError
 from zpruner.formula import STATISTIC, formula_score, parse_formula
 from zpruner.methods._base import PruningMethod
-from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
+from zpruner.types import ComparisonGroup, LayerStats, Stat
 
 
 class Expression(PruningMethod):
@@ -25,7 +25,6 @@ class Expression(PruningMethod):
         FormulaError: on construction, for a formula that cannot be read; it points at the character.
     """
 
-    needs: ClassVar[frozenset[Stat]] = frozenset()
     default_group: ClassVar[ComparisonGroup] = ComparisonGroup.ROW
 
     formula: str | dict[str, Any] = Field(description="text, or the JSON tree; kept as text")
@@ -39,7 +38,7 @@ class Expression(PruningMethod):
         """Return the statistics of the terminals that the formula mentions."""
         return frozenset(STATISTIC[t] for t in parse_formula(self.formula).terminals() if t in STATISTIC)
 
-    def score(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern | None = None) -> Tensor:
+    def score(self, weight: Tensor, stats: LayerStats) -> Tensor:
         """Return the formula's value: float32 (out, in).
 
         Raises:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zpruner.methods._base import PruningMethod
 from zpruner.methods.expression import Expression
-from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
+from zpruner.types import ComparisonGroup, LayerStats, Stat
 
 FORMULA = "mul(abs(mul(W, W)), mms(G))"
 
@@ -19,6 +19,6 @@ class PrunerZero(PruningMethod):
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAD_SQ})
     default_group: ClassVar[ComparisonGroup] = ComparisonGroup.ROW
 
-    def score(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern | None = None) -> Tensor:
+    def score(self, weight: Tensor, stats: LayerStats) -> Tensor:
         """Return the importance of every weight: float32 (out, in); errors as `Expression.score`."""
-        return Expression(formula=FORMULA).score(weight, stats, pattern)
+        return Expression(formula=FORMULA).score(weight, stats)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from zpruner.methods._base import PruningMethod
-from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
+from zpruner.types import ComparisonGroup, LayerStats, Stat
 
 
 class Wanda(PruningMethod):
@@ -16,7 +16,7 @@ class Wanda(PruningMethod):
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.SQ_SUM})
     default_group: ClassVar[ComparisonGroup] = ComparisonGroup.ROW
 
-    def score(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern | None = None) -> Tensor:
+    def score(self, weight: Tensor, stats: LayerStats) -> Tensor:
         """Return `|W| sqrt(a)`: float32 (out, in).
 
         Raises:

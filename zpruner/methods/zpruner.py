@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zpruner.methods._base import PruningMethod
-from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat, at_a_time
+from zpruner.types import ComparisonGroup, LayerStats, Stat, at_a_time
 
 _BLOCK = (1 << 15) - 1
 """Weights treated at a time: temporaries stay in the cache, and torch starts no threads for so few (measured)."""
@@ -34,7 +34,7 @@ class ZPruner(PruningMethod):
     activation_power: float = Field(default=1.5, ge=0.0, le=4.0)
 
     @torch.no_grad()
-    def score(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern | None = None) -> Tensor:
+    def score(self, weight: Tensor, stats: LayerStats) -> Tensor:
         """Return the importance of every weight: float32 (out, in).
 
         Raises:

@@ -1,26 +1,24 @@
-"""A composition: any score with any comparison group, mask refinement and weight update."""
+"""A composition: any score or solver with any comparison group, mask refinement and weight update."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
-from zpruner.errors import (
-    InvalidSettingError,
-    MissingStatisticError,
-    UnknownNameError,
-    ZprunerError,
-    did_you_mean,
-)
-from zpruner.masks import ALLOCATIONS, REFINEMENTS, Allocation, MaskRefinement, select
-from zpruner.methods import METHODS, PruningMethod
-from zpruner.registry import Registry
+from zpruner.allocations import ALLOCATIONS, Allocation
+from zpruner.corrections import CORRECTIONS, Correction
+from zpruner.errors import InvalidSettingError, MissingStatisticError, ZprunerError
+from zpruner.masks import REFINEMENTS, MaskRefinement, select
+from zpruner.methods import METHODS, MaskSolver, Method, PruningMethod
+from zpruner.registry import Part, Registry
 from zpruner.settings.explain import explain
 from zpruner.settings.params import Choice, MethodSettings, Params
 from zpruner.types import (
+    RELATIVE,
     ComparisonGroup,
     LayerStats,
     Mask,
@@ -29,33 +27,50 @@ from zpruner.types import (
     Stat,
     check_weight,
 )
-from zpruner.updates import UPDATES, Correction, WeightUpdate
+from zpruner.updates import UPDATES, WeightUpdate
 
-M = TypeVar("M", bound=BaseModel)
+P = TypeVar("P", bound=Part)
 
 
 @dataclass(frozen=True)
 class Composition:
-    """What a label in params.yaml under `methods` stands for."""
+    """What a label in params.yaml under `methods` stands for.
 
-    method: PruningMethod
+    `takes_solution` says that the update is what the solver itself does on its mask: its weights are taken.
+    """
+
+    method: Method
     group: ComparisonGroup
     refinement: MaskRefinement | None = None
     update: WeightUpdate | None = None
     allocation: Allocation | None = None
     correction: Correction | None = None
+    takes_solution: bool = False
+
+    @property
+    def solves(self) -> bool:
+        """Whether masks come from a solver, one pattern at a time, and not from scores."""
+        return isinstance(self.method, MaskSolver)
 
     @property
     def needs(self) -> frozenset[Stat]:
-        """Every statistic that some part reads."""
-        parts = [self.refinement, self.update, self.correction]
-        return self.method.required().union(*(part.needs for part in parts if part is not None))
+        """Every statistic that a part reads of the layer that it prunes."""
+        return frozenset().union(*(part.required() for part in self._parts()))
+
+    @property
+    def needs_after_score(self) -> frozenset[Stat]:
+        """Every statistic that a part reads once scores are known: refinement, update, correction, or the solver."""
+        parts = [part for part in self._parts() if self.solves or part is not self.method]
+        return frozenset().union(*(part.required() for part in parts))
 
     @property
     def workspace(self) -> int:
         """The most square float32 matrices of a layer's input width that a part holds at once."""
+        return max(part.workspace for part in self._parts())
+
+    def _parts(self) -> list[Part]:
         parts = [self.method, self.refinement, self.update, self.correction]
-        return max(part.workspace for part in parts if part is not None)
+        return [part for part in parts if part is not None]
 
     def correct(self, weight: Tensor, stats: LayerStats) -> Tensor:
         """Return the weight that scores, masks and updates start from, (out, in).
@@ -63,31 +78,52 @@ class Composition:
         That is the dense one, unless the composition corrects for what earlier pruned blocks changed in the layer's
         input. Where the statistics are those of the unpruned model there is nothing to correct.
         """
-        if self.correction is None or stats.cross is None:
+        if self.correction is None or not any(stats.find(stat) is not None for stat in RELATIVE):
             return weight
         return self.correction.correct(weight.float(), stats)
 
-    def score(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern | None = None) -> ScoreMatrix:
-        """Return the importance of every weight, checked.
+    def score(self, weight: Tensor, stats: LayerStats) -> ScoreMatrix:
+        """Return the importance of every weight, checked; only where the composition does not solve.
 
         Args:
             weight: float (out, in).
             stats: of the layer's input.
-            pattern: for methods with `depends_on_pattern`.
 
         Raises:
             NonFiniteError: NaN or infinity in the weights or scores; names the layer.
             ShapeMismatchError: statistics of another width than the weight's.
         """
+        if not isinstance(self.method, PruningMethod):
+            raise TypeError(f"layer {stats.layer}: a solver has no scores")
         check_weight(weight, stats)
-        return ScoreMatrix(stats.layer, self.method.score(weight.float(), stats, pattern))
+        return ScoreMatrix(stats.layer, self.method.score(weight.float(), stats))
 
-    def mask(self, scores: ScoreMatrix, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Mask:
-        """Return the keep mask of one layer: exact selection, then the refinement where there is one."""
-        keep = derive_mask(self, scores, pattern)
-        if self.refinement is not None:
-            keep = Mask(stats.layer, self.refinement.refine(weight.float(), keep.keep, stats, pattern))
-        return keep
+    def mask(
+        self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, scores: ScoreMatrix | None = None
+    ) -> Mask:
+        """Return the keep mask of one layer: a solver's, or exact selection; then the refinement where there is one.
+
+        Args:
+            weight: float (out, in).
+            stats: of the layer's input.
+            pattern: what is removed.
+            scores: where they are known already.
+        """
+        return self._choose(weight, stats, pattern, scores)[0]
+
+    def prune(self, dense: Tensor, stats: LayerStats, pattern: SparsityPattern) -> tuple[Mask, Tensor]:
+        """Return mask and pruned weight of one layer, every part of the composition in turn.
+
+        Args:
+            dense: float (out, in).
+            stats: of the layer's input.
+            pattern: what is removed.
+        """
+        weight = self.correct(dense, stats)
+        mask, solved = self._choose(weight, stats, pattern)
+        if solved is not None and self.takes_solution:
+            return mask, (solved * mask.keep).to(weight.dtype)
+        return mask, self.apply(weight, mask, stats)
 
     def apply(self, weight: Tensor, mask: Mask, stats: LayerStats | None) -> Tensor:
         """Return the pruned weight, zeros in place: the update's, or the dense one masked. Shape and dtype stay."""
@@ -103,36 +139,69 @@ class Composition:
         updated = self.update.update(weight.float(), mask.keep, stats)
         return (updated * mask.keep).to(weight.dtype)
 
+    def _choose(
+        self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, scores: ScoreMatrix | None = None
+    ) -> tuple[Mask, Tensor | None]:
+        """Return the mask, and the weights that a solver found on it."""
+        solved = None
+        if isinstance(self.method, MaskSolver):
+            check_weight(weight, stats)
+            found = self.method.solve(weight.float(), stats, pattern)
+            mask, solved = Mask(stats.layer, found.keep), found.weight
+        else:
+            mask = derive_mask(self, scores or self.score(weight, stats), pattern)
+        if self.refinement is None:
+            return mask, solved
+        return Mask(stats.layer, self.refinement.refine(weight.float(), mask.keep, stats, pattern)), None
+
 
 def derive_mask(composition: Composition, scores: ScoreMatrix, pattern: SparsityPattern) -> Mask:
     """Return the mask that scores alone give: by `pattern` and the composition's comparison group."""
-    if composition.method.depends_on_pattern:
-        return Mask(scores.layer, scores.values > 0)
     return Mask(scores.layer, select(scores.values, pattern, composition.group, scores.layer))
+
+
+def statistics_of(compositions: Iterable[Composition], propagation: str = "dense") -> frozenset[Stat]:
+    """Return what a calibration of the unpruned model has to collect for all these compositions.
+
+    Under pruned propagation the statistics that layers are pruned with come from the half-pruned model; of the
+    unpruned one gradients and what allocations look at are needed.
+    """
+    needed: set[Stat] = set()
+    for composition in compositions:
+        found = composition.needs - RELATIVE
+        needed |= found if propagation == "dense" else found & {Stat.GRAD_SQ}
+        if composition.allocation is not None:
+            needed |= composition.allocation.required()
+    return frozenset(needed)
 
 
 def compose(settings: MethodSettings) -> Composition:
     """Return the composition that an entry of params.yaml describes.
 
     Raises:
-        UnknownNameError: a score, refinement or update that is not registered.
+        UnknownNameError: a part that is not registered.
         InvalidSettingError: a hyper-parameter that is unknown or out of range; a group that the method cannot use.
     """
-    method = _build(METHODS, settings.score, settings.settings)
-    if method.depends_on_pattern and settings.group not in (None, method.default_group):
-        raise InvalidSettingError(
-            f"method '{settings.score}'",
-            f"group '{settings.group}'",
-            f"none, or '{method.default_group}': it chooses its mask itself",
-            "Remove the group.",
-        )
+    method = build(METHODS, settings.score, settings.settings)
+    own = None
+    if isinstance(method, MaskSolver):
+        if settings.group not in (None, method.default_group):
+            raise InvalidSettingError(
+                f"method '{settings.score}'",
+                f"group '{settings.group}'",
+                f"none, or '{method.default_group}': it chooses its mask itself",
+                "Remove the group.",
+            )
+        own = method.same_as_update()
+    update = _chosen(UPDATES, settings.update)
     return Composition(
         method,
         settings.group or method.default_group,
-        None if settings.refine is None else _build_choice(REFINEMENTS, settings.refine),
-        None if settings.update is None else _build_choice(UPDATES, settings.update),
-        None if settings.allocate is None else _allocation(settings.allocate),
-        None if settings.correct is None else _construct(Correction, "correction", settings.correct),
+        _chosen(REFINEMENTS, settings.refine),
+        update,
+        _chosen(ALLOCATIONS, settings.allocate),
+        _chosen(CORRECTIONS, settings.correct),
+        own is not None and build(UPDATES, *own) == update,
     )
 
 
@@ -157,23 +226,22 @@ def compose_all(params: Params) -> dict[str, Composition]:
     return found
 
 
-def _allocation(choice: Choice) -> Allocation:
-    found = ALLOCATIONS.get(choice.name)
-    if found is None:
-        raise UnknownNameError("allocation", f"'{choice.name}'", "a known name", did_you_mean(choice.name, ALLOCATIONS))
-    return _construct(found, f"allocation '{choice.name}'", choice.settings)
+def build(registry: Registry[P], name: str, settings: Mapping[str, object]) -> P:
+    """Return the part registered as `name` with these settings.
 
-
-def _build_choice(registry: Registry[M], choice: Choice) -> M:
-    return _build(registry, choice.name, choice.settings)
-
-
-def _build(registry: Registry[M], name: str, settings: dict[str, object]) -> M:
-    return _construct(registry.find(name), f"{registry.noun} '{name}'", settings)
-
-
-def _construct(found: type[M], where: str, settings: dict[str, object]) -> M:
+    Raises:
+        UnknownNameError: no such name.
+        InvalidSettingError: a setting that is unknown, was renamed or is out of range.
+    """
+    found, where = registry.find(name), f"{registry.noun} '{name}'"
+    for old in sorted(settings.keys() & found.renamed.keys()):
+        new = found.renamed[old]
+        raise InvalidSettingError(where, f"'{old}'", f"'{new}'", f"{old} is called {new} now: rename it.")
     try:
         return found(**settings)
     except ValidationError as error:
         raise explain(error, where, found) from None
+
+
+def _chosen(registry: Registry[P], choice: Choice | None) -> P | None:
+    return None if choice is None else build(registry, choice.name, choice.settings)

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from zpruner.calibration import MIN_EXPERT_TOKENS, Calibration, Collection, collect, fill_experts, gradients_of
+from zpruner.calibration import (
+    MIN_EXPERT_TOKENS,
+    Calibration,
+    Collection,
+    check_reached,
+    collect,
+    fill_experts,
+    gradients_of,
+)
 from zpruner.errors import ShapeMismatchError
 from zpruner.evaluate import layer_error
 from zpruner.model import check_in_memory, check_windows, get_weight, limits_of, load_model, set_weight, take_inventory
-from zpruner.pruning.composition import Composition, compose
+from zpruner.pruning.composition import Composition, compose, statistics_of
 from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.runtime.transfer import to_host
@@ -22,7 +30,7 @@ from zpruner.settings.explain import explain
 from zpruner.settings.params import MethodSettings
 from zpruner.sources import load_tokenizer, read_text
 from zpruner.text import calibration_windows
-from zpruner.types import Mask, SparsityPattern, Stat
+from zpruner.types import RELATIVE, Mask, SparsityPattern, Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,6 +94,15 @@ def load_windows(
     )
 
 
+def needs(*methods: str | Mapping[str, Any]) -> frozenset[Stat]:
+    """Return the statistics that `calibrate` must collect for these methods, and layer errors are taken from.
+
+    Args:
+        methods: as `method` of `prune`.
+    """
+    return statistics_of(map(_composition, methods)) | {Stat.SQ_SUM}
+
+
 def prune(
     model: PreTrainedModel,
     calibration: Calibration,
@@ -97,8 +114,7 @@ def prune(
 
     Args:
         model: the model that was calibrated.
-        calibration: from `calibrate`; with `gram=True` where the method needs Gram matrices, `gradients=True` where
-            it needs gradients.
+        calibration: from `calibrate`, with the statistics that the method needs (see `needs`).
         method: a preset's or a score's name, or a composition as in params.yaml, e.g.
             `{"score": "wanda", "group": "row", "update": "least_squares"}`.
         sparsity: a ratio in [0, 1), or "N:M" with N of every M consecutive inputs kept.
@@ -124,7 +140,7 @@ def prune(
     )
     for layer in layers:
         stats = calibration.stats(layer.name)
-        for stat in composition.needs:
+        for stat in composition.needs - RELATIVE:
             stats.require(stat)
         if tuple(get_weight(model, layer).shape) != (layer.out_features, layer.in_features):
             raise ShapeMismatchError(
@@ -136,9 +152,7 @@ def prune(
     results, weights = [], []
     for layer in layers:
         weight, stats = get_weight(model, layer), calibration.stats(layer.name)
-        scores = composition.score(weight, stats, patterns[layer.name])
-        mask = composition.mask(scores, weight, stats, patterns[layer.name])
-        pruned = composition.apply(weight, mask, stats)
+        mask, pruned = composition.prune(weight, stats, patterns[layer.name])
         results.append(PrunedLayer(layer.name, mask, mask.sparsity, layer_error(weight, pruned, stats)))
         weights.append(to_host(pruned)())  # an accelerator need not hold the model twice
     for layer, pruned in zip(layers, weights, strict=True):
@@ -167,10 +181,11 @@ def prune_sequentially(
     check_in_memory(model)
     check_windows(windows, model.config, batch_size)
     inventory, collection = take_inventory(model, blocks, ignore), Collection()
-    if composition.allocation is not None:  # it looks at the unpruned model
-        for _ in collect(model, inventory, windows, collection, gram=False, batch_size=batch_size):
+    if allocated := statistics_of([composition], "pruned") - {Stat.GRAD_SQ}:
+        for _ in collect(model, inventory, windows, collection, stats=allocated, batch_size=batch_size):
             pass
         fill_experts(inventory, collection, min_expert_tokens)
+        check_reached(inventory, collection.owner)
     patterns = layer_patterns(
         composition,
         SparsityPattern.parse(sparsity),

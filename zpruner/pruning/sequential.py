@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,9 @@ from torch import Tensor
 
 from zpruner.calibration import MIN_EXPERT_TOKENS, BlockReplay, Collection
 from zpruner.execution import Runner
-from zpruner.masks import outlier_saliency
 from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
 from zpruner.pruning.composition import Composition
-from zpruner.types import LayerStats, Mask, SparsityPattern, Stat
+from zpruner.types import RELATIVE, LayerStats, Mask, SparsityPattern, Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,7 +37,7 @@ def prune_blocks(
     patterns: Mapping[str, SparsityPattern],
     *,
     batch_size: int,
-    gram: bool = False,
+    stats: Set[Stat] = frozenset({Stat.SQ_SUM}),
     min_expert_tokens: int = MIN_EXPERT_TOKENS,
     finished: Mapping[str, Callable[[], Tensor]] | None = None,
     measured: Callable[[Collection], None] = lambda _: None,
@@ -59,7 +58,7 @@ def prune_blocks(
         composition: what is done to every layer.
         patterns: layer name -> pattern.
         batch_size: windows per call.
-        gram: collect Gram matrices even where the composition needs none.
+        stats: what to collect besides what the composition needs; the least that layer errors are taken from.
         min_expert_tokens: see `zpruner.calibration.fill_experts`.
         finished: names of the layers that an interrupted run had finished -> what gives the weight (out, in) that it
             gave them. A block all of whose layers are finished is only run, and not yielded.
@@ -69,23 +68,20 @@ def prune_blocks(
         gradient: given a layer's name, its grad_sq, float32 (out, in), in the unpruned model; None where the
             composition needs none.
     """
-    correcting = composition.correction is not None
-    gram = gram or Stat.GRAM in composition.needs
+    wanted = (composition.needs | stats) - {Stat.GRAD_SQ}
     known = finished or {}
-    replay = BlockReplay(model, inventory, windows, batch_size, correcting, runner)
+    replay = BlockReplay(model, inventory, windows, batch_size, bool(wanted & RELATIVE), runner)
 
     def solve(layer: PrunableLayer, stats: LayerStats) -> None:
         dense = get_weight(model, layer).clone()
         if (grad_sq := gradient(layer.name)) is not None:
             stats = replace(stats, grad_sq=grad_sq.to(dense.device))
-        weight, pattern = composition.correct(dense, stats), patterns[layer.name]
-        mask = composition.mask(composition.score(weight, stats, pattern), weight, stats, pattern)
-        pruned = composition.apply(weight, mask, stats)
+        mask, pruned = composition.prune(dense, stats, patterns[layer.name])
         solved(SolvedLayer(mask, pruned, dense, stats))
         set_weight(model, layer, pruned)
 
     def prune_block(block: int, todo: list[PrunableLayer]) -> None:
-        collection = replay.measure(block, gram, min_expert_tokens)
+        collection = replay.measure(block, wanted, min_expert_tokens)
         measured(collection)
         readers = Counter(collection.owner[layer.name] for layer in todo)
         for layer in todo:
@@ -112,7 +108,9 @@ def prune_blocks(
             yield block
 
 
-def beside_the_weights(composition: Composition, inventory: Inventory, windows: Tensor, gram: bool) -> int:
+def beside_the_weights(
+    composition: Composition, inventory: Inventory, windows: Tensor, stats: Set[Stat] = frozenset()
+) -> int:
     """Return about how many bytes `prune_blocks` holds beside a model in memory: hidden states and Gram matrices.
 
     Hidden states are taken to be float32 and as wide as what most layers read; a correction follows the dense model's,
@@ -120,9 +118,10 @@ def beside_the_weights(composition: Composition, inventory: Inventory, windows: 
     as an attention's, all but one are taken to read the same one.
     """
     widths = Counter(layer.in_features for layer in inventory.layers)
-    models = 1 if composition.correction is None else 2
+    wanted = composition.needs | stats
+    models = 2 if wanted & RELATIVE else 1
     hidden = 4 * windows.numel() * widths.most_common(1)[0][0] * models
-    if not gram and Stat.GRAM not in composition.needs:
+    if Stat.GRAM not in wanted:
         return hidden
     readers = Counter((layer.block, _beside(layer), layer.part, layer.in_features) for layer in inventory.layers)
     matrices: Counter[int] = Counter()  # block -> numbers in its Gram matrices
@@ -164,5 +163,5 @@ def layer_patterns(
         composition.group,
         {name: (layer.out_features, layer.in_features) for name, layer in layers.items()},
         {name: layer.block for name, layer in layers.items()},
-        lambda name: outlier_saliency(*dense(layers[name])),
+        lambda name: dense(layers[name]),
     )

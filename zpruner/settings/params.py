@@ -94,7 +94,7 @@ class CalibrationSettings(TextSettings):
     nsamples: int = Field(gt=0)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     sampling: Literal["stream", "documents"] = "stream"
-    gram: bool = False
+    gram: bool | Literal["auto"] = "auto"
     min_expert_tokens: int = Field(default=128, ge=0)
     propagation: Literal["dense", "pruned"] = "dense"
 
@@ -189,11 +189,18 @@ def _as_choice(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-class MethodSettings(Settings):
-    """A composition: score, comparison group, optional allocation, mask refinement and weight update.
+def _as_correction(value: object) -> object:
+    """Take settings without a name for those of `qep`."""
+    if isinstance(value, dict) and "name" not in value:
+        return {"name": "qep", "settings": value}
+    return _as_choice(value)
 
-    `settings` are the hyper-parameters of the score; `allocate` spreads the sparsity over the
-    layers; `correct` (its settings, `{}` for the defaults) makes up for what earlier pruned blocks changed.
+
+class MethodSettings(Settings):
+    """A composition: score or solver, comparison group, optional allocation, mask refinement and weight update.
+
+    `settings` are the hyper-parameters of the score; `allocate` spreads the sparsity over the layers; `correct` (`{}`
+    for the defaults) makes up for what earlier pruned blocks changed.
     """
 
     score: str
@@ -202,7 +209,7 @@ class MethodSettings(Settings):
     allocate: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
     refine: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
     update: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
-    correct: dict[str, Any] | None = None
+    correct: Annotated[Choice | None, BeforeValidator(_as_correction)] = None
 
 
 class Params(Settings):

@@ -2,8 +2,7 @@
 
 from zpruner.registry import Registry
 from zpruner.updates._base import WeightUpdate
-from zpruner.updates._correction import Correction
 
 UPDATES: Registry[WeightUpdate] = Registry("zpruner.updates", WeightUpdate, "weight update")  # type: ignore[type-abstract]
 
-__all__ = ["UPDATES", "Correction", "WeightUpdate"]
+__all__ = ["UPDATES", "WeightUpdate"]

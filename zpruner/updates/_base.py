@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from zpruner.types import LayerStats, Stat
+from zpruner.registry import Part
+from zpruner.types import LayerStats
 
 
-class WeightUpdate(BaseModel, ABC):
+class WeightUpdate(Part, ABC):
     """Adjusts the kept weights of one layer for a fixed mask; the fields of a subclass are its settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
-
-    needs: ClassVar[frozenset[Stat]]
-    workspace: ClassVar[int] = 0
-    """Square float32 matrices of the input's width that `update` holds at once, beside the statistics."""
 
     @abstractmethod
     def update(self, weight: Tensor, keep: Tensor, stats: LayerStats) -> Tensor:

@@ -1,31 +1,29 @@
-"""Making up for earlier blocks: aim a layer at what it put out in the unpruned model."""
+"""QEP: aim a layer at what it put out in the unpruned model (arXiv 2504.09629)."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from zpruner.corrections._base import Correction
 from zpruner.errors import SolverError
 from zpruner.types import LayerStats, Stat
 
 
-class Correction(BaseModel):
+class Qep(Correction):
     """Moves a dense weight towards the least-squares answer to a changed input, before it is pruned.
 
     With earlier blocks pruned a layer reads X instead of X_dense. The weight that best gives W X_dense from X is
     `W + W (X_dense - X) X^T (X X^T + damping)^-1`; pruning that weight with the Hessian of X then makes up for errors
-    of earlier blocks instead of keeping them (known from quantisation as asymmetric calibration, GPTAQ,
+    of earlier blocks instead of keeping them (the same aim in quantisation: asymmetric calibration, GPTAQ,
     arXiv 2504.02692). The whole of it fits a small calibration set too closely and fails on other text; a share of it,
     strongly damped, generalises.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
-
-    needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
-    """X_dense X^T comes with pruned propagation by itself; with dense propagation it is the Gram matrix."""
+    needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM, Stat.CROSS})
     workspace: ClassVar[int] = 3
 
     share: float = Field(default=0.3, ge=0.0, le=1.0)
@@ -34,16 +32,7 @@ class Correction(BaseModel):
     """Share of the mean of the Gram matrix's diagonal added to it."""
 
     def correct(self, weight: Tensor, stats: LayerStats) -> Tensor:
-        """Return the corrected weight: float32 (out, in).
-
-        Args:
-            weight: float32 (out, in), dense.
-            stats: with `gram` (X X^T) and `cross` (X_dense X^T).
-
-        Raises:
-            MissingStatisticError: one of them was not collected.
-            SolverError: the damped Gram matrix is singular; names the layer.
-        """
+        """Return the corrected weight; see `Correction.correct`."""
         gram, cross = stats.require(Stat.GRAM), stats.require(Stat.CROSS)
         mean = gram.diagonal().mean()
         if not bool(mean):  # no input, nothing to correct

@@ -82,7 +82,7 @@ def _wanted(path: Path) -> frozenset[Stat]:
     """Return what the needs stage found that is to be collected."""
     found = read_sealed_json(path, "what is to be collected").get("statistics")
     if not isinstance(found, list) or not {Stat.SQ_SUM} <= set(found) <= set(Stat):
-        raise ArtifactError(str(path), f"statistics {found!r}", "a list of them", "Run `dvc repro needs`.")
+        raise ArtifactError(str(path), f"statistics {found!r}", "a list of them", MEND)
     return frozenset(map(Stat, found))
 
 

@@ -23,6 +23,7 @@ import stages.calibrate
 import stages.evaluate
 import stages.fetch
 import stages.mask
+import stages.needs
 import stages.score
 import zpruner
 from zpruner.artifacts.store import ArtifactReader

@@ -21,7 +21,7 @@ from zpruner.calibration import (
     warning,
     write_inputs,
 )
-from zpruner.errors import ArtifactError
+from zpruner.errors import MEND, ArtifactError
 from zpruner.execution import Runner, choose, open_runner
 from zpruner.model import Inventory, get_weight, take_inventory
 from zpruner.runtime.progress import counter, progress

@@ -1,11 +1,15 @@
 """Texts as token windows: cut, joined, written and read."""
 
+from zpruner.text.tokenizer import Bos, encoding_of
 from zpruner.text.tokens import read_windows, write_windows
-from zpruner.text.windows import calibration_windows, check_length, evaluation_windows, windows_hash
+from zpruner.text.windows import calibration_windows, check_length, counted_tokens, evaluation_windows, windows_hash
 
 __all__ = [
+    "Bos",
     "calibration_windows",
     "check_length",
+    "counted_tokens",
+    "encoding_of",
     "evaluation_windows",
     "read_windows",
     "windows_hash",

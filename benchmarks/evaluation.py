@@ -49,7 +49,12 @@ def check_perplexity(folder: Path, text: Path, seqlen: int, windows: int) -> boo
     model, tokenizer = zpruner.load(folder, dtype="float32")
     vocabulary = model.config.get_text_config().vocab_size
     chosen = evaluation_windows(
-        read_text(str(text), None, Path()), tokenizer, seqlen=seqlen, vocab_size=vocabulary, windows=windows
+        read_text(str(text), None, Path()),
+        tokenizer,
+        seqlen=seqlen,
+        vocab_size=vocabulary,
+        windows=windows,
+        bos="published",
     )
     ours = zpruner.perplexity(model, chosen)
     document = text.read_bytes().decode("utf-8")  # line ends as they are: with others it would be another text

@@ -33,6 +33,7 @@ def measure(
     open_dense: Callable[[], Runner] | None,
     windows: Tensor,
     settings: PerplexitySettings,
+    counted: int,
     step: Step,
 ) -> dict[str, list[float]]:
     """Return losses, divergences and seconds; batches that an interrupted run measured are taken from the journal.
@@ -44,6 +45,7 @@ def measure(
         open_dense: opens the dense model that the first `divergence` windows are compared with; None: none are.
         windows: int (windows, seqlen) token ids.
         settings: of the measurement.
+        counted: how many of a window's last tokens count.
         step: called after each batch.
     """
     spans = batches_of(windows, settings)
@@ -54,12 +56,12 @@ def measure(
     others = [span for span in todo if span not in compared]
     with Predictor(runner) as predictor:
         if compared and open_dense is not None:
-            found = _compare(predictor, open_dense(), [windows[slice(*span)] for span in compared], settings.stride)
+            found = _compare(predictor, open_dense(), [windows[slice(*span)] for span in compared], counted)
             for span, entry in zip(compared, found, strict=True):
                 work.record(_item(span), entry)
                 step()
         batches = [windows[slice(*span)] for span in others]
-        losses = predictor.run(batches, lambda index, logits: batch_losses(logits, batches[index], settings.stride))
+        losses = predictor.run(batches, lambda index, logits: batch_losses(logits, batches[index], counted))
         for span, values in zip(others, losses, strict=True):
             work.record(_item(span), {"losses": values})
             step()
@@ -74,13 +76,13 @@ def measure(
 
 
 def _compare(
-    predictor: Predictor, dense: Runner, batches: list[Tensor], stride: int | None
+    predictor: Predictor, dense: Runner, batches: list[Tensor], counted: int
 ) -> Iterator[dict[str, list[float]]]:
     with Predictor(dense) as reference:
         # An accelerator's first pass is slower; on a processor the few tokens of the predictors' probes are enough.
         if not predictor.runner.streamed and predictor.runner.device.type != "cpu":
             next(compare_batches(predictor, reference, [batches[0][:1, : max(2, batches[0].shape[1] // 4)]], None))
-        for batch, found in zip(batches, compare_batches(predictor, reference, batches, stride), strict=True):
+        for batch, found in zip(batches, compare_batches(predictor, reference, batches, counted), strict=True):
             yield {
                 **asdict(found),
                 "seconds": [found.seconds],

@@ -36,7 +36,7 @@ from zpruner.pruning.composition import compose
 from zpruner.runtime.progress import counter
 from zpruner.settings.params import ZeroShotSettings, canonical_json
 from zpruner.sources import file_sha256, load_tokenizer
-from zpruner.text import read_windows
+from zpruner.text import counted_tokens, read_begin, read_windows
 from zpruner.types import Stat
 
 
@@ -66,6 +66,8 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
     # A variant without a checkpoint of its own is made in memory, from the dense model.
     variant = None if checkpoint.tensor_bytes else Variant(project, method, sparsity, unpruned)
     windows, windows_hash = read_windows(project.tokens("evaluation"))
+    begin = read_begin(project.tokens("evaluation"))
+    counted = counted_tokens(windows.shape[1], settings.stride, len(begin))
     activations = None if dense else _activations(project, checkpoint)
     work = project.work(
         "evaluate",
@@ -74,7 +76,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
         windows=windows_hash,
         batch_size=settings.batch_size,
         divergence=settings.divergence,
-        stride=settings.stride,
+        stride=counted,
         zero_shot=tasks and [canonical_json(tasks), _own_tasks(tasks, root)],
         activations=activations and activations.reader.digest,
     )
@@ -96,7 +98,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
                 unpruned, project.params.model, project.params.machine, choice.streamed, hidden / "dense"
             )
 
-        measured = measure(work, runner, None if dense else open_dense, windows, settings, step)
+        measured = measure(work, runner, None if dense else open_dense, windows, settings, counted, step)
         facts = None
         if activations is not None:
             pattern = project.params.pattern(sparsity)
@@ -133,6 +135,8 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
                 "evaluation_protocol": settings.protocol or "",
                 "evaluation_hash": windows_hash,
                 "evaluation_stride": settings.stride or settings.seqlen,
+                "evaluation_bos": settings.begin,
+                "evaluation_begin": " ".join(map(str, begin)),
             },
         )
         path = project.evaluation(*labels)

@@ -25,7 +25,7 @@ from zpruner.sources import (
     parse_source,
     read_text,
 )
-from zpruner.text import calibration_windows, evaluation_windows, write_windows
+from zpruner.text import calibration_windows, encoding_of, evaluation_windows, write_windows
 
 
 class What(StrEnum):
@@ -124,6 +124,7 @@ def _fetch_tokens(project: Project, what: What) -> None:
                 longest=longest,
                 sampling=chosen.sampling,
                 part=chosen.part,
+                bos=settings.begin,
             )
         elif what is What.search:
             windows = evaluation_windows(
@@ -134,6 +135,7 @@ def _fetch_tokens(project: Project, what: What) -> None:
                 longest=longest,
                 windows=params.the_search().rungs[-1],
                 part=settings.part,
+                bos=settings.begin,
             )
         else:
             measured = params.evaluation.perplexity
@@ -146,8 +148,10 @@ def _fetch_tokens(project: Project, what: What) -> None:
                 windows=measured.windows,
                 part=measured.part,
                 stride=measured.stride,
+                bos=settings.begin,
             )
-        write_windows(project.tokens(what.value), windows, settings.source)
+        begin = encoding_of(text, tokenizer, settings.begin).begin
+        write_windows(project.tokens(what.value), windows, settings.source, settings.begin, begin)
         step()
         project.write_cost("fetch", what.value, seconds=work.seconds, layers=0)
 

@@ -31,7 +31,7 @@ from zpruner.search import (
     score_correlations,
 )
 from zpruner.settings.params import SearchSettings
-from zpruner.text import read_windows
+from zpruner.text import counted_tokens, read_begin, read_windows
 from zpruner.types import LayerStats, SparsityPattern, Stat
 
 KNOWN = ("magnitude", "wanda", "ria", "pruner_zero")
@@ -126,8 +126,9 @@ class Inputs:
         count, seqlen = self.windows.shape
         say(f"search: on {', '.join(str(model.device) for model in models)}, {count} windows of {seqlen} tokens")
         patterns = _patterns(settings)
-        size = settings.text.batch_size
-        return Fitness(models, self.activations.inventory, self.stats, self.windows, patterns, settings.group, size)
+        counted = counted_tokens(seqlen, None, len(read_begin(self.project.tokens("search"))))
+        size, inventory = settings.text.batch_size, self.activations.inventory
+        return Fitness(models, inventory, self.stats, self.windows, patterns, settings.group, size, counted)
 
     def methods(self) -> dict[str, PruningMethod]:
         """Return the known methods whose statistics are there."""

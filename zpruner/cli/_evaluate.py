@@ -30,6 +30,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Tokens from one window to the next, of which the last count.  [default: seqlen]"),
     ] = None,
+    bos: option.Bos = option.BosName.auto,
     windows: Annotated[int | None, typer.Option(min=1, help="The first so many windows.  [default: all]")] = None,
     batch_size: option.BatchSize = 8,
     blocks: option.Blocks = None,
@@ -41,7 +42,7 @@ def evaluate(
     trust_remote_code: option.TrustRemoteCode = False,
 ) -> None:
     """Measure a model's perplexity on a text, with a 95 % interval, and count its zeros."""
-    settings = _settings(text, protocol, sha256=text_sha256, seqlen=seqlen, stride=stride, windows=windows)
+    settings = _settings(text, protocol, sha256=text_sha256, seqlen=seqlen, stride=stride, windows=windows, bos=bos)
 
     from zpruner.evaluate import achieved_sparsity, perplexity_interval, perplexity_of, window_losses
     from zpruner.model import take_inventory
@@ -49,17 +50,17 @@ def evaluate(
     from zpruner.text import windows_hash
 
     network, tokenizer, _ = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code)
-    ids = option.read_evaluation_windows(settings, downloads, network, tokenizer)
+    ids, counted = option.read_evaluation_windows(settings, downloads, network, tokenizer)
     losses: list[float] = []
     with counter("evaluate", len(ids), "window") as step:
-        for batch in window_losses(network, ids, batch_size, settings.stride):
+        for batch in window_losses(network, ids, batch_size, counted):
             losses += batch
             for _ in batch:
                 step()
     interval = perplexity_interval(losses)
     noise = f"  (95 % interval {interval.low:.4f} to {interval.high:.4f})" if interval else ""
     typer.echo(f"perplexity  {perplexity_of(losses):.4f}{noise}")
-    typer.echo(f"windows     {len(ids)} of {ids.shape[1]} tokens, hash {windows_hash(ids)[:16]}")
+    typer.echo(f"windows     {len(ids)} of {ids.shape[1]} tokens, hash {windows_hash(ids)[:16]}, BOS {settings.begin}")
     sparsity = achieved_sparsity(network, take_inventory(network, blocks, ignore or ()).layers)
     typer.echo(f"sparsity    {sparsity:.2%} of the prunable weights are zero")
 

@@ -65,7 +65,7 @@ def calibrated_on(root: Path, card: Path) -> dict[str, Any]:
         raise ArtifactError(
             str(path), f"windows of hash {found}", "those that the checkpoint was calibrated on", "Run `dvc repro`."
         )
-    chosen = settings.model_dump(mode="json", include={"source", "sha256", "sampling", "part", "seed"})
+    chosen = settings.model_dump(mode="json", include={"source", "sha256", "sampling", "part", "bos", "seed"})
     return {**chosen, "seqlen": windows.shape[1]}
 
 

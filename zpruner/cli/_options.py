@@ -40,7 +40,23 @@ Ignore = Annotated[
     list[str] | None,
     typer.Option("--ignore", metavar="PATTERN", help="Layers that stay dense, e.g. '*.0.mlp.*'; may be repeated."),
 ]
-Seqlen = Annotated[int, typer.Option(min=2, help="Tokens per window.")]
+
+
+class BosName(StrEnum):
+    """What windows begin with."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+Bos = Annotated[
+    BosName,
+    typer.Option(
+        help="Whether every window begins with the tokenizer's BOS; auto: where the tokenizer adds one by itself."
+    ),
+]
+Seqlen = Annotated[int, typer.Option(min=2, help="Tokens per window, a BOS included.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Windows per forward pass.")]
 
 NEWS = "pip:gensim==4.4.0/gensim/test/test_data/lee_background.cor"
@@ -89,12 +105,12 @@ def open_model(
 
 def read_evaluation_windows(
     settings: PerplexitySettings, downloads: Path, model: PreTrainedModel, tokenizer: Any
-) -> Tensor:
-    """Return the consecutive windows of a text, int32 (windows, seqlen)."""
+) -> tuple[Tensor, int]:
+    """Return the consecutive windows of a text, int32 (windows, seqlen), and how many last tokens of each count."""
     from zpruner.evaluate import evaluation_text
     from zpruner.model import limits_of
     from zpruner.sources import read_text
-    from zpruner.text import evaluation_windows
+    from zpruner.text import counted_tokens, encoding_of, evaluation_windows
 
     text = read_text(
         settings.source,
@@ -106,7 +122,8 @@ def read_evaluation_windows(
         documents=settings.documents,
     )
     vocab_size, longest = limits_of(model.config)
-    return evaluation_windows(
+    begin = encoding_of(text, tokenizer, settings.begin).begin
+    windows = evaluation_windows(
         evaluation_text(text, settings),
         tokenizer,
         seqlen=settings.seqlen,
@@ -115,7 +132,9 @@ def read_evaluation_windows(
         windows=settings.windows,
         part=settings.part,
         stride=settings.stride,
+        bos=settings.begin,
     )
+    return windows, counted_tokens(settings.seqlen, settings.stride, len(begin))
 
 
 def _require(source: str, got: str, expected: str) -> None:

@@ -59,6 +59,7 @@ def prune(
     ] = Propagation.dense,
     nsamples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 128,
     seqlen: option.Seqlen = 512,
+    bos: option.Bos = option.BosName.auto,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of windows.")] = 0,
     batch_size: option.BatchSize = 8,
     evaluate: Annotated[
@@ -99,20 +100,23 @@ def prune(
         nsamples=nsamples,
         seqlen=seqlen,
         seed=seed,
+        bos=bos.value,
         sha256=calibration_sha256,
         downloads=downloads,
     )
     results: dict[str, tuple[float, float]] = {}
     text = None
     if evaluate is not None:
-        measured = PerplexitySettings(source=evaluate, sha256=evaluate_sha256, seqlen=seqlen, windows=evaluate_windows)
-        text = option.read_evaluation_windows(measured, downloads, network, tokenizer)
-        before = perplexity(network, text, batch_size)
+        measured = PerplexitySettings(
+            source=evaluate, sha256=evaluate_sha256, seqlen=seqlen, windows=evaluate_windows, bos=bos.value
+        )
+        text, counted = option.read_evaluation_windows(measured, downloads, network, tokenizer)
+        before = perplexity(network, text, batch_size, counted)
     layers = _prune(network, inventory, ignore or [], windows, composition, settings, sparsity, propagation, batch_size)
     if text is not None:
         results[f"perplexity ({evaluate}, {len(text)} windows of {seqlen})"] = (
             before,
-            perplexity(network, text, batch_size),
+            perplexity(network, text, batch_size, counted),
         )
     removed = sum(layer.sparsity * layer.mask.keep.numel() for layer in layers)
     achieved = removed / sum(layer.mask.keep.numel() for layer in layers)
@@ -131,6 +135,7 @@ def prune(
             "nsamples": nsamples,
             "seqlen": seqlen,
             "seed": seed,
+            "bos": bos.value,
             "propagation": propagation.value,
         },
         sparsity=achieved,

@@ -4,6 +4,9 @@ All three tokenise the joined text at once, cut it into consecutive windows of 2
 exp(mean window loss) (SparseGPT, arXiv 2301.00774; Wanda, arXiv 2306.11695, which takes 4096 for Llama-2). GPTQ's
 first scripts did otherwise (PTB's validation split joined by blank lines, 256 random windows of C4): numbers under
 that protocol are not comparable.
+
+A BOS that the tokenizer adds stands before the first window alone, as the papers' code has it, whatever the model
+expects: of a model that expects one before every window (Gemma), such a perplexity says little.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "stride": None,
     },
 }
-_CHECKED = ("joiner", "max_documents", "windows", "stride", "documents", "part")
+_CHECKED = ("joiner", "max_documents", "windows", "stride", "documents", "part", "bos")
 """What a copy of the data elsewhere must have in common with the protocol; seqlen is stated with every result."""
 
 

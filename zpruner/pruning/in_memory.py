@@ -29,7 +29,7 @@ from zpruner.runtime.transfer import to_host
 from zpruner.settings.explain import explain
 from zpruner.settings.params import MethodSettings
 from zpruner.sources import load_tokenizer, read_text
-from zpruner.text import calibration_windows
+from zpruner.text import Bos, calibration_windows
 from zpruner.types import RELATIVE, Mask, SparsityPattern, Stat
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def load_windows(
     seqlen: int = 512,
     seed: int = 0,
     part: tuple[float, float] = (0.0, 1.0),
+    bos: Bos = "auto",
     sha256: str | None = None,
     downloads: str | Path = ".zpruner/downloads",
 ) -> Tensor:
@@ -81,16 +82,26 @@ def load_windows(
         model: whose vocabulary the ids must fit.
         tokenizer: the model's.
         nsamples: number of windows.
-        seqlen: tokens per window.
+        seqlen: tokens per window, a BOS included.
         seed: of the choice of windows.
         part: (start, stop), shares of the text to take the windows from: disjoint parts share no window.
+        bos: `auto`: every window begins with what the tokenizer puts before a text by itself; `always`: with its BOS;
+            `never`: with neither.
         sha256: of the file, checked when given.
         downloads: where downloads are kept.
     """
     text = read_text(str(source), sha256, Path(downloads))
     vocab_size, longest = limits_of(model.config)
     return calibration_windows(
-        text, tokenizer, nsamples=nsamples, seqlen=seqlen, seed=seed, vocab_size=vocab_size, longest=longest, part=part
+        text,
+        tokenizer,
+        nsamples=nsamples,
+        seqlen=seqlen,
+        seed=seed,
+        vocab_size=vocab_size,
+        longest=longest,
+        part=part,
+        bos=bos,
     )
 
 

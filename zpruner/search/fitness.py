@@ -45,6 +45,7 @@ class Fitness:
         sparsities: patterns to prune at.
         group: the comparison group of ratios.
         batch_size: windows per forward pass.
+        counted: how many of a window's last tokens count; None: all that are predicted.
 
     Raises:
         InvalidPatternError: M of an N:M pattern does not divide a layer's width.
@@ -59,12 +60,15 @@ class Fitness:
         sparsities: Sequence[SparsityPattern],
         group: ComparisonGroup = ComparisonGroup.ROW,
         batch_size: int = 8,
+        counted: int | None = None,
     ) -> None:
         for layer in inventory.layers:
             for pattern in sparsities:
                 pattern.check_width(layer.in_features, layer.name)
         self._windows = len(windows)
-        self._replicas = [_Replica(m, inventory, stats, windows, sparsities, group, batch_size) for m in models]
+        self._replicas = [
+            _Replica(m, inventory, stats, windows, sparsities, group, batch_size, counted) for m in models
+        ]
         self._free: SimpleQueue[_Replica] = SimpleQueue()
         for replica in self._replicas:
             self._free.put(replica)
@@ -122,9 +126,11 @@ class _Replica:
         sparsities: Sequence[SparsityPattern],
         group: ComparisonGroup,
         batch_size: int,
+        counted: int | None,
     ) -> None:
         self.model, self.layers, self.stats = model, inventory.layers, stats
-        self.sparsities, self.group, self.batch_size = tuple(sparsities), group, batch_size
+        self.sparsities, self.group = tuple(sparsities), group
+        self.batch_size, self.counted = batch_size, counted
         self.device = next(model.parameters()).device
         self.windows = windows.to(self.device)
         self._masked = False
@@ -170,7 +176,8 @@ class _Replica:
             started = self._now()
             self._mask(keeps, index)
             masked = self._now()
-            chosen = [x for part in window_losses(self.model, self.windows[:windows], self.batch_size) for x in part]
+            batches = window_losses(self.model, self.windows[:windows], self.batch_size, self.counted)
+            chosen = [loss for batch in batches for loss in batch]
             spent["weights"] += masked - started
             spent["forward"] += self._now() - masked
             losses.append(sum(chosen) / len(chosen))

@@ -75,7 +75,10 @@ def _check_part(part: tuple[float, float]) -> tuple[float, float]:
 
 
 class TextSettings(Settings):
-    """Where a text comes from and which part of it is used."""
+    """Where a text comes from, which part of it is used, and what its windows of `seqlen` tokens begin with.
+
+    `bos: auto` is what the tokenizer puts before a text by itself (see zpruner.text.Bos).
+    """
 
     source: str
     sha256: str | None = None
@@ -85,7 +88,13 @@ class TextSettings(Settings):
     documents: Literal["file", "lines"] = "file"
     part: Annotated[tuple[float, float], BeforeValidator(_as_part), AfterValidator(_check_part)] = (0.0, 1.0)
     seqlen: int = Field(gt=1)
+    bos: Literal["auto", "always", "never"] = "auto"
     batch_size: int = Field(default=8, gt=0)
+
+    @property
+    def begin(self) -> Literal["auto", "always", "never", "published"]:
+        """What windows begin with."""
+        return self.bos
 
 
 class CalibrationSettings(TextSettings):
@@ -104,8 +113,8 @@ class PerplexitySettings(TextSettings):
 
     Windows start `stride` tokens apart (null: `seqlen`, so that none overlap), and each counts its last `stride`
     tokens. `protocol` names the published protocol that the other settings spell out (see
-    zpruner.evaluate.protocols), which is checked; `divergence` is the number of windows also compared token by token
-    with the dense model.
+    zpruner.evaluate.protocols), which is checked; it has a rule of its own for what windows begin with. `divergence`
+    is the number of windows also compared token by token with the dense model.
     """
 
     protocol: str | None = None
@@ -114,6 +123,11 @@ class PerplexitySettings(TextSettings):
     windows: int | None = Field(default=None, gt=0)
     stride: int | None = Field(default=None, gt=0)
     divergence: int = Field(default=0, ge=0)
+
+    @property
+    def begin(self) -> Literal["auto", "always", "never", "published"]:
+        """What windows begin with: `bos`, or what the protocol was published with."""
+        return self.bos if self.protocol is None else "published"
 
     @field_validator("stride")
     @classmethod

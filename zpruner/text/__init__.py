@@ -1,7 +1,7 @@
 """Texts as token windows: cut, joined, written and read."""
 
 from zpruner.text.tokenizer import Bos, encoding_of
-from zpruner.text.tokens import read_windows, write_windows
+from zpruner.text.tokens import read_begin, read_windows, write_windows
 from zpruner.text.windows import calibration_windows, check_length, counted_tokens, evaluation_windows, windows_hash
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "counted_tokens",
     "encoding_of",
     "evaluation_windows",
+    "read_begin",
     "read_windows",
     "windows_hash",
     "write_windows",

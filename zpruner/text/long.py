@@ -53,7 +53,7 @@ def pieces_of(text: str, size: int) -> Iterator[str]:
     """Yield a text in pieces of at most `size` characters, cut before a space or line end where there is one."""
     start = 0
     while len(text) - start > size:
-        half, stop = start + size // 2, start + size
+        half, stop = start + max(1, size // 2), start + size
         cut = max(text.rfind(" ", half, stop), text.rfind("\n", half, stop))
         stop = cut if cut > 0 else stop
         yield text[start:stop]

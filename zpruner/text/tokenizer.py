@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zpruner.errors import InvalidSettingError, SourceError
+from zpruner.errors import InvalidSettingError, SourceError, did_you_mean
 from zpruner.sources import Documents, TokenTable
 
 Ids = NDArray[np.int64]
@@ -75,9 +75,11 @@ def encoding_of(text: Documents | TokenTable, tokenizer: Tokenizer | None, bos: 
     """Return how a text is to be encoded. Rows of a token table are taken as they are.
 
     Raises:
-        InvalidSettingError: `always`, and a tokenizer that neither adds a BOS nor has one; `always` or `never`, and a
-            token table.
+        InvalidSettingError: no such rule; `always`, and a tokenizer that neither adds a BOS nor has one; `always` or
+            `never`, and a token table.
     """
+    if bos not in get_args(Bos):
+        raise InvalidSettingError("bos", repr(bos), "auto, always or never", did_you_mean(str(bos), get_args(Bos)))
     if isinstance(text, TokenTable):
         if bos in ("always", "never"):
             raise InvalidSettingError(

@@ -23,7 +23,8 @@ def consecutive(ids: Ids, seqlen: int, step: int, begin: tuple[int, ...], most: 
         if len(ids) < seqlen:
             return np.empty((0, seqlen), dtype=np.int64)
         return np.lib.stride_tricks.sliding_window_view(ids, seqlen)[::step][:most]
-    found, starts, place = _places(ids, begin), [], 0
+    found, place = _places(ids, begin), 0
+    starts: list[int] = []
     while most is None or len(starts) < most:
         while place in found:
             place += len(begin)

@@ -102,8 +102,7 @@ def evaluation_windows(
     if windows is not None:
         _require_at_least("windows", windows, 1)
     encoding = _encoding(text, tokenizer, bos, seqlen)
-    overlapping = stride is not None and stride != seqlen
-    if overlapping and (isinstance(text, TokenTable) or not 1 <= stride <= seqlen):
+    if stride not in (None, seqlen) and (isinstance(text, TokenTable) or stride not in range(1, seqlen)):
         got = "a stride for a table of token ids" if isinstance(text, TokenTable) else str(stride)
         raise InvalidSettingError("stride", got, f"1 to seqlen ({seqlen}), of a text", "Correct it.")
     step = counted_tokens(seqlen, stride, len(encoding.begin))

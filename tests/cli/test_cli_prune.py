@@ -144,7 +144,7 @@ def test_ctrl_c_is_one_sentence(place: Path, command: Command, monkeypatch: pyte
 
     monkeypatch.setattr("zpruner.checkpoint.write_manifest", interrupt)  # at the worst moment: the weights are written
     code, out, err = command("prune", "source/model", *PRUNE, "-o", "out")
-    assert (code, out, err) == (130, "", "Interrupted; nothing was written.\n")
+    assert (code, out, err) == (130, "", "Interrupted; OUT was not written.\n")
     assert sorted(p.name for p in place.iterdir()) == ["params.yaml", "source"]
 
 

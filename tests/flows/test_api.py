@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
 import signal
 import time
@@ -10,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_HOME, temporary_settings
 
 from flows import _api as module
 
@@ -25,11 +28,11 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), Health).serve_forever()
 """
 
 
-def answering(url: str) -> int | None:
-    """Return the process that answers."""
+def answering(url: str, path: str = "health") -> str | None:
+    """Return the answer: of a fake server, its process."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            return int(answer.read())
+        with urllib.request.urlopen(f"{url}/{path}", timeout=5) as answer:
+            return str(answer.read().decode())
     except (urllib.error.URLError, OSError):
         return None
 
@@ -45,7 +48,7 @@ def test_a_server_that_dies_is_started_again(
     victim = answering(server.url)
     for _ in range(2):
         assert victim is not None
-        os.kill(victim, signal.SIGKILL)
+        os.kill(int(victim), signal.SIGKILL)
         deadline = time.monotonic() + 60
         while (now := answering(server.url)) in (victim, None):
             assert time.monotonic() < deadline
@@ -55,3 +58,39 @@ def test_a_server_that_dies_is_started_again(
     assert answering(server.url) is None
     server._keeper.join(20)
     assert not server._keeper.is_alive()
+
+
+@pytest.mark.slow
+def test_two_on_a_fresh_database_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each would make the tables, and the second find them there."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    servers = [module.TemporaryApi() for _ in range(3)]
+    try:
+        for server in servers:
+            server.wait()
+        assert all(answering(server.url, "version") for server in servers)
+    finally:
+        for server in servers:
+            server.close()
+    assert capfd.readouterr().err == ""
+    assert (tmp_path / "home" / "prefect.db").is_file()
+
+
+def test_who_starts_a_server_waits_for_who_is_starting_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    async def startup(self: object, sockets: object = None) -> None:
+        events.append("begun")
+        with (tmp_path / "zpruner-start.lock").open("a") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        events.append("held")
+
+    monkeypatch.setattr(module.uvicorn.Server, "startup", startup)
+    server = module._Server(module.uvicorn.Config("x:y"))
+    with temporary_settings({PREFECT_HOME: tmp_path}):
+        asyncio.run(server.startup())
+    assert events == ["begun", "held"]
+    with (tmp_path / "zpruner-start.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

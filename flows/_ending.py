@@ -1,17 +1,43 @@
-"""How a flow started by hand ends: an exit status and one sentence."""
+"""How a flow ends: the state that Prefect shows; by hand, an exit status and one sentence."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import httpx
 from dvc.exceptions import DvcException
+from prefect.client.schemas.objects import State
 from prefect.exceptions import CancelledRun
 from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelled, Failed
 
 from flows._api import PrefectServerError
 from zpruner.errors import ZprunerError, without_credentials
+
+
+class NotDoneError(RuntimeError):
+    """Stage instances failed, and what needs them was not begun.
+
+    Args:
+        summary: how many, and which.
+        reasons: of each failed one; the log of its task has it already.
+    """
+
+    def __init__(self, summary: str, reasons: Iterable[str]) -> None:
+        super().__init__(" ".join([summary, *reasons]))
+        self.summary = summary
+
+
+ENDS = (CancelledRun, NotDoneError)
+
+
+def as_state(end: CancelledRun | NotDoneError) -> State[Any]:
+    """Return the state of a run that ended so: raised, it would be logged with every reason once more."""
+    if isinstance(end, NotDoneError):
+        return Failed(message=end.summary, data=end)
+    return Cancelled(message=str(end))
 
 
 def exit_status(run: Callable[[], None], kept: str = "Finished instances") -> int:
@@ -31,7 +57,7 @@ def exit_status(run: Callable[[], None], kept: str = "Finished instances") -> in
         todo = f"Start it, or unset PREFECT_API_URL: a run then has a server of its own. {kept} are kept."
         print(f"error: {PrefectServerError(server, got, 'an answer', todo)}", file=sys.stderr)
         return 1
-    except RuntimeError:  # the failed instances are in the log
+    except NotDoneError:  # the failed instances are in the log
         return 1
     except (KeyboardInterrupt, CancelledRun):
         print(f"Interrupted. {kept} are kept: run again to go on.", file=sys.stderr)

@@ -59,6 +59,9 @@ PASSING = re.compile(
 OUT_OF_MEMORY = re.compile(
     r"out ?of ?memory|can't allocate memory|cannot allocate memory|exited with (-9|137)$", re.IGNORECASE | re.MULTILINE
 )
+REASON = re.compile(r"(error|ERROR|\w*Error)\b")
+DVC_REASON = re.compile(r"ERROR: failed to reproduce '[^']*': failed to run: ")
+"""What DVC adds to a stage's own."""
 NOISE = re.compile(
     r"!$|\s*0%|.*\D0%\|"  # a bar that has just begun, and what DVC draws before there is one
     r"|\s*(To track the changes with git, run|git add |To enable auto staging|dvc config core.autostage|Use `dvc push`)"
@@ -95,22 +98,33 @@ def reproduce(
     arguments = ["-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, name]
     outcome = Outcome.unchanged
     last: deque[str] = deque(maxlen=30)
+    reasons: list[str] = []
+    """Held back: where they are the last lines of a failure, the error says them."""
 
     def read(line: str) -> None:
         nonlocal outcome
         last.append(line)
-        log(line)
+        reasons.append(line)
+        if not REASON.match(line):
+            say()
         outcome = next((found for pattern, found in OUTCOMES if pattern.search(line)), outcome)
+
+    def say() -> None:
+        for line in reasons:
+            log(line)
+        reasons.clear()
 
     status = run(place, arguments, environment, read)
     if status:
         raise failure(name, status, "\n".join(last))
+    say()
     return outcome
 
 
 def failure(name: str, status: int, output: str) -> StageError:
     """Return the error that a failed run deserves, with the last lines that say why."""
-    reasons = [line for line in output.splitlines() if re.match(r"(error|ERROR|\w*Error)\b", line)] or [output[-500:]]
+    reasons = [line for line in output.splitlines() if REASON.match(line)] or [output[-500:]]
+    reasons = [line for line in reasons if not DVC_REASON.match(line)] or reasons
     message = without_credentials(f"{name} failed (exit status {status}): " + "; ".join(reasons[-3:]))
     if status in (-9, 137) or OUT_OF_MEMORY.search(output):
         return OutOfMemoryStageError(message)

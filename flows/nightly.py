@@ -16,12 +16,10 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
-from prefect.exceptions import CancelledRun
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Cancelled
 
 from flows._api import api
-from flows._ending import exit_status
+from flows._ending import ENDS, as_state, exit_status
 from flows.graph import read_graph
 from flows.pipeline import pipeline
 from flows.publish import model_name, read_results
@@ -71,8 +69,8 @@ def nightly(
     folder = Path(root).resolve()
     try:
         pipeline(root, parallel=parallel, share=share, force=refresh)
-    except CancelledRun as cancelled:
-        return Cancelled(message=str(cancelled))
+    except ENDS as end:
+        return as_state(end)
     results = {row["variant"]: float(row[metric]) for row in read_results(folder, read_graph(folder)) if metric in row}
     baseline = folder / BASELINE
     before = json.loads(baseline.read_text(encoding="utf-8")) if baseline.exists() else {}

@@ -12,6 +12,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
+from dvc.dvcfile import PROJECT_FILE
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
@@ -22,7 +23,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import share as sharing
 from flows._api import api
-from flows._ending import exit_status
+from flows._ending import NotDoneError, as_state, exit_status
 from flows.cancel import watching
 from flows.graph import Graph, read_graph, read_stale
 from flows.instance import Outcome, Place
@@ -54,17 +55,19 @@ def pipeline(
         targets: stages, stage instances or DVC files, with all that they need; what dvc.yaml defines if none is named.
         parallel: how many instances run at a time where there is no accelerator (0: as many as cores and memory
             take); with accelerators, one on each.
-        share: pull from the default remote before, and push to it after, whatever happens in between.
+        share: pull what the targets need from the default remote before, and push it after, whatever happens between.
         force: stages or instances to run even if nothing changed.
 
     Returns:
-        How many instances ran, were restored and were unchanged. (A run that is cancelled raises CancelledRun.)
+        How many instances ran, were restored and were unchanged. (A run that is cancelled raises CancelledRun, one
+        with an instance that failed NotDoneError.)
     """
     folder = Path(root).resolve()
     logger = get_run_logger()
     _check_parallel(parallel)
-    with sharing.shared(folder, logger.info) if share else nullcontext():
-        graph = read_graph(folder).part(targets)
+    graph = read_graph(folder).part(targets)
+    part = list(graph) if targets else [PROJECT_FILE]
+    with sharing.shared(folder, logger.info, part) if share else nullcontext():
         _tag(run_tags(folder, graph))
         forced = set(graph.resolve(force or []))
         stale = (read_stale(folder, graph) & set(graph)) | graph.below(forced)
@@ -76,7 +79,8 @@ def pipeline(
         publish(folder, graph)
     if cancelled is not None and cancelled.is_set():
         return Cancelled(message="Finished instances are kept: run again to go on.")
-    return _summary(states)
+    failure = _failure(states)
+    return _counts(states) if failure is None else as_state(failure)
 
 
 def _threads(instances: int) -> TaskRunner[Any]:
@@ -122,14 +126,18 @@ def _run_all(
     return {name: future.state for name, future in futures.items()}
 
 
-def _summary(states: Mapping[str, State[Any]]) -> dict[str, int]:
-    """Count outcomes; raises RuntimeError, with every reason, if an instance failed."""
-    failed = [name for name, state in states.items() if not state.is_completed()]
-    if failed:
-        reasons = [str(states[name].message) for name in failed if states[name].is_failed()]
-        raise RuntimeError(
-            f"{len(failed)} of {len(states)} stage instances not done. {' '.join(dict.fromkeys(reasons))}"
-        )
+def _failure(states: Mapping[str, State[Any]]) -> NotDoneError | None:
+    """Return what to say if an instance failed."""
+    left = [name for name, state in states.items() if not state.is_completed()]
+    if not left:
+        return None
+    failed = [name for name in left if states[name].is_failed()]
+    named = ", ".join(failed[:4]) + (f" and {len(failed) - 4} more" if len(failed) > 4 else "")
+    summary = f"{len(left)} of {len(states)} stage instances not done: {named or 'none'} failed."
+    return NotDoneError(summary, dict.fromkeys(str(states[name].message) for name in failed))
+
+
+def _counts(states: Mapping[str, State[Any]]) -> dict[str, int]:
     outcomes = [state.result() for state in states.values()]
     return {str(outcome): outcomes.count(outcome.value) for outcome in Outcome}
 

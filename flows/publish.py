@@ -1,4 +1,4 @@
-"""What a run leaves to be seen in Prefect: its name, its tags, the table of results and a link to the report."""
+"""What a run leaves to be seen in Prefect: its name, its tags, the table of results and the report."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from dvc.dvcfile import PROJECT_FILE
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from flows._charts import read_charts
 from flows.graph import Graph
+from zpruner.artifacts.result_file import Shown, shown_fields
+from zpruner.artifacts.results import Metrics
 from zpruner.errors import without_credentials
 from zpruner.settings.plain_yaml import read_yaml
+
+DENSE = "dense"
+FIRST = [("perplexity",), ("bytes", "stored")]
+FIELDS = {path: shown for path, shown in shown_fields(Metrics).items() if shown.in_table or shown.in_summary}
+FIELDS = {path: FIELDS[path] for path in dict.fromkeys([*FIRST, *FIELDS])}
+"""What the table of results shows of every variant, in its order."""
 
 
 def model_name(root: Path) -> str:
@@ -38,24 +48,64 @@ def run_tags(root: Path, graph: Graph) -> set[str]:
 
 
 def read_results(root: Path, graph: Graph) -> list[dict[str, Any]]:
-    """Return one row per DVC metrics file of `graph` that is there: its labels, then its numbers."""
+    """Return one row per DVC metrics file of `graph` that is there: its variant and what it holds."""
     rows = []
     for instance in graph.values():
         for name in instance.metrics:
             path = root / name
             if path.exists():
                 metrics = json.loads(path.read_text(encoding="utf-8"))
-                numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-                rows.append({"variant": instance.name.partition("@")[2] or path.stem, **instance.labels, **numbers})
+                rows.append({**metrics, "variant": instance.name.partition("@")[2] or path.stem})
     return rows
 
 
+def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return results for a reader: variant, perplexity, change against dense, MB, sparsity, and what else is shown.
+
+    Args:
+        rows: of `read_results`; the dense model comes first.
+    """
+    dense = next((row["perplexity"] for row in rows if row["variant"] == DENSE and "perplexity" in row), None)
+    found = []
+    for row in sorted(rows, key=lambda row: row["variant"] != DENSE):
+        cells: dict[str, Any] = {"variant": row["variant"]}
+        for path, shown in FIELDS.items():
+            value = _at(row, path)
+            cells[shown.title] = "" if value is None else _rounded(shown.number(value), shown)
+            if path == ("perplexity",) and dense is not None:
+                same = value is None or row["variant"] == DENSE
+                cells["change"] = "" if same else f"{value / dense - 1:+.1%}"
+        found.append(cells)
+    every = dict.fromkeys(title for cells in found for title in cells)
+    titles = [title for title in every if any(cells.get(title, "") != "" for cells in found)]
+    return [{title: cells.get(title, "") for title in titles} for cells in found]
+
+
+def _at(row: dict[str, Any], path: tuple[str, ...]) -> float | None:
+    value: Any = row
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, int | float) else None
+
+
+def _rounded(value: float, shown: Shown) -> float:
+    """Return four figures of a number, one decimal place of MB."""
+    return round(value, 1) if shown.form == "bytes" else float(f"{value:.4g}")
+
+
 def publish(root: Path, graph: Graph) -> None:
-    """Attach the results and the report to the current run: artifacts `results` and `report`."""
-    rows = read_results(root, graph)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = [{column: row.get(column, "") for column in columns} for row in rows]
-    if table:
-        create_table_artifact(table, key="results", description=f"Results on {model_name(root)}")
-    for page in [page for one in graph.values() for out in one.outputs for page in sorted((root / out).glob("*.html"))]:
-        create_link_artifact(page.resolve().as_uri(), link_text=page.name, key="report")
+    """Attach the results and every report to the current run: artifacts `results`, `report`, and `search`."""
+    if rows := table(read_results(root, graph)):
+        create_table_artifact(rows, key="results", description=f"Results on {model_name(root)}")
+    for one in graph.values():
+        for page in [path for out in one.outputs if (path := root / out / "report.md").is_file()]:
+            key = "report" if one.file == PROJECT_FILE else Path(one.file).parent.name
+            create_markdown_artifact(report(root / one.file, page), key=key)
+
+
+def report(file: Path, page: Path) -> str:
+    """Return a report in Markdown, with the plots of its DVC file as images before its first section."""
+    text = page.read_text(encoding="utf-8")
+    images = "".join(f"![{title}]({address})\n\n" for title, address in read_charts(file, page.parent))
+    head, mark, rest = text.partition("\n## ")
+    return f"{head.rstrip()}\n\n{images}{mark.lstrip()}{rest}" if images else text

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
 
 from flows._api import api
-from flows._ending import exit_status
+from flows._ending import ENDS, as_state, exit_status
 from flows.graph import read_graph
 from flows.pipeline import pipeline
 from flows.publish import model_name
@@ -30,7 +30,7 @@ def _flow_run_name() -> str:
 
 
 @flow(name="search", flow_run_name=_flow_run_name, persist_result=False)
-def search(root: str = ".", share: bool = False) -> dict[str, Any]:
+def search(root: str = ".", share: bool = False) -> dict[str, Any] | State[Any]:
     """Bring the search up to date, as `dvc repro search/dvc.yaml` does; its settings stand in params.yaml.
 
     A run that was cancelled or killed goes on with the next one. Stage output is in the logs, the report an artifact.
@@ -42,9 +42,11 @@ def search(root: str = ".", share: bool = False) -> dict[str, Any]:
     Returns:
         The best formula, its fitness, and how many evaluations it took.
     """
-    pipeline(root, targets=[DVC_FILE], share=share)
+    try:
+        pipeline(root, targets=[DVC_FILE], share=share)
+    except ENDS as end:
+        return as_state(end)
     folder = Path(root).resolve() / "data" / "search"
-    create_markdown_artifact((folder / "report" / "report.md").read_text(encoding="utf-8"), key="search")
     found = FoundFormula.read(folder / "found.json", f"dvc repro {DVC_FILE}")
     get_run_logger().info("best formula: %s", found.formula)
     return found.model_dump(include={"formula", "fitness", "evaluations"})

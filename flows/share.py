@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -38,14 +38,14 @@ class RemoteError(ZprunerError):
 
 
 @contextmanager
-def shared(root: Path, log: Callable[[str], None]) -> Iterator[None]:
-    """Pull, run the block, and push what is finished even if the block failed."""
+def shared(root: Path, log: Callable[[str], None], targets: Sequence[str]) -> Iterator[None]:
+    """Pull what the remote has of the targets, run the block, and push what is finished even if the block failed."""
     check_remote(root)
-    pull(root, log)
+    pull(root, log, *targets)
     try:
         yield
     finally:
-        push(root, log)
+        push(root, log, *targets)
 
 
 def add(root: Path, name: str, url: str, endpoint: str | None = None) -> bool:
@@ -114,8 +114,8 @@ def check_remote(root: Path) -> str:
     return str(name)
 
 
-def pull(root: Path, log: Callable[[str], None]) -> list[str]:
-    """Fetch the run cache and what the remote has of this dvc.lock, and link it into place.
+def pull(root: Path, log: Callable[[str], None], *targets: str) -> list[str]:
+    """Fetch the run cache, and what the remote has of the targets (of everything if none is named); link it into place.
 
     A file that the remote lacks, or has in a damaged state (DVC then removes it there), is no error: its stage runs
     again, and the next push puts it back. So with a damaged entry of the run cache.
@@ -123,18 +123,15 @@ def pull(root: Path, log: Callable[[str], None]) -> list[str]:
     Returns:
         The outputs that did not arrive.
     """
-    fetch(root, log)
-    names = [(one.name, out) for one in read_graph(root).values() for out in one.outputs]
+    dvc(root, log, "pull", "--run-cache", "--allow-missing", *targets)
+    drop_damaged_runs(root, log)
+    graph = read_graph(root)
+    asked = [graph[name] for name in graph.resolve(targets)] if targets else graph.values()
+    names = [(one.name, out) for one in asked for out in one.outputs]
     missing = [(name, out) for name, out in names if not (root / out).exists()]
     for name, out in missing:
         log(f"{out} did not arrive: {name} will run unless its result is found elsewhere")
     return [out for _, out in missing]
-
-
-def fetch(root: Path, log: Callable[[str], None], *targets: str) -> None:
-    """Fetch the run cache, and what the remote has of the targets (of everything if none is named)."""
-    dvc(root, log, "pull", "--run-cache", "--allow-missing", *targets)
-    drop_damaged_runs(root, log)
 
 
 def drop_damaged_runs(root: Path, log: Callable[[str], None]) -> None:

@@ -10,9 +10,9 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
-from flows.instance import SMALLER, Outcome, OutOfMemoryStageError, PassingStageError, Place, reproduce
+from flows.instance import SMALLER, Outcome, OutOfMemoryStageError, PassingStageError, Place, StageError, reproduce
 from flows.slots import Slots
 
 RETRY_SECONDS = [2.0, 10.0, 60.0]
@@ -65,7 +65,12 @@ def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
 def instance(name: str, labels: list[str], where: Here, force: bool) -> State[Any]:
     """Let DVC bring one stage instance up to date."""
     _tag_task(labels)
-    outcome = where.reproduce(name, get_run_logger().info, force=force)
+    try:
+        outcome = where.reproduce(name, get_run_logger().info, force=force)
+    except PassingStageError:
+        raise  # Prefect tries again
+    except StageError as error:
+        return Failed(message=str(error), data=error)
     return Completed(name="Completed" if outcome is Outcome.ran else "Cached", message=outcome, data=outcome.value)
 
 

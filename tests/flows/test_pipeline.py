@@ -19,6 +19,7 @@ from toys import Toy, lock, make_toy
 
 from flows import pipeline as module
 from flows._api import PrefectServerError
+from flows._ending import NotDoneError
 from zpruner.errors import InvalidSettingError, UnknownNameError
 
 NAMES = {"base", "part@p0", "part@p1", "part@p2", "last"}
@@ -67,7 +68,8 @@ def test_a_run_does_what_dvc_repro_does_and_shows_it(toy: Toy, published: None, 
     [row] = json.loads(artifacts["results"])
     assert row["variant"] == "last"
     assert row["perplexity"] == 51.0
-    assert (toy.root / "out" / "page" / "report.html").as_uri() in artifacts["report"]
+    assert artifacts["report"].startswith("# part@p0 1\n")
+    assert "\n![Lengths](data:image/png;base64," in artifacts["report"]
 
     assert flow(toy) == {"ran": 0, "restored from the cache": 0, "unchanged": 5}
     tasks = latest(toy)[1]
@@ -121,10 +123,20 @@ def test_one_at_a_time_unless_asked(toy: Toy) -> None:
     assert whats == ["start", "end"] * 5
 
 
-def test_bad_input_is_not_tried_again_and_the_rest_is_done(toy: Toy) -> None:
+def test_bad_input_is_not_tried_again_and_the_rest_is_done(toy: Toy, caplog: pytest.LogCaptureFixture) -> None:
     toy.change("part", "p1", fail="error: params.yaml: got 3, expected 4. Change it.")
-    with pytest.raises(RuntimeError, match=r"2 of 5 stage instances not done.*part@p1.*got 3, expected 4"):
+    with (
+        caplog.at_level("INFO"),
+        pytest.raises(NotDoneError, match=r"2 of 5 stage instances not done: part@p1 failed\..*got 3, expected 4"),
+    ):
         flow(toy, parallel=2)
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("prefect.")]
+    assert sum("got 3, expected 4" in line for line in said) == 1  # its sentence once
+    assert not any("Traceback" in line for line in said)
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_runs(sort="START_TIME_DESC", limit=1)[0]
+    assert run.state is not None
+    assert (run.state.name, run.state.message) == ("Failed", "2 of 5 stage instances not done: part@p1 failed.")
     assert toy.runs().count("part@p1") == 1
     assert {"part@p0", "part@p2"} <= set(toy.runs())
     assert "last" not in toy.runs()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from toys import Toy
 
-from flows import search as module
+from flows import publish
 from flows.pipeline import pipeline
 from flows.search import search
+from zpruner.artifacts.results import FoundFormula
 
 pytestmark = pytest.mark.usefixtures("quick", "worker")
 
@@ -17,7 +18,7 @@ stages:
     wdir: ..
     cmd: >-
       mkdir -p data/search/report && cp out/base.txt data/search/report/report.md &&
-      echo '{"formula": "mul(W, X)", "fitness": 1.5, "evaluations": 7, "more": 0}' > data/search/found.json
+      cp search/found.json data/search
     deps: [out/base.txt]
     outs: [data/search/found.json, data/search/report]
 """
@@ -27,12 +28,24 @@ stages:
 def searching(toy: Toy) -> Toy:
     (toy.root / "search").mkdir()
     (toy.root / "search" / "dvc.yaml").write_text(GRAPH)
+    found = FoundFormula(
+        formula="mul(W, X)",
+        fitness=1.5,
+        evaluations=7,
+        stopped="evaluations",
+        known={},
+        correlations=(),
+        settings={},
+        model="toy",
+    )
+    found.write(toy.root / "search" / "found.json")
     return toy
 
 
+@pytest.mark.usefixtures("published")
 def test_the_search_runs_what_it_needs_and_shows_what_it_found(searching: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[tuple[str, str]] = []
-    monkeypatch.setattr(module, "create_markdown_artifact", lambda text, key: shown.append((key, text)))
+    monkeypatch.setattr(publish, "create_markdown_artifact", lambda text, key: shown.append((key, text)))
     found = {"formula": "mul(W, X)", "fitness": 1.5, "evaluations": 7}
     assert search(str(searching.root)) == found
     assert searching.runs() == ["base"]

@@ -34,6 +34,11 @@ stages:
     params: [last]
     outs: [out/page]
     metrics: [out/last.json]
+plots:
+  - Lengths:
+      template: linear
+      x: {out/page/points.json: part}
+      y: {out/page/points.json: length}
 """
 WORK = '''
 """A stage that does what params.yaml says and keeps a journal of its runs."""
@@ -74,7 +79,9 @@ elif stage == "part":
 else:
     pathlib.Path("out/page").mkdir(parents=True, exist_ok=True)
     whole = "".join(path.read_text() for path in sorted(pathlib.Path("out/part").glob("*.txt")))
-    pathlib.Path("out/page/report.html").write_text(whole)
+    pathlib.Path("out/page/report.md").write_text("# " + whole + "\\n## More\\n")
+    points = [{"series": "all", "part": i, "length": len(text)} for i, text in enumerate(whole.split())]
+    pathlib.Path("out/page/points.json").write_text(json.dumps(points))
     pathlib.Path("out/last.json").write_text(json.dumps({"perplexity": float(len(whole)), "text": "x"}))
 print("a line of", name, flush=True)
 note("end")

@@ -21,6 +21,7 @@ from remotes import KINDS, S3, SSH, Remote
 from toys import Toy, commit, lock
 
 from flows import share
+from flows._ending import NotDoneError
 from flows.pipeline import pipeline
 from zpruner.errors import InvalidSettingError
 
@@ -85,6 +86,21 @@ def test_what_is_finished_is_pushed_even_after_a_failure(toy: Toy, remote: Path)
     other.change("part", "p2", times=0)
     flow(other)
     assert other.runs() == ["part@p2", "last"]
+
+
+def test_a_target_pulls_and_pushes_what_it_needs_and_no_more(toy: Toy, remote: Path) -> None:
+    flow(toy)
+    other = clone(toy)
+    assert flow(other, targets=["part@p1"])["ran"] == 0
+    arrived = sorted(path.name for path in (other.root / "out").rglob("*.txt"))
+    assert arrived == ["base.txt", "p1.txt"]
+    cached = [path.read_text() for path in (other.root / ".dvc" / "cache" / "files").rglob("*") if path.is_file()]
+    assert sorted(text.split()[0] for text in cached) == ["base", "part@p1"]
+    other.change("part", "p1", value=8)
+    other.change("part", "p2", fail="error: no.", value=8)
+    with pytest.raises(NotDoneError):
+        flow(other, targets=["part@p1", "part@p2"])
+    assert stored(remote, "part@p1 8")  # what was finished
 
 
 def test_a_damaged_object_is_named_and_never_used(toy: Toy, remote: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -24,12 +24,17 @@ def test_a_ratio_as_text_is_that_ratio_again(ratio):
 
 @pytest.mark.parametrize(
     ("value", "kept", "size", "sparsity"),
-    [("2:4", 2, 4, 0.5), (" 4:8 ", 4, 8, 0.5), ("1:4", 1, 4, 0.75), ("3:4", 3, 4, 0.25)],
+    [("2:4", 2, 4, 0.5), (" 4:8 ", 4, 8, 0.5), ("1of4", 1, 4, 0.75), ("3:4", 3, 4, 0.25)],
 )
 def test_n_of_m(value, kept, size, sparsity):
     pattern = SparsityPattern.parse(value)
     assert (pattern.kept, pattern.group_size, pattern.sparsity, pattern.is_nm) == (kept, size, sparsity, True)
-    assert str(pattern) == value.strip()
+    assert str(pattern) == value.strip().replace("of", ":")
+
+
+def test_a_pattern_that_became_a_number_is_told_how_to_survive():
+    with pytest.raises(InvalidPatternError, match=r"got 124(\.0)?, .*in quotes, or as 2of4"):
+        SparsityPattern.parse(124)  # 2:4 to a reader of YAML 1.1; 1:64 as well, so it cannot be read back
 
 
 @pytest.mark.parametrize(

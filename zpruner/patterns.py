@@ -38,12 +38,12 @@ class SparsityPattern:
 
     @classmethod
     def parse(cls, value: float | str) -> SparsityPattern:
-        """Read `0.5`, `"0.5"` or `"2:4"`.
+        """Read `0.5`, `"0.5"`, `"2:4"` or `2of4`, the same in letters that no YAML takes for a number.
 
         Raises:
             InvalidPatternError: outside [0, 1), or not N:M with 0 < N < M.
         """
-        if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", value.strip())):
+        if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,9})(?::|of)([0-9]{1,9})", value.strip())):
             return cls(kept=int(match[1]), group_size=int(match[2]))
         if isinstance(value, bool):
             raise _bad_pattern(shown(value))
@@ -87,5 +87,5 @@ def _bad_pattern(got: str) -> InvalidPatternError:
         "sparsity",
         got,
         'a ratio in [0, 1) such as 0.5, or N:M with 0 < N < M such as "2:4" (N of every M are kept)',
-        "Correct it.",
+        "Write N:M in quotes, or as 2of4: without, some programs read and write 2:4 as the number 124.",
     )

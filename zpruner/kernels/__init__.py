@@ -1,0 +1,8 @@
+"""Products with packed matrices on the CPU, and how the code for them is found."""
+
+from zpruner.kernels.checks import check_packed as check_packed
+from zpruner.kernels.choice import Kernels as Kernels
+from zpruner.kernels.choice import choose as choose
+from zpruner.kernels.library import KERNEL_ROWS as KERNEL_ROWS
+from zpruner.kernels.matrix import DenseMatrix as DenseMatrix
+from zpruner.kernels.matrix import SparseMatrix as SparseMatrix

@@ -51,7 +51,9 @@ def check_packed(where: str, bitmask: Tensor, values: Tensor, offsets: Tensor, r
         raise _broken(where, f"offsets that give row {row} {got} values", f"{counts[row]}, the bits of its mask")
     padding = PADDING_BYTES // values.element_size()
     if values.numel() != starts[-1] + padding:
-        raise _broken(where, f"{values.numel()} values", f"{starts[-1] + padding}: those of the mask and {padding} zeros")
+        raise _broken(
+            where, f"{values.numel()} values", f"{starts[-1] + padding}: those of the mask and {padding} zeros"
+        )
     if values[values.numel() - padding :].view(torch.uint8).any():
         raise _broken(where, "numbers behind the last value", f"{PADDING_BYTES} bytes of zeros")
 

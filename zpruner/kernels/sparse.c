@@ -153,11 +153,14 @@ INLINE void portable_row(ROW_ARGUMENTS, int type) {
     for (int m = 0; m < batch; m++) sums[m] = 0;
     for (int64_t word = 0; word * 64 < columns; word++) {
         int64_t left = columns - word * 64;
-        uint64_t bits = mask ? load64(mask + word * 8) : left < 64 ? ((uint64_t)1 << left) - 1 : ~(uint64_t)0;
-        for (; bits; bits &= bits - 1, values += size) {
-            int64_t column = word * 64 + __builtin_ctzll(bits);
-            float v = number(values, type);
-            for (int m = 0; m < batch; m++) sums[m] += v * float_of(load32(x + (m * stride + column) * 4));
+        uint64_t bits = mask ? load64(mask + word * 8) : ~(uint64_t)0;
+        for (int64_t i = 0; i < 64 && i < left; i++, bits >>= 1) {
+            float v = 0; /* zeros are multiplied too: infinity times 0 is NaN here as in a dense product */
+            if (bits & 1) {
+                v = number(values, type);
+                values += size;
+            }
+            for (int m = 0; m < batch; m++) sums[m] += v * float_of(load32(x + (m * stride + word * 64 + i) * 4));
         }
     }
 }

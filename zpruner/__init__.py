@@ -11,6 +11,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from zpruner.packed.hook import register_with_transformers
+
 if TYPE_CHECKING:
     from zpruner.calibration import Calibration as Calibration
     from zpruner.calibration import calibrate as calibrate
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from zpruner.methods import METHODS as METHODS
     from zpruner.methods import MaskSolver as MaskSolver
     from zpruner.methods import PruningMethod as PruningMethod
+    from zpruner.packed.pack import pack as pack
+    from zpruner.packed.unpack import unpack as unpack
     from zpruner.pruning.composition import Composition as Composition
     from zpruner.pruning.composition import compose as compose
     from zpruner.pruning.in_memory import PrunedLayer as PrunedLayer
@@ -47,6 +51,8 @@ _ROOMS = {
     "evaluate": ("layer_error", "perplexity"),
     "masks": ("REFINEMENTS", "MaskRefinement", "select"),
     "methods": ("METHODS", "MaskSolver", "PruningMethod"),
+    "packed.pack": ("pack",),
+    "packed.unpack": ("unpack",),
     "pruning.in_memory": ("PrunedLayer", "load", "load_windows", "needs", "prune", "prune_sequentially"),
     "types": ("ComparisonGroup", "LayerStats", "Mask", "ScoreMatrix", "SparsityPattern", "Stat"),
     "updates": ("UPDATES", "WeightUpdate"),
@@ -54,6 +60,8 @@ _ROOMS = {
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = sorted(_ROOM_OF)  # noqa: PLE0605 - mypy reads the imports above
+
+register_with_transformers()
 
 
 def __getattr__(name: str) -> object:

@@ -148,3 +148,13 @@ def test_an_update_is_never_left_out():
     updated = composition(score="wanda", update="obs")
     with pytest.raises(MissingStatisticError, match="layer layer: got no statistics"):
         updated.apply(weight(), Mask("layer", torch.ones(6, 8, dtype=torch.bool)), None)
+
+
+def test_pruned_weights_are_positive_zeros():
+    """Whatever leaves zeros out, as a packed checkpoint does, need not remember their signs."""
+    dense = -weight().abs()
+    mask = Mask("layer", torch.arange(8).expand(6, 8) % 2 == 0)
+    for settings in ({"score": "wanda"}, {"score": "wanda", "update": "obs"}):
+        pruned = composition(**settings).apply(dense, mask, stats())
+        assert not pruned[~mask.keep].signbit().any()
+        assert (pruned[mask.keep] != 0).all()

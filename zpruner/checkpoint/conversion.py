@@ -96,6 +96,24 @@ class Conversion:
         others = [name.replace(patterns[0], other) for other in patterns]
         return [other for other in others if other in self._known] or [name]
 
+    def renamed(self, source: str) -> str | None:
+        """Return the parameter that a stored tensor is, under whatever name; None where it is converted into one."""
+        name, pattern = self._target(source)
+        return name if pattern is None and name in self._known else None
+
+    def renames_alike(self, source: str, name: str, suffixes: Iterable[str]) -> bool:
+        """Whether `source` with each of the suffixes is renamed to `name` with it."""
+        from transformers.core_model_loading import rename_source_key
+
+        prefix, suffixes = self.model.base_model_prefix, tuple(suffixes)
+        known = {**self._known, **dict.fromkeys((name + suffix for suffix in suffixes), True)}
+        asked = (rename_source_key(source + s, self._renamings, self._converters, prefix, known) for s in suffixes)
+        return all(found == (name + s, None) for found, s in zip(asked, suffixes, strict=True))
+
+    def group(self, stored: Iterable[str]) -> dict[str, list[str]]:
+        """Return the first parameter that each group of stored tensors makes, and the group in its order."""
+        return self._groups(stored)
+
     def _target(self, source: str) -> tuple[str, str | None]:
         """Return the first parameter that a stored tensor becomes (part of), and the pattern of its converter."""
         from transformers.core_model_loading import rename_source_key

@@ -12,7 +12,10 @@ from zpruner.model.stored import NAMES, Stored
 
 _BLOCK = 1 << 24
 # safetensors' own order in a file, before that of names
-_ORDER = ("I64", "F64", "C64", "F32", "I32", "BF16", "F16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
+_ORDER = (
+    *("U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16"),
+    *("F8_E5M2FNUZ", "F8_E4M3FNUZ", "F8_E8M0", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"),
+)
 
 
 def write_order(tensors: Mapping[str, Stored]) -> list[str]:
@@ -24,12 +27,14 @@ def write_order(tensors: Mapping[str, Stored]) -> list[str]:
     return sorted(tensors, key=key)
 
 
-def write_tensors(file: IO[bytes] | Any, tensors: Mapping[str, Stored]) -> int:
+def write_tensors(
+    file: IO[bytes] | Any, tensors: Mapping[str, Stored], metadata: Mapping[str, str] | None = None
+) -> int:
     """Write tensors as safetensors, each read when its turn has come; return the bytes of their values.
 
-    The bytes are those that `safetensors.torch.save` gives.
+    The bytes are those that `safetensors.torch.save` gives. `metadata` goes into the header.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     order = write_order(tensors)
     for name in order:

@@ -1,33 +1,54 @@
-"""The three tensors of a packed matrix, from a matrix and its mask."""
+"""The three tensors of a packed matrix, from a matrix and its mask; and which of its zeros are negative."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zpruner.kernels.checks import PADDING_BYTES, WORD, words
 
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_SIGNED_ZERO = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
 _INT32_LIMIT = 2**31
 
 
-def nonzero_bits(weight: Tensor) -> Tensor:
-    """Return where any bit of a number is set: everything but +0.0, so that -0.0 counts. Bool, of `weight`'s shape."""
-    return weight.view(_WHOLE[weight.element_size()]) != 0
+def bits_of(tensor: Tensor) -> Tensor:
+    """Return the same memory as whole numbers: every bit is kept, whatever the format."""
+    return tensor.view(_WHOLE[tensor.element_size()])
+
+
+def nonzero(tensor: Tensor) -> Tensor:
+    """Return where a number is neither +0.0 nor -0.0; bool, of its shape."""
+    bits = bits_of(tensor)
+    return (bits != 0) & (bits != _negative_zero(bits)) if tensor.dtype in _SIGNED_ZERO else bits != 0
+
+
+def negative_zeros(tensor: Tensor) -> Tensor:
+    """Return where a number is -0.0; bool, of its shape."""
+    bits = bits_of(tensor)
+    if tensor.dtype not in _SIGNED_ZERO:
+        return torch.zeros_like(bits, dtype=torch.bool)
+    return bits == _negative_zero(bits)
+
+
+def put_negative_zeros(tensor: Tensor, where: Tensor) -> None:
+    """Write -0.0 into `tensor` where the bool mask says."""
+    bits = bits_of(tensor)
+    bits[where] = _negative_zero(bits)
 
 
 def bitmask_of(keep: Tensor) -> Tensor:
     """Return uint8 (rows, ceil(columns / 64) * 8) of a bool mask (rows, columns)."""
     rows, columns = keep.shape
-    padded = torch.zeros(rows, words(columns) * WORD, dtype=torch.uint8)
-    padded[:, :columns] = keep
-    bits = padded.view(rows, words(columns) * 8, 8)
-    return (bits << torch.arange(8, dtype=torch.uint8)).sum(dim=2, dtype=torch.uint8)
+    padded = np.zeros((rows, words(columns) * WORD), dtype=bool)
+    padded[:, :columns] = keep.numpy()
+    return torch.from_numpy(np.packbits(padded, axis=1, bitorder="little"))
 
 
 def values_of(weight: Tensor, keep: Tensor) -> Tensor:
     """Return the kept values, row after row, and 64 bytes of zeros."""
-    whole = weight.view(_WHOLE[weight.element_size()])
+    whole = bits_of(weight)
     padding = torch.zeros(PADDING_BYTES // weight.element_size(), dtype=whole.dtype)
     return torch.cat([whole[keep], padding]).view(weight.dtype)
 
@@ -37,3 +58,7 @@ def offsets_of(keep: Tensor) -> Tensor:
     ends = keep.sum(dim=1, dtype=torch.int64).cumsum(0)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
     return offsets if int(offsets[-1]) >= _INT32_LIMIT else offsets.to(torch.int32)
+
+
+def _negative_zero(bits: Tensor) -> int:
+    return 128 if bits.dtype == torch.uint8 else torch.iinfo(bits.dtype).min

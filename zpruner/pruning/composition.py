@@ -128,7 +128,7 @@ class Composition:
     def apply(self, weight: Tensor, mask: Mask, stats: LayerStats | None) -> Tensor:
         """Return the pruned weight, zeros in place: the update's, or the dense one masked. Shape and dtype stay."""
         if self.update is None:
-            return weight * mask.keep
+            return weight.masked_fill(~mask.keep, 0)  # a product would leave -0.0
         if stats is None:
             raise MissingStatisticError(
                 f"layer {mask.layer}",
@@ -137,7 +137,7 @@ class Composition:
                 "Pass the layer's statistics.",
             )
         updated = self.update.update(weight.float(), mask.keep, stats)
-        return (updated * mask.keep).to(weight.dtype)
+        return updated.masked_fill(~mask.keep, 0).to(weight.dtype)
 
     def _choose(
         self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, scores: ScoreMatrix | None = None

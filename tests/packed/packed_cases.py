@@ -1,0 +1,58 @@
+"""What the tests of packed checkpoints share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import families
+import tiny
+import torch
+from transformers import PreTrainedModel
+
+from zpruner.model import take_inventory
+from zpruner.packed.pack import Savings, pack
+from zpruner.packed.structure import transposed_tensors
+
+IDS = torch.randint(3, 150, (2, 24), generator=torch.Generator().manual_seed(4))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def zero_half(model: PreTrainedModel, pattern: str = "0.5") -> PreTrainedModel:
+    """Zero half of every prunable weight: as torch's masks do, by a product, so that some zeros are negative."""
+    draw = torch.Generator().manual_seed(9)
+    for layer in take_inventory(model).layers:
+        weight = layer.view(model.get_parameter(layer.tensor).detach())
+        if pattern == "2:4":
+            ranks = torch.rand(weight.shape[0], weight.shape[1] // 4, 4, generator=draw).argsort(-1).argsort(-1)
+            weight.mul_((ranks < 2).view(weight.shape))
+        else:
+            weight.mul_(torch.rand(weight.shape, generator=draw) < 0.5)
+    return model
+
+
+def family(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return families.build(name).to(dtype).eval()
+
+
+def save(model: PreTrainedModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def packed(folder: Path, out: Path) -> Savings:
+    out.mkdir()
+    return pack(folder, out, transposed=transposed_tensors(folder))
+
+
+def description(folder: Path) -> dict[str, object]:
+    from safetensors import safe_open
+
+    with safe_open(folder / "zpruner.safetensors", framework="pt") as file:
+        found: dict[str, object] = json.loads(file.metadata()["zpruner"])
+    return found

@@ -1,0 +1,139 @@
+"""A linear layer whose weight stays packed in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zpruner.kernels import KERNEL_ROWS, SparseMatrix, choose
+from zpruner.kernels.checks import PADDING_BYTES, words
+from zpruner.kernels.expand import expand_rows
+from zpruner.model.bfloat16 import linear, multiplies_bfloat16
+
+_PARTS = ("weight_bitmask", "weight_values", "weight_offsets")
+_PIECE = 1 << 26
+"""Bytes of weights that are expanded at once."""
+
+
+class SparseLinear(nn.Module):
+    """y = x W^T + bias with W packed: `zpruner.kernels` multiply a few rows, more of them meet W expanded piecewise.
+
+    A few rows: within the rounding of float32 sums in another order. More: as a dense layer, piece by piece. Off the
+    CPU, and where x needs a gradient, W is expanded whole.
+
+    Args:
+        name: of the layer, for errors.
+        out_features, in_features: of the layer.
+        dtype: of the kept values.
+        values: length of the values, their padding included.
+        offset_dtype: int32 or int64.
+        bias: the layer's, or None.
+        device: of the (empty) buffers.
+    """
+
+    weight_bitmask: Tensor
+    weight_values: Tensor
+    weight_offsets: Tensor
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        name: str,
+        out_features: int,
+        in_features: int,
+        dtype: torch.dtype,
+        values: int,
+        offset_dtype: torch.dtype,
+        bias: nn.Parameter | None,
+        device: torch.device | str,
+    ) -> None:
+        super().__init__()
+        self.name, self.out_features, self.in_features = name, out_features, in_features
+        bitmask = torch.empty(out_features, words(in_features) * 8, dtype=torch.uint8, device=device)
+        self.register_buffer("weight_bitmask", bitmask)
+        self.register_buffer("weight_values", torch.empty(values, dtype=dtype, device=device))
+        self.register_buffer("weight_offsets", torch.empty(out_features + 1, dtype=offset_dtype, device=device))
+        self.register_parameter("bias", bias)
+        self._matrix: SparseMatrix | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight with its zeros, (out_features, in_features): made anew whenever it is asked for."""
+        if self.weight_values.device.type == "cpu":
+            return self.matrix.expanded(0, self.out_features)
+        parts = self.weight_bitmask, self.weight_values, self.weight_offsets
+        return expand_rows(*parts, self.in_features, 0, self.out_features)
+
+    @property
+    def matrix(self) -> SparseMatrix:
+        """What the kernels multiply by.
+
+        Raises:
+            ArtifactError: the buffers are not a packed matrix.
+        """
+        if self._matrix is None:
+            parts = self.weight_bitmask, self.weight_values, self.weight_offsets
+            self._matrix = SparseMatrix(choose(), f"layer {self.name}", *parts, self.out_features, self.in_features)
+        return self._matrix
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Return the layer's output, (..., out_features) in the dtype of `input`, (..., in_features)."""
+        if input.device.type != "cpu" or (input.requires_grad and torch.is_grad_enabled()):
+            return nn.functional.linear(input, self.weight.to(input.dtype), self.bias)
+        x = input.reshape(-1, self.in_features)
+        if len(x) <= KERNEL_ROWS and self.matrix.multiplies(input.dtype):
+            y = self.matrix.multiply(x, self.bias)
+        else:
+            y = self._expanded_product(x)
+        return y.view(*input.shape[:-1], self.out_features)
+
+    def _expanded_product(self, x: Tensor) -> Tensor:
+        """Return the product with W expanded piece by piece."""
+        multiply = nn.functional.linear if multiplies_bfloat16(x.device) else linear
+        matrix, bias = self.matrix, self.bias
+        rows = max(1, _PIECE // max(1, self.in_features * matrix.dtype.itemsize))
+        pieces = [
+            multiply(
+                x,
+                matrix.expanded(start, min(start + rows, self.out_features)).to(x.dtype),
+                None if bias is None else bias[start : start + rows],
+            )
+            for start in range(0, self.out_features, rows)
+        ]
+        if not pieces:
+            return x.new_empty(len(x), 0)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+
+    @property
+    def _kept(self) -> int:
+        return self.weight_values.numel() - PADDING_BYTES // self.weight_values.element_size()
+
+    def extra_repr(self) -> str:
+        """Return what `print` shows."""
+        share = self._kept / max(1, self.out_features * self.in_features)
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, kept={share:.3f}"
+
+    # Whatever replaces a buffer or its contents lets go of the matrix: it is checked and bound again at its next use.
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _PARTS:
+            self.__dict__["_matrix"] = None
+        super().__setattr__(name, value)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
+        self._matrix = None
+        kept = self._kept
+        found: SparseLinear = super()._apply(fn, recurse)
+        if self._kept != kept:  # another dtype: its padding is of as many bytes
+            padding = self.weight_values.new_zeros(PADDING_BYTES // self.weight_values.element_size())
+            self.weight_values = torch.cat([self.weight_values[:kept], padding])
+        return found
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._matrix = None
+        super()._load_from_state_dict(*args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_matrix": None}

@@ -1,0 +1,287 @@
+"""A checkpoint made smaller by leaving its zeros out, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from zpruner.artifacts.work import atomic_file, write_json
+from zpruner.checkpoint.files import MANIFEST, SHARD_INDEX, write_manifest
+from zpruner.checkpoint.tensors import Stored, write_tensors
+from zpruner.errors import ArtifactError, SourceError
+from zpruner.kernels.checks import PADDING_BYTES
+from zpruner.packed.encode import bitmask_of, negative_zeros, nonzero, offsets_of, values_of
+from zpruner.packed.layout import (
+    INDEX,
+    SIGNS,
+    UNREGISTERED,
+    WEIGHTS,
+    PackedTensor,
+    metadata_of,
+    quantization_config,
+)
+from zpruner.packed.source import FileDigest, WeightFile, other_files, read_config, weight_files
+
+MIN_SPARSITY = 0.1
+"""Tensors with a smaller share of zeros stay as they are."""
+Keep = Callable[[str, Tensor], Tensor | None]
+CARD = "README.md"
+_CHANGED = ("config.json", MANIFEST, SHARD_INDEX)
+
+
+class Journal(Protocol):
+    """What is finished, as `zpruner.artifacts.work.Work` remembers it."""
+
+    def done(self, item: str) -> dict[str, Any] | None:
+        """Return the payload of a finished item, or None."""
+
+    def record(self, item: str, payload: Mapping[str, Any], file: Path | None = None, digest: str = "") -> None:
+        """Remember an item as finished."""
+
+
+class Memory:
+    """A journal for a run that starts anew when it is interrupted."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, dict[str, Any]] = {}
+
+    def done(self, item: str) -> dict[str, Any] | None:
+        """Return the payload of a finished item, or None."""
+        return self._items.get(item)
+
+    def record(self, item: str, payload: Mapping[str, Any], file: Path | None = None, digest: str = "") -> None:
+        """Remember an item as finished."""
+        self._items[item] = dict(payload)
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What packing saved.
+
+    Attributes:
+        dense: bytes of the weights before.
+        packed: bytes of the weights after, those of negative zeros included.
+        tensors: how many were packed.
+        weights: numbers in them.
+        kept: of these.
+        negative_zeros: numbers that are -0.0, which take a bitmask of their own.
+        weights_dense, weights_packed: bytes of the packed tensors before and after.
+    """
+
+    dense: int = 0
+    packed: int = 0
+    tensors: int = 0
+    weights: int = 0
+    kept: int = 0
+    negative_zeros: int = 0
+    weights_dense: int = 0
+    weights_packed: int = 0
+
+    def __add__(self, other: Savings) -> Savings:
+        return Savings(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
+
+
+@dataclass
+class _Plan:
+    """What becomes of one file."""
+
+    packed: dict[str, tuple[PackedTensor, Tensor]] = field(default_factory=dict)
+    """name -> the tensor and its offsets"""
+    signs: dict[str, PackedTensor] = field(default_factory=dict)
+    savings: Savings = Savings()
+    checksum: str = ""
+
+
+def pack(
+    folder: Path,
+    out: Path,
+    *,
+    transposed: frozenset[str] = frozenset(),
+    keep: Keep | None = None,
+    journal: Journal | None = None,
+    step: Callable[[], None] = lambda: None,
+    facts: Mapping[str, Any] | None = None,
+    card: str | None = None,
+) -> Savings:
+    """Write a packed copy of a checkpoint folder; `unpack` gives back its very bytes.
+
+    Every tensor of two or more dimensions is packed that has zeros enough for it to become smaller: what is kept is
+    what the mask says, and any other number that is not zero.
+
+    Args:
+        folder: a checkpoint in safetensors.
+        out: an existing folder, empty or left by an interrupted run with the same journal.
+        transposed: names of stored tensors whose matrix is stored (in, out), see `transposed_tensors`.
+        keep: given a stored tensor's name and itself, its mask (bool, of its shape), or None where none is known.
+        journal: what is finished; None: nothing is.
+        step: called after each file, for progress.
+        facts: go into the manifest.
+        card: text of README.md; None: the source's own.
+
+    Raises:
+        SourceError: not a checkpoint folder, or nothing in it becomes smaller.
+        ArtifactError: a file that cannot be read; a checkpoint that is packed already.
+    """
+    config = read_config(folder)
+    files = weight_files(folder)
+    journal = Memory() if journal is None else journal
+    several = len(files) > 1
+    names = [
+        f"zpruner-{n:05d}-of-{len(files):05d}.safetensors" if several else WEIGHTS for n in range(1, len(files) + 1)
+    ]
+    source: dict[str, Any] = {}
+    weight_map: dict[str, str] = {}
+    total = Savings()
+    for file, name in zip(files, names, strict=True):
+        entry = journal.done(name)
+        if entry is None:
+            entry = _pack_file(WeightFile.open(file), out, name, transposed, keep)
+            journal.record(name, entry, out / name, entry["digest"])
+        total += Savings(**entry["savings"])
+        source[file.name] = entry["source"]
+        weight_map |= dict.fromkeys(entry["names"], name)
+        step()
+    if not total.tensors:
+        raise SourceError(
+            str(folder),
+            f"no tensor with {MIN_SPARSITY:.0%} of zeros or more",
+            "a pruned checkpoint",
+            "Prune it first: packing would make nothing smaller.",
+        )
+    if several:
+        write_json(out / INDEX, {"metadata": {"total_size": total.packed}, "weight_map": weight_map})
+    config |= {
+        "quantization_config": quantization_config(INDEX if several else WEIGHTS),
+        "transformers_weights": UNREGISTERED,
+    }
+    write_json(out / "config.json", config)
+    texts = {}
+    for path in other_files(folder):
+        if path.name in _CHANGED or (path.name == CARD and card is not None):
+            texts[path.name] = path.read_bytes().decode()
+        else:
+            shutil.copyfile(path, out / path.name)
+    if card is not None:
+        with atomic_file(out / CARD) as page:
+            page.write(card.encode())
+    model = _model(folder, texts)
+    packed = {"files": source, "texts": texts, "card": card is not None}
+    write_manifest(out, model, **(facts or {}), packed=packed, savings=vars(total))
+    return total
+
+
+def _pack_file(file: WeightFile, out: Path, name: str, transposed: frozenset[str], keep: Keep | None) -> dict[str, Any]:
+    """Write one packed file, and that of its negative zeros where it has any; return what the journal remembers."""
+    plan = _plan(file, transposed, keep)
+    written = _tensors(file, plan, keep)
+    described = [tensor for tensor, _ in plan.packed.values()]
+    with atomic_file(out / name) as opened:
+        write_tensors(opened, written, metadata_of(described))
+    digest = opened.checksum
+    if plan.signs:
+        where = out / signs_name(name)
+        signs = {tensor.name: _signs(file, tensor) for tensor in plan.signs.values()}
+        with atomic_file(where) as opened:
+            write_tensors(opened, signs, metadata_of(plan.signs.values()))
+    return {
+        "digest": digest,
+        "names": sorted(written),
+        "savings": vars(plan.savings),
+        "source": {"header": file.prefix[8:].decode(), "checksum": plan.checksum},
+    }
+
+
+def signs_name(name: str) -> str:
+    """Return the file of the negative zeros that the packed file `name` leaves out."""
+    return SIGNS if name == WEIGHTS else name.replace("zpruner-", "negative_zeros-", 1)
+
+
+def _plan(file: WeightFile, transposed: frozenset[str], keep: Keep | None) -> _Plan:
+    """Read every tensor once: what is kept of it, and the checksum of the file."""
+    plan, digest = _Plan(), FileDigest(file.prefix)
+    taken = set(file.names)
+    for name, stored in file.tensors():
+        tensor = stored.read()
+        digest.add(tensor)
+        savings = Savings(dense=stored.bytes, packed=stored.bytes)
+        described = PackedTensor(name, tuple(tensor.shape), name in transposed and tensor.ndim == 2, tensor.dtype)
+        if tensor.ndim >= 2 and tensor.numel() and not tensor.is_complex() and tensor.dtype != torch.bool:
+            offsets = offsets_of(described.matrix(_kept(name, tensor, keep)))
+            kept = int(offsets[-1])
+            size = described.bitmask_shape[0] * described.bitmask_shape[1] + offsets.nbytes
+            size += kept * tensor.element_size() + PADDING_BYTES
+            if kept <= (1 - MIN_SPARSITY) * tensor.numel() and size < stored.bytes:
+                if clash := taken & set(described.parts):
+                    raise ArtifactError(
+                        f"{file.path}: {name}", f"a tensor named '{min(clash)}'", "that name free", "Rename it."
+                    )
+                plan.packed[name] = (described, offsets)
+                negative = int((negative_zeros(tensor) & ~_kept(name, tensor, keep)).sum())
+                if negative:
+                    plan.signs[name] = described
+                    size += described.bitmask_shape[0] * described.bitmask_shape[1]
+                savings = Savings(stored.bytes, size, 1, tensor.numel(), kept, negative, stored.bytes, size)
+        plan.savings += savings
+    plan.checksum = digest.hex()
+    return plan
+
+
+def _tensors(file: WeightFile, plan: _Plan, keep: Keep | None) -> dict[str, Stored]:
+    """Return what the packed file holds. Each part of a tensor is made when it is written."""
+    written: dict[str, Stored] = {}
+    for name, stored in file.tensors():
+        if name not in plan.packed:
+            written[name] = stored
+            continue
+        tensor, offsets = plan.packed[name]
+        count = int(offsets[-1]) + PADDING_BYTES // tensor.dtype.itemsize
+        shapes = (torch.uint8, tensor.bitmask_shape), (tensor.dtype, (count,)), (offsets.dtype, (tensor.rows + 1,))
+        makers = (
+            partial(_bitmask, stored, tensor, keep),
+            partial(_values, stored, tensor, keep),
+            partial(_same, offsets),
+        )
+        for part, (dtype, shape), make in zip(tensor.parts, shapes, makers, strict=True):
+            written[part] = Stored(dtype, shape, make)
+    return written
+
+
+def _kept(name: str, tensor: Tensor, keep: Keep | None) -> Tensor:
+    mask = None if keep is None else keep(name, tensor)
+    return nonzero(tensor) if mask is None else nonzero(tensor) | mask
+
+
+def _bitmask(stored: Stored, tensor: PackedTensor, keep: Keep | None) -> Tensor:
+    return bitmask_of(tensor.matrix(_kept(tensor.name, stored.read(), keep)))
+
+
+def _values(stored: Stored, tensor: PackedTensor, keep: Keep | None) -> Tensor:
+    weight = stored.read()
+    return values_of(tensor.matrix(weight), tensor.matrix(_kept(tensor.name, weight, keep)))
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _signs(file: WeightFile, tensor: PackedTensor) -> Stored:
+    stored = dict(file.tensors())[tensor.name]
+
+    def read() -> Tensor:
+        return bitmask_of(tensor.matrix(negative_zeros(stored.read())))
+
+    return Stored(torch.uint8, tensor.bitmask_shape, read)
+
+
+def _model(folder: Path, texts: Mapping[str, str]) -> str:
+    """Return the source that the model came from, where a manifest knows it."""
+    manifest = json.loads(texts[MANIFEST]) if MANIFEST in texts else {}
+    return str(manifest.get("model", folder.name))

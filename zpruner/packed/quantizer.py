@@ -1,0 +1,159 @@
+"""Packed checkpoints in transformers' loader, by the hooks that it has for quantised ones.
+
+transformers builds the empty model; the linear layers whose weights are packed are replaced by layers that keep them
+so; everything else that is packed (experts that are stacked on loading, embeddings) is expanded while it is loaded.
+Without `import zpruner` transformers would ignore the format with a warning and load random weights: a packed
+checkpoint therefore has no file of the name that it looks for, and a sentence in its place (`layout.UNREGISTERED`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from zpruner.errors import ArtifactError
+from zpruner.packed.layout import FORMAT, METHOD, VERSION, WEIGHTS, PackedTensor
+from zpruner.packed.linear import SparseLinear
+from zpruner.packed.reader import PackedFile
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+class PackedConfig(QuantizationConfigMixin):
+    """`quantization_config` of a packed checkpoint.
+
+    Args:
+        quant_method: `zpruner`.
+        format, version: of `zpruner.packed.layout`.
+        weights: the file that holds the weights, or names those that do.
+    """
+
+    def __init__(
+        self,
+        quant_method: str = METHOD,
+        format: str = FORMAT,  # noqa: A002 - the field's name in config.json
+        version: int = VERSION,
+        weights: str = WEIGHTS,
+    ) -> None:
+        self.quant_method, self.format, self.version, self.weights = quant_method, format, version, weights
+        if (format, version) != (FORMAT, VERSION):
+            raise ArtifactError(
+                "quantization_config",
+                f"{format} of version {version}",
+                f"{FORMAT} of version {VERSION}",
+                "Load it with the version of zpruner that packed it, or pack the model again.",
+            )
+
+
+class PackedQuantizer(HfQuantizer):
+    """Loads a packed checkpoint."""
+
+    quantization_config: PackedConfig
+
+    def __init__(self, quantization_config: PackedConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        if not self.pre_quantized:
+            raise ArtifactError(
+                "quantization_config", "a model that is not packed", "a packed checkpoint", "Run `zpruner pack` on it."
+            )
+        self._files: list[PackedFile] = []
+        self._simple: dict[str, str] = {}
+
+    def update_attn_implementation(self, config: PretrainedConfig) -> PretrainedConfig:
+        """Put the name of the weights' file where transformers looks for it: no hook of its own comes in time."""
+        config.transformers_weights = self.quantization_config.weights
+        return config
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        from zpruner.packed.loading import simple_tensors
+
+        self._files = [PackedFile(Path(file)) for file in kwargs["checkpoint_files"]]
+        for file in self._files:
+            file.verify()
+        self._simple = simple_tensors(model, self._files)
+        for file in self._files:
+            for name, tensor in file.packed.items():
+                if name in self._simple:
+                    _replace(model, self._simple[name], tensor, file)
+
+    def update_weight_conversions(self, weight_conversions: list[Any], model: PreTrainedModel) -> list[Any]:
+        """Let what is packed and not replaced be expanded on its way into the model."""
+        from zpruner.packed.loading import Expansion
+
+        expansion = Expansion.of(model, self._files, self._simple, weight_conversions)
+        return [*([] if expansion is None else [expansion]), *weight_conversions]
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
+        """Return the dtype to cast a stored tensor to; those of an expansion are cast after it."""
+        from zpruner.packed.loading import Expansion
+
+        if isinstance(converter, Expansion):
+            return None
+        found: torch.dtype | None = super().get_new_dtype(converter, param, dtype)
+        return found
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        from zpruner.packed.saving import save_packed_by
+
+        for module in model.modules():
+            if isinstance(module, SparseLinear):
+                module.matrix  # noqa: B018 - checks what was loaded
+        save_packed_by(model, {name: tensor for file in self._files for name, tensor in file.packed.items()})
+        return model
+
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        """Return the model with ordinary linear layers."""
+        for name, module in list(model.named_modules()):
+            if isinstance(module, SparseLinear):
+                dense = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+                dense.weight = nn.Parameter(module.weight.to(dtype), requires_grad=False)
+                dense.register_parameter("bias", module.bias)
+                model.set_submodule(name, dense)
+        return model
+
+    def is_serializable(self) -> bool:
+        """Return True: see `zpruner.packed.saving`."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """False: gradients reach the inputs of packed layers, not their weights."""
+        return False
+
+
+def register() -> None:
+    """Tell transformers of packed checkpoints, once."""
+    if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        register_quantization_config(METHOD)(PackedConfig)
+        register_quantizer(METHOD)(PackedQuantizer)
+
+
+def _replace(model: PreTrainedModel, weight: str, tensor: PackedTensor, file: PackedFile) -> None:
+    """Put a packed layer in the place of the linear one that holds `weight`."""
+    name = weight.rpartition(".")[0]
+    module = model.get_submodule(name)
+    kinds: Mapping[str, Any] = file.kinds
+    _, values, offsets = tensor.parts
+    sparse = SparseLinear(
+        name,
+        tensor.rows,
+        tensor.columns,
+        tensor.dtype,
+        kinds[values][1][0],
+        torch.int64 if kinds[offsets][0] == "I64" else torch.int32,
+        module.bias,
+        "meta",
+    )
+    model.set_submodule(name, sparse.train(module.training))

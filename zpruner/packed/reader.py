@@ -1,0 +1,158 @@
+"""A packed checkpoint on disk: its tensors as they were, each read and checked by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from zpruner.artifacts.work import checksum, read_sealed_json
+from zpruner.checkpoint.files import MANIFEST
+from zpruner.checkpoint.tensors import read_tensor, safetensors_name, tensor_names
+from zpruner.errors import ArtifactError
+from zpruner.kernels import check_packed
+from zpruner.kernels.expand import expand_rows, unpack_bits
+from zpruner.packed.encode import nonzero, put_negative_zeros
+from zpruner.packed.layout import INDEX, PARTS, WEIGHTS, PackedTensor, read_metadata
+
+_AGAIN = "Pack the model again."
+
+
+def packed_files(folder: Path) -> list[Path]:
+    """Return the weights' files of a packed checkpoint: zpruner.safetensors, or what its index names.
+
+    Raises:
+        ArtifactError: there are none, or the index names files that are not there.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        named = sorted(set(index["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise ArtifactError(
+            str(folder),
+            f"neither {WEIGHTS} nor a readable {INDEX}",
+            "a packed checkpoint",
+            "See `zpruner pack --help`.",
+        ) from None
+    for name in named:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise ArtifactError(str(folder), f"no file '{name}'", f"what {INDEX} names", _AGAIN)
+    return [folder / name for name in named]
+
+
+class PackedFile:
+    """One file of a packed checkpoint.
+
+    Args:
+        path: a safetensors file with the metadata of `zpruner.packed.layout`.
+
+    Raises:
+        ArtifactError: not such a file, or a packed tensor's parts are not those that its metadata asks for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        present = set(tensor_names(path))
+        try:
+            with safe_open(path, framework="pt", backend="pread") as file:
+                self.packed = read_metadata(str(path), file.metadata())
+                """Packed tensors, by the name of what they stand for."""
+                kinds = {
+                    name: (file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape()))
+                    for name in present
+                }
+        except SafetensorError as error:
+            raise ArtifactError(str(path), f"bytes that are not safetensors ({error})", "safetensors", _AGAIN) from None
+        self.dense = present
+        """Names of the tensors that are stored as they are."""
+        self.kinds = kinds
+        """Name -> safetensors' dtype and shape."""
+        for tensor in self.packed.values():
+            if tensor.name in present:
+                raise ArtifactError(
+                    f"{path}: {tensor.name}", "both a packed tensor and a dense one", "one of them", _AGAIN
+                )
+            if missing := set(tensor.parts) - present:
+                raise ArtifactError(
+                    f"{path}: {tensor.name}", f"no '{min(missing)}'", "the parts of a packed tensor", _AGAIN
+                )
+            self._check_shapes(tensor)
+            self.dense = self.dense - set(tensor.parts)
+        for name in self.dense:
+            stem = name.removesuffix(f"_{PARTS[0]}")
+            if stem != name and all(f"{stem}_{part}" in self.dense for part in PARTS):
+                raise ArtifactError(f"{path}: {name}", "parts of a tensor", "its name in the metadata", _AGAIN)
+
+    def verify(self) -> None:
+        """Compare the file's bytes with the checksum in the manifest beside it, where there is one.
+
+        Raises:
+            ArtifactError: the file or the manifest was altered.
+        """
+        manifest = self.path.with_name(MANIFEST)
+        if not manifest.is_file():
+            return
+        known = read_sealed_json(manifest)
+        if known is None:
+            raise ArtifactError(str(manifest), "an altered or truncated manifest", "the bytes once written", _AGAIN)
+        facts = known["files"].get(self.path.name)
+        if facts is not None and (got := checksum(self.path)) != facts["checksum"]:
+            raise ArtifactError(str(self.path), f"checksum {got}", f"checksum {facts['checksum']}", _AGAIN)
+
+    def parts(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return bitmask, values and offsets of a packed tensor, checked.
+
+        Raises:
+            ArtifactError: they are not a packed matrix.
+        """
+        tensor = self.packed[name]
+        bitmask, values, offsets = (self._read(part) for part in tensor.parts)
+        check_packed(f"{self.path}: {name}", bitmask, values, offsets, tensor.rows, tensor.columns)
+        return bitmask, values, offsets
+
+    def read(self, name: str) -> Tensor:
+        """Return a tensor as it was before packing.
+
+        Raises:
+            ArtifactError: its parts are not a packed matrix.
+        """
+        if name not in self.packed:
+            return self._read(name)
+        tensor = self.packed[name]
+        bitmask, values, offsets = self.parts(name)
+        return tensor.restored(expand_rows(bitmask, values, offsets, tensor.columns, 0, tensor.rows))
+
+    def _read(self, name: str) -> Tensor:
+        return read_tensor(self.path, name)
+
+    def _check_shapes(self, tensor: PackedTensor) -> None:
+        """Raise unless the header gives the parts the shapes that the tensor's asks for: before anything is read."""
+        bitmask, values, offsets = (self.kinds[part] for part in tensor.parts)
+        where = f"{self.path}: {tensor.name}"
+        if bitmask != ("U8", tensor.bitmask_shape):
+            raise ArtifactError(f"{where}_bitmask", f"{bitmask}", f"('U8', {tensor.bitmask_shape})", _AGAIN)
+        if offsets[0] not in ("I32", "I64") or offsets[1] != (tensor.rows + 1,):
+            raise ArtifactError(f"{where}_offsets", f"{offsets}", f"I32 or I64 of shape ({tensor.rows + 1},)", _AGAIN)
+        kind = safetensors_name(tensor.dtype)
+        if values[0] != kind or len(values[1]) != 1:
+            raise ArtifactError(f"{where}_values", f"{values}", f"{kind} of one dimension", _AGAIN)
+
+
+def restore_signs(tensor: PackedTensor, value: Tensor, bitmask: Tensor, where: str) -> Tensor:
+    """Return `value` with -0.0 where a file of negative zeros says; these must be zeros that were left out.
+
+    Raises:
+        ArtifactError: the bitmask is of another shape, or names numbers that are not zero.
+    """
+    if bitmask.dtype != torch.uint8 or tuple(bitmask.shape) != tensor.bitmask_shape:
+        raise ArtifactError(where, f"{bitmask.dtype} {tuple(bitmask.shape)}", f"uint8 {tensor.bitmask_shape}", _AGAIN)
+    negative = tensor.restored(unpack_bits(bitmask, tensor.columns))
+    if bool((nonzero(value) & negative).any()):
+        raise ArtifactError(where, "signs of numbers that are not zero", "those of zeros", _AGAIN)
+    put_negative_zeros(value, negative)
+    return value

@@ -17,6 +17,7 @@ from packed_cases import packed, save, zero_half
 from safetensors.torch import load_file, save_file
 
 import zpruner
+from zpruner.artifacts.work import read_sealed_json, write_sealed_json
 from zpruner.errors import ArtifactError, ZprunerError
 from zpruner.packed.reader import PackedFile
 from zpruner.packed.unpack import unpack
@@ -123,11 +124,8 @@ def test_damage_anywhere_is_found(data: st.DataObject, whole: Path, tmp_path: Pa
 
 
 def test_an_original_that_cannot_be_restored_is_named(whole: Path, tmp_path: Path) -> None:
-    from zpruner.artifacts.work import read_sealed_json, write_sealed_json
-
     shutil.copytree(whole, tmp_path / "copy")
-    manifest = read_sealed_json(tmp_path / "copy" / "zpruner.json")
-    assert manifest is not None
+    manifest = read_sealed_json(tmp_path / "copy" / "zpruner.json", "a manifest")
     manifest["packed"]["files"]["model.safetensors"]["checksum"] = "0" * 32
     write_sealed_json(tmp_path / "copy" / "zpruner.json", manifest)
     (tmp_path / "out").mkdir()
@@ -142,3 +140,15 @@ def test_an_index_of_what_is_not_there_is_named(index: bytes, tmp_path: Path) ->
     (tmp_path / "zpruner.safetensors.index.json").write_bytes(index)
     with pytest.raises(ArtifactError, match=r"no file|neither zpruner.safetensors"):
         unpack(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["../stray.safetensors", "/tmp/stray.safetensors", "a/../../stray", ""])
+@pytest.mark.parametrize("kind", ["files", "texts"])
+def test_no_name_leads_out_of_the_folder(name: str, kind: str, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "copy")
+    manifest = read_sealed_json(tmp_path / "copy" / "zpruner.json", "a manifest")
+    manifest["packed"][kind] = {name: next(iter(manifest["packed"][kind].values()))}
+    write_sealed_json(tmp_path / "copy" / "zpruner.json", manifest)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ArtifactError, match="no description of the original"):
+        unpack(tmp_path / "copy", tmp_path / "out")

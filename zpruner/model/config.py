@@ -19,6 +19,8 @@ from zpruner.runtime.quiet import first_line
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+PACKED = "zpruner"
+"""`quant_method` of packed checkpoints."""
 _BYTES = 1 << 24
 """Of a config.json, at most: the largest known have 2 MB, lists of quantised modules."""
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -26,6 +28,16 @@ _ATTENTION = (None, "eager", "sdpa")
 """What torch itself computes. Others need packages, or fetch code from the hub by the name that config.json gives."""
 _LIMITS = {re.compile("layer|block|expert|head|stage|depth"): 10**6, re.compile("position|context"): 10**8}
 """Names of settings -> the largest number; transformers makes lists and tables of that length."""
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a checkpoint folder is packed (`zpruner.packed`): its zeros are left out.
+
+    Raises:
+        SourceError: no config.json, or one that cannot be read.
+    """
+    stored = _read(folder).get("quantization_config")
+    return isinstance(stored, dict) and stored.get("quant_method") == PACKED
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -193,6 +205,13 @@ def _make_dense(folder: Path, config: PretrainedConfig) -> None:
         if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
             method = "bitsandbytes"
         kind = KINDS.get(method) if isinstance(method, str) and method != "gguf" else None
+        if method == PACKED:
+            raise SourceError(
+                str(folder),
+                "a packed checkpoint",
+                "one with its zeros in place",
+                "Run `zpruner unpack` on it (`zpruner evaluate` and `zpruner.load` take it as it is).",
+            )
         if kind is None or "dequantize" not in inspect.signature(kind).parameters:
             raise quantised(folder, _quoted(method))
         part.quantization_config = {**settings, "dequantize": True}

@@ -10,7 +10,7 @@ import torch
 
 from zpruner.errors import InvalidSettingError, did_you_mean
 from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
-from zpruner.model.config import one_sentence, quiet_transformers
+from zpruner.model.config import is_packed, one_sentence, quiet_transformers
 from zpruner.model.opening import check_loaded, open_checkpoint
 
 if TYPE_CHECKING:
@@ -72,14 +72,15 @@ def load_model(
             "dtype", repr(dtype), f"one of {', '.join(_DTYPES)}", did_you_mean(str(dtype).rpartition(".")[2], _DTYPES)
         )
     place = resolve_device(device)
-    opened = open_checkpoint(folder, dtype, trust_remote_code=trust_remote_code)
+    # A packed checkpoint is checked while transformers loads it, by what it registered (`zpruner.packed.hook`).
+    opened = None if is_packed(folder) else open_checkpoint(folder, dtype, trust_remote_code=trust_remote_code)
     with one_sentence(folder), quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model: PreTrainedModel
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
-            config=opened.config,
-            dtype=opened.dtype,
+            config=None if opened is None else opened.config,
+            dtype=_torch_dtype(dtype) if opened is None else opened.dtype,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=trust_remote_code,
@@ -87,13 +88,17 @@ def load_model(
             ignore_mismatched_sizes=True,  # reported below
         )
     check_loaded(folder, loading["missing_keys"], loading["mismatched_keys"])
-    if opened.quantizer is not None:
+    if opened is not None and opened.quantizer is not None:
         model._weight_conversions = None  # saved as the dense model that it is now
     record_untied(model)
     model = model.to(place).eval()
     if model.dtype == torch.bfloat16 and not multiplies_bfloat16(model.device):
         widen_products(model)
     return model
+
+
+def _torch_dtype(name: str) -> torch.dtype | str:
+    return name if name == "auto" else getattr(torch, name)
 
 
 def record_untied(model: PreTrainedModel) -> None:

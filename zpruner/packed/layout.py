@@ -12,8 +12,9 @@ import torch
 
 from zpruner.errors import ArtifactError
 from zpruner.kernels.checks import words
+from zpruner.model.config import PACKED
 
-METHOD = "zpruner"
+METHOD = PACKED
 """`quant_method` in config.json, and the key of the metadata in every file."""
 FORMAT = "zpruner-bitmask"
 VERSION = 1

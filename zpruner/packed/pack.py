@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from zpruner.artifacts.work import atomic_file, write_json
-from zpruner.checkpoint.files import MANIFEST, SHARD_INDEX, write_manifest
-from zpruner.checkpoint.tensors import Stored, write_tensors
+from zpruner.checkpoint import MANIFEST, Stored, write_manifest, write_tensors
+from zpruner.checkpoint.manifest import SHARD_INDEX
 from zpruner.errors import ArtifactError, SourceError
 from zpruner.kernels.checks import PADDING_BYTES
+from zpruner.model.weight_files import weight_files
 from zpruner.packed.encode import bitmask_of, negative_zeros, nonzero, offsets_of, values_of
 from zpruner.packed.layout import (
     INDEX,
@@ -28,7 +29,7 @@ from zpruner.packed.layout import (
     metadata_of,
     quantization_config,
 )
-from zpruner.packed.source import FileDigest, WeightFile, other_files, read_config, weight_files
+from zpruner.packed.source import FileDigest, WeightFile, other_files, read_plain_config
 
 MIN_SPARSITY = 0.1
 """Tensors with a smaller share of zeros stay as they are."""
@@ -110,6 +111,7 @@ def pack(
     step: Callable[[], None] = lambda: None,
     facts: Mapping[str, Any] | None = None,
     card: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Savings:
     """Write a packed copy of a checkpoint folder; `unpack` gives back its very bytes.
 
@@ -125,13 +127,14 @@ def pack(
         step: called after each file, for progress.
         facts: go into the manifest.
         card: text of README.md; None: the source's own.
+        trust_remote_code: whether code in the checkpoint may run.
 
     Raises:
-        SourceError: not a checkpoint folder, or nothing in it becomes smaller.
+        SourceError, ModelStructureError: not a causal language model, or nothing in it becomes smaller.
         ArtifactError: a file that cannot be read; a checkpoint that is packed already.
     """
-    config = read_config(folder)
-    files = weight_files(folder)
+    described, config = read_plain_config(folder, trust_remote_code=trust_remote_code)
+    files, _ = weight_files(folder, described)
     journal = Memory() if journal is None else journal
     several = len(files) > 1
     names = [
@@ -146,7 +149,7 @@ def pack(
             entry = _pack_file(WeightFile.open(file), out, name, transposed, keep)
             journal.record(name, entry, out / name, entry["digest"])
         total += Savings(**entry["savings"])
-        source[file.name] = entry["source"]
+        source[file.relative_to(folder).as_posix()] = entry["source"]
         weight_map |= dict.fromkeys(entry["names"], name)
         step()
     if not total.tensors:

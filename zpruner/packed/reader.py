@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from zpruner.artifacts.work import checksum, read_sealed_json
-from zpruner.checkpoint.files import MANIFEST
-from zpruner.checkpoint.tensors import read_tensor, safetensors_name, tensor_names
+from zpruner.checkpoint import MANIFEST
 from zpruner.errors import ArtifactError
 from zpruner.kernels import check_packed
 from zpruner.kernels.expand import expand_rows, unpack_bits
+from zpruner.model.stored import NAMES, read_tensor, tensor_facts
 from zpruner.packed.encode import nonzero, put_negative_zeros
 from zpruner.packed.layout import INDEX, PARTS, WEIGHTS, PackedTensor, read_metadata
 
@@ -57,20 +57,14 @@ class PackedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        present = set(tensor_names(path))
-        try:
-            with safe_open(path, framework="pt", backend="pread") as file:
-                self.packed = read_metadata(str(path), file.metadata())
-                """Packed tensors, by the name of what they stand for."""
-                kinds = {
-                    name: (file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape()))
-                    for name in present
-                }
-        except SafetensorError as error:
-            raise ArtifactError(str(path), f"bytes that are not safetensors ({error})", "safetensors", _AGAIN) from None
+        facts = tensor_facts(path)
+        with safe_open(path, framework="pt", backend="pread") as file:
+            self.packed = read_metadata(str(path), file.metadata())
+            """Packed tensors, by the name of what they stand for."""
+        present = set(facts)
         self.dense = present
         """Names of the tensors that are stored as they are."""
-        self.kinds = kinds
+        self.kinds = {name: (found.kind, found.shape) for name, found in facts.items()}
         """Name -> safetensors' dtype and shape."""
         for tensor in self.packed.values():
             if tensor.name in present:
@@ -97,10 +91,7 @@ class PackedFile:
         manifest = self.path.with_name(MANIFEST)
         if not manifest.is_file():
             return
-        known = read_sealed_json(manifest)
-        if known is None:
-            raise ArtifactError(str(manifest), "an altered or truncated manifest", "the bytes once written", _AGAIN)
-        facts = known["files"].get(self.path.name)
+        facts = read_sealed_json(manifest, "a checkpoint's manifest")["files"].get(self.path.name)
         if facts is not None and (got := checksum(self.path)) != facts["checksum"]:
             raise ArtifactError(str(self.path), f"checksum {got}", f"checksum {facts['checksum']}", _AGAIN)
 
@@ -138,7 +129,7 @@ class PackedFile:
             raise ArtifactError(f"{where}_bitmask", f"{bitmask}", f"('U8', {tensor.bitmask_shape})", _AGAIN)
         if offsets[0] not in ("I32", "I64") or offsets[1] != (tensor.rows + 1,):
             raise ArtifactError(f"{where}_offsets", f"{offsets}", f"I32 or I64 of shape ({tensor.rows + 1},)", _AGAIN)
-        kind = safetensors_name(tensor.dtype)
+        kind = NAMES.get(tensor.dtype)
         if values[0] != kind or len(values[1]) != 1:
             raise ArtifactError(f"{where}_values", f"{values}", f"{kind} of one dimension", _AGAIN)
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from zpruner.artifacts.work import atomic_file, write_json
-from zpruner.checkpoint.files import MANIFEST
-from zpruner.checkpoint.tensors import Stored, write_tensors
+from zpruner.checkpoint import MANIFEST, Stored, write_tensors
 from zpruner.errors import InvalidSettingError
 from zpruner.packed.encode import bitmask_of, nonzero, offsets_of, values_of
 from zpruner.packed.layout import INDEX, UNREGISTERED, WEIGHTS, PackedTensor, metadata_of, quantization_config

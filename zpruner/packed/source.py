@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
 from torch import Tensor
 
-from zpruner.checkpoint.files import SHARD_INDEX
-from zpruner.checkpoint.tensors import Stored, TensorFiles
-from zpruner.errors import ArtifactError, SourceError
+from zpruner.errors import ArtifactError
+from zpruner.model.config import read_config
+from zpruner.model.stored import Stored, read_header, read_tensor, tensor_facts
 
-_SINGLE = "model.safetensors"
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".ckpt")
 
 
@@ -35,18 +38,16 @@ class WeightFile:
         Raises:
             ArtifactError: not safetensors.
         """
-        files = TensorFiles([path])  # which checks it
-        with path.open("rb") as raw:
-            length = raw.read(8)
-            prefix = length + raw.read(int.from_bytes(length, "little"))
+        names = tensor_facts(path)  # which checks it
+        prefix = read_header(path)
         header: dict[str, Any] = json.loads(prefix[8:])
-        return cls(path, prefix, tuple(sorted(files.names(), key=lambda name: header[name]["data_offsets"])))
+        return cls(path, prefix, tuple(sorted(names, key=lambda name: header[name]["data_offsets"])))
 
     def tensors(self) -> Iterator[tuple[str, Stored]]:
         """Yield every tensor, not read yet, in the order of their bytes."""
-        files = TensorFiles([self.path])
+        facts = tensor_facts(self.path)
         for name in self.names:
-            yield name, files.later(name)
+            yield name, facts[name].later(name, partial(read_tensor, self.path, name))
 
 
 class FileDigest:
@@ -69,29 +70,6 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that transformers would load from `folder`: model.safetensors, or the index's.
-
-    Raises:
-        SourceError: there are none, or the index names files that are not there.
-    """
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    index = folder / SHARD_INDEX
-    try:
-        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except FileNotFoundError:
-        raise SourceError(
-            str(folder), f"neither {_SINGLE} nor {SHARD_INDEX}", "a checkpoint in safetensors", "Check the folder."
-        ) from None
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise SourceError(str(index), f"no index ({error})", "a weight_map", "Get the checkpoint again.") from None
-    for name in named:
-        if Path(name).name != name or not (folder / name).is_file():
-            raise SourceError(str(folder), f"no file '{name}'", f"what {SHARD_INDEX} names", "Get it again.")
-    return [folder / name for name in named]
-
-
 def other_files(folder: Path) -> list[Path]:
     """Return what lies beside the weights and belongs to the model: configuration, tokenizer, card, code."""
     return [
@@ -101,26 +79,21 @@ def other_files(folder: Path) -> list[Path]:
     ]
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json.
+def read_plain_config(folder: Path, *, trust_remote_code: bool = False) -> tuple[PretrainedConfig, dict[str, Any]]:
+    """Return the config of a checkpoint with ordinary weights, as transformers and as JSON reads it.
 
     Raises:
-        SourceError: there is none, or it is not JSON.
-        ArtifactError: it is of a model that is quantised or packed already.
+        SourceError, ModelStructureError: as `read_config`.
+        ArtifactError: the model is quantised or packed already.
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SourceError(
-            str(path), f"no configuration ({error})", "a checkpoint folder", "Check the folder."
-        ) from None
-    method = (config.get("quantization_config") or {}).get("quant_method")
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        method = (raw.get("quantization_config") or {}).get("quant_method")
+    except (OSError, ValueError, AttributeError):
+        raw, method = {}, None  # `read_config` says what is wrong with it
     if method is not None:
         raise ArtifactError(
-            str(path),
-            f"a checkpoint that {method} made",
-            "one with ordinary weights",
-            "Pack the model it was made from.",
+            str(path), f"a checkpoint that {method} made", "ordinary weights", "Pack the model that it was made from."
         )
-    return dict(config)
+    return read_config(folder, trust_remote_code=trust_remote_code), raw

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from zpruner.checkpoint.conversion import Conversion, empty_model
-from zpruner.checkpoint.tensors import TensorFiles
-from zpruner.packed.source import weight_files
+from zpruner.checkpoint.conversion import Conversion
+from zpruner.model.opening import empty_model
+from zpruner.model.stored import TensorFiles
+from zpruner.model.weight_files import weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,5 +47,5 @@ def transposed_tensors(folder: Path, *, trust_remote_code: bool = False) -> froz
     if not transposed:
         return frozenset()
     conversion = Conversion(model)
-    names = TensorFiles(weight_files(folder)).names()
+    names = TensorFiles(weight_files(folder, model.config)[0]).names()
     return frozenset(name for name in names if set(conversion.targets(name)) & transposed)

@@ -6,15 +6,14 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from torch import Tensor
-
 from zpruner.artifacts.work import atomic_file, write_json
-from zpruner.checkpoint.files import MANIFEST, SHARD_INDEX, Checkpoint, write_manifest
-from zpruner.checkpoint.tensors import Stored, read_tensor, tensor_names, write_tensors
+from zpruner.checkpoint import MANIFEST, Checkpoint, Stored, write_manifest, write_tensors
+from zpruner.checkpoint.manifest import SHARD_INDEX
 from zpruner.errors import ArtifactError
+from zpruner.model.stored import read_tensor, tensor_facts
 from zpruner.packed.layout import INDEX, METHOD, SIGNS, WEIGHTS
 from zpruner.packed.pack import CARD, signs_name
 from zpruner.packed.reader import PackedFile, packed_files, restore_signs
@@ -38,11 +37,24 @@ def unpack(folder: Path, out: Path, step: Callable[[], None] = lambda: None) -> 
     if known:
         Checkpoint(folder).verify_all()
     files = packed_files(folder)
-    original: dict[str, Any] = known.get("packed", {})
+    original = _original(folder, known)
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path not in files and path.name not in (INDEX, MANIFEST) and not _is_signs(path):
+        if (
+            not path.name.startswith(".")
+            and path.is_file()
+            and path not in files
+            and path.name not in (INDEX, MANIFEST)
+            and not _is_signs(path)
+        ):
             shutil.copyfile(path, out / path.name)
     if original:
+        if len(files) != len(original["files"]):
+            raise ArtifactError(
+                str(folder),
+                f"{len(files)} files",
+                f"{len(original['files'])}: one for each of the original",
+                "Pack it again.",
+            )
         for path, (name, facts) in zip(files, original["files"].items(), strict=True):
             _write_original(PackedFile(path), out / name, facts)
             step()
@@ -55,13 +67,42 @@ def unpack(folder: Path, out: Path, step: Callable[[], None] = lambda: None) -> 
     _write_anew(folder, files, out, step)
 
 
+def _original(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says of the checkpoint that was packed, after checking that no name leads elsewhere.
+
+    Raises:
+        ArtifactError: it is not what `pack` writes.
+    """
+    original = manifest.get("packed")
+    if original is None:
+        return {}
+    try:
+        for name in [*original["files"], *original["texts"]]:
+            inside = PurePosixPath(name)
+            if inside.is_absolute() or ".." in inside.parts or "\\" in name or not inside.name:
+                raise ValueError(f"the name '{name[:60]}'")
+        for facts in original["files"].values():
+            tensors = json.loads(facts["header"])
+            for name in tensors.keys() - {"__metadata__"}:
+                int(tensors[name]["data_offsets"][0])
+            str(facts["checksum"])
+        return {key: original[key] for key in ("files", "texts", "card")}
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        raise ArtifactError(
+            str(folder / MANIFEST),
+            f"no description of the original ({error})",
+            "that of `zpruner pack`",
+            "Pack it again.",
+        ) from None
+
+
 def _write_original(packed: PackedFile, out: Path, facts: Mapping[str, Any]) -> None:
     """Write a file with the original's header, and its tensors in their order."""
     header = facts["header"].encode()
     order = json.loads(header)
     names = sorted(order.keys() - {"__metadata__"}, key=lambda name: order[name]["data_offsets"])
     signs = packed.path.with_name(signs_name(packed.path.name))
-    negative = set(tensor_names(signs)) if signs.is_file() else set()
+    negative = set(tensor_facts(signs)) if signs.is_file() else set()
     with atomic_file(out) as file:
         file.write(len(header).to_bytes(8, "little"))
         file.write(header)
@@ -105,12 +146,7 @@ def _later(packed: PackedFile, name: str) -> Stored:
     if name in packed.packed:
         tensor = packed.packed[name]
         return Stored(tensor.dtype, tensor.shape, partial(packed.read, name))
-    from zpruner.checkpoint.tensors import stored_tensor
-
-    def read() -> Tensor:
-        return packed.read(name)
-
-    return stored_tensor(packed.path, name, read)
+    return tensor_facts(packed.path)[name].later(name, partial(packed.read, name))
 
 
 def _is_signs(path: Path) -> bool:

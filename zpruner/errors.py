@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from operator import index
 from types import MappingProxyType
 
 _SHOWN = 30
@@ -154,6 +155,21 @@ def without_credentials(text: str, mark: str = "***") -> str:
 
     text = _QUERY.sub(rf"\1{mark and f'?{mark}'}", _USER.sub(user, text))
     return _HUB_TOKEN.sub(mark, _NAMED.sub(rf"\1{mark}", text))
+
+
+def whole_number(name: str, value: object, least: int) -> int:
+    """Return an argument as an int.
+
+    Raises:
+        InvalidSettingError: it is no whole number (a float, text or bool), or less than `least`.
+    """
+    try:
+        number = None if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise InvalidSettingError(name, shown(value), f"a whole number, at least {least}", "Pass one.")
+    return number
 
 
 def shown(value: object) -> str:

@@ -9,17 +9,17 @@ from zpruner.model import check_windows
 
 
 @pytest.mark.parametrize(
-    ("windows", "batch_size", "least", "error", "message"),
+    ("windows", "least", "error", "message"),
     [
-        (torch.zeros(0, 8, dtype=torch.int32), 1, 1, ShapeMismatchError, r"torch.int32 of shape \(0, 8\)"),
-        (torch.zeros(8, dtype=torch.int32), 1, 1, ShapeMismatchError, r"shape \(8,\)"),
-        (torch.zeros(2, 8), 1, 1, ShapeMismatchError, "torch.float32"),
-        (torch.zeros(2, 1, dtype=torch.int32), 1, 2, ShapeMismatchError, r"at least \(1, 2\)"),
-        (torch.full((2, 8), 100), 1, 1, InvalidSettingError, "token id 100, expected ids from 0 to 99"),
-        (torch.full((2, 8), -1), 1, 1, InvalidSettingError, "token id -1"),
-        (torch.zeros(2, 8, dtype=torch.int32), 0, 1, InvalidSettingError, "batch_size: got 0"),
+        (torch.zeros(0, 8, dtype=torch.int32), 1, ShapeMismatchError, r"torch.int32 of shape \(0, 8\)"),
+        (torch.zeros(8, dtype=torch.int32), 1, ShapeMismatchError, r"shape \(8,\)"),
+        (torch.zeros(2, 8), 1, ShapeMismatchError, "torch.float32"),
+        (torch.zeros(2, 1, dtype=torch.int32), 2, ShapeMismatchError, r"at least \(1, 2\)"),
+        (torch.full((2, 8), 100), 1, InvalidSettingError, "token id 100, expected ids from 0 to 99"),
+        (torch.full((2, 8), -1), 1, InvalidSettingError, "token id -1"),
+        (torch.zeros(2, 9, dtype=torch.int32), 1, InvalidSettingError, "9 tokens each, expected at most 8, the most"),
     ],
 )
-def test_windows_that_a_model_cannot_read(windows, batch_size, least, error, message):
+def test_windows_that_a_model_cannot_read(windows, least, error, message):
     with pytest.raises(error, match=message):
-        check_windows(windows, LlamaConfig(vocab_size=100), batch_size, least)
+        check_windows(windows, LlamaConfig(vocab_size=100, max_position_embeddings=8), least)

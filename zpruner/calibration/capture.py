@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from zpruner.calibration.accumulate import InputAccumulator
@@ -46,7 +47,9 @@ def capturing(
     def observe(layer: PrunableLayer, inputs: Tensor) -> None:
         if not inputs.numel():  # an expert without a token in this batch
             return
-        memory = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs._version)
+        # Of what is computed in inference mode nobody can tell whether it was changed since: such is never shared.
+        version = object() if inputs.is_inference() else inputs._version
+        memory = (inputs.data_ptr(), inputs.shape, inputs.stride(), version)
         owner, _ = seen.setdefault(memory, (layer.name, inputs))
         before = read.setdefault(layer.name, [])
         if layer.name not in collection.owner:
@@ -182,4 +185,5 @@ class _Watch:
                 f"(out, in) = {tuple(expected.shape)} of strides {expected.stride()}",
                 "The model's code uses this weight in more ways than one: list it under model.ignore in params.yaml.",
             )
-        self.observe(layer, inputs)
+        with torch.inference_mode(False), torch.no_grad():  # the model's code may have switched to it
+            self.observe(layer, inputs)

@@ -17,9 +17,9 @@ from zpruner.calibration.collection import Collection
 from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts
 from zpruner.calibration.gradients import GradientSums, collect_gradients
 from zpruner.calibration.reached import check_blocks_reached, check_reached
-from zpruner.errors import ModelStructureError, NonFiniteError
+from zpruner.errors import ModelStructureError, NonFiniteError, whole_number
 from zpruner.execution import Runner
-from zpruner.model import TIED_BEFORE, Inventory, check_in_memory, check_windows, get_weight, take_inventory
+from zpruner.model import TIED_BEFORE, Inventory, as_windows, check_in_memory, get_weight, take_inventory, undisturbed
 from zpruner.types import CHANNEL_SUMS, RELATIVE, LayerStats, Stat, check_weight
 
 if TYPE_CHECKING:
@@ -31,20 +31,23 @@ class Calibration:
     """The result of calibrating a model: what can be pruned in it, and the statistics of what each layer reads.
 
     `grad_sq`, where gradients were collected: layer -> sum over windows of the squared gradient, float32 (out, in).
+    `replaced` fills with the weights (out, in) that `prune` overwrites, on the host: what later errors compare with.
     """
 
     inventory: Inventory
     collection: Collection
     grad_sq: Mapping[str, Tensor] = field(default_factory=dict)
+    replaced: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def stats(self, layer: str) -> LayerStats:
         """Return the statistics of a layer: of its input, and of its gradient where that was collected."""
         return replace(self.collection.stats(layer), grad_sq=self.grad_sq.get(layer))
 
 
+@undisturbed
 def calibrate(
     model: PreTrainedModel,
-    windows: Tensor,
+    windows: Tensor | Iterable[object],
     *,
     stats: Iterable[Stat] = CHANNEL_SUMS,
     batch_size: int = 8,
@@ -55,8 +58,8 @@ def calibrate(
     """Run calibration windows through the unpruned model and return the statistics of every prunable layer's input.
 
     Args:
-        model: any causal language model.
-        windows: int (windows, seqlen) token ids.
+        model: any causal language model; its mode and the state of torch are left and restored (see `undisturbed`).
+        windows: int (windows, seqlen) token ids, in any form that `as_windows` takes.
         stats: what to collect: `needs(method)` has what a method reads. `gram` makes layer errors exact, too;
             `grad_sq` takes one backward pass per window.
         batch_size: windows per forward pass.
@@ -71,7 +74,8 @@ def calibrate(
         ShapeMismatchError, InvalidSettingError: windows that the model cannot read, or no batch size.
     """
     check_in_memory(model)
-    check_windows(windows, model.config, batch_size)
+    windows, batch_size = as_windows(windows, model.config), whole_number("batch_size", batch_size, 1)
+    min_expert_tokens = whole_number("min_expert_tokens", min_expert_tokens, 0)
     wanted = frozenset(map(Stat, stats)) - RELATIVE
     inventory = take_inventory(model, blocks, ignore)
     collection = Collection()

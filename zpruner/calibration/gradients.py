@@ -58,12 +58,20 @@ def collect_gradients(
 
     Raises:
         NonFiniteError: NaN or infinity in a layer's gradient.
-        ModelStructureError: after the last window, a layer whose gradient is zero everywhere.
+        ModelStructureError: weights or code that have no gradients; after the last window, a layer whose gradient is
+            zero everywhere.
     """
     device = next(model.parameters()).device
     tensors = dict.fromkeys(layer.tensor for layer in inventory.layers)
     parameters = {name: model.get_parameter(name) for name in tensors}
     for name, parameter in parameters.items():
+        if parameter.is_inference():
+            raise ModelStructureError(
+                name,
+                "a weight made in torch.inference_mode, of which there are no gradients",
+                "an ordinary tensor",
+                "Load the model outside of it.",
+            )
         if name not in collection.sums:
             collection.sums[name] = torch.zeros(parameter.shape, dtype=torch.float32, device=device)
     blocks = [model.get_submodule(f"{inventory.blocks}.{index}") for index in range(inventory.n_blocks)]
@@ -73,12 +81,23 @@ def collect_gradients(
                 ids = window[None].to(device, torch.long)
                 with torch.enable_grad(), _repeatable_attention(device):
                     logits = model(input_ids=ids, use_cache=False).logits[0]
+                    if not logits.requires_grad:
+                        raise _without_gradients(model)
                     (LOSS_SCALE * cross_entropy(logits[:-1].float(), ids[0, 1:])).backward()
             collection.windows += 1
             if collection.windows == 1:
                 _check_finite(collection, inventory)
             yield collection.windows
     check_gradients(collection, inventory)
+
+
+def _without_gradients(model: PreTrainedModel) -> ModelStructureError:
+    return ModelStructureError(
+        f"model {type(model).__name__}",
+        "forward code that switches gradients off",
+        "logits that depend on the weights",
+        "Remove torch.no_grad or torch.inference_mode from its code, or choose a method without gradients.",
+    )
 
 
 def _repeatable_attention(device: torch.device) -> AbstractContextManager[None]:

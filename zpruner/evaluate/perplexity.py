@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from zpruner.errors import NonFiniteError
+from zpruner.errors import NonFiniteError, whole_number
 from zpruner.evaluate.predict import Logits, Predictor
-from zpruner.model import check_in_memory, check_windows
+from zpruner.model import as_windows, check_in_memory, undisturbed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,7 +61,10 @@ def counted_positions(seqlen: int, stride: int | None) -> slice:
     return slice(0 if stride is None else max(seqlen - 1 - stride, 0), seqlen - 1)
 
 
-def perplexity(model: PreTrainedModel, windows: Tensor, batch_size: int = 8, stride: int | None = None) -> float:
+@undisturbed
+def perplexity(
+    model: PreTrainedModel, windows: Tensor | Iterable[object], batch_size: int = 8, stride: int | None = None
+) -> float:
     """Return exp of the mean window loss: the perplexity that the field reports. Arguments as in `window_losses`.
 
     Raises:
@@ -70,7 +73,8 @@ def perplexity(model: PreTrainedModel, windows: Tensor, batch_size: int = 8, str
         ShapeMismatchError, InvalidSettingError: windows that the model cannot read, or no batch size.
     """
     check_in_memory(model)
-    check_windows(windows, model.config, batch_size, least=2)
+    windows, batch_size = as_windows(windows, model.config, least=2), whole_number("batch_size", batch_size, 1)
+    stride = None if stride is None else whole_number("stride", stride, 1)
     return perplexity_of([loss for losses in window_losses(model, windows, batch_size, stride) for loss in losses])
 
 

@@ -1,20 +1,24 @@
 """Find what can be pruned in a model, load it, read and write its weights."""
 
 from zpruner.model.config import quiet_transformers
+from zpruner.model.given import as_windows
 from zpruner.model.inventory import TIED_BEFORE, take_inventory
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
 from zpruner.model.limits import check_windows, limits_of
 from zpruner.model.load import load_model, resolve_device, resolve_devices
 from zpruner.model.opening import empty_model, open_checkpoint
+from zpruner.model.undisturbed import evaluating, undisturbed
 from zpruner.model.weights import check_in_memory, get_weight, set_weight
 
 __all__ = [
     "TIED_BEFORE",
     "Inventory",
     "PrunableLayer",
+    "as_windows",
     "check_in_memory",
     "check_windows",
     "empty_model",
+    "evaluating",
     "find_blocks",
     "get_weight",
     "limits_of",
@@ -25,4 +29,5 @@ __all__ = [
     "resolve_devices",
     "set_weight",
     "take_inventory",
+    "undisturbed",
 ]

@@ -11,6 +11,7 @@ from torch import nn
 
 from zpruner.errors import InvalidSettingError, ModelStructureError, did_you_mean
 from zpruner.model.bfloat16 import WideLinear
+from zpruner.model.computed import computed_weights
 from zpruner.model.experts import expert_lists, find_routers, pools
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
 from zpruner.model.usage import Use, kind_of, observe_use
@@ -34,14 +35,16 @@ def take_inventory(model: PreTrainedModel, blocks: str | None = None, ignore: It
         ignore: shell-style patterns of layer names to leave dense.
 
     Raises:
-        ModelStructureError: blocks not found, or nothing prunable in them.
+        ModelStructureError: blocks not found, or nothing prunable in them; a weight that is computed from others.
         InvalidSettingError: a pattern of `ignore` that matches nothing.
     """
     path = find_blocks(model, blocks)
+    ignored = tuple(ignore)
     layers: list[PrunableLayer] = []
-    skipped: list[tuple[str, str]] = []
+    computed = computed_weights(model, path, ignored)
+    skipped = [(f"{module}.{weight}", "computed from other parameters") for module, weight in computed.items()]
     tied = _tied(model, path)
-    for name, matrices, reason in _weights(model, path):
+    for name, matrices, reason in _weights(model, path, computed):
         if name in tied:
             skipped.append((name, tied[name]))
         elif not matrices:
@@ -49,7 +52,7 @@ def take_inventory(model: PreTrainedModel, blocks: str | None = None, ignore: It
         else:
             layers += matrices
     layers = _without_routers(model, path, layers, skipped)
-    layers = _without_ignored(tuple(ignore), layers, skipped)
+    layers = _without_ignored(ignored, layers, skipped)
     if not layers:
         raise ModelStructureError(
             f"model {type(model).__name__}",
@@ -60,13 +63,19 @@ def take_inventory(model: PreTrainedModel, blocks: str | None = None, ignore: It
     return Inventory(path, len(model.get_submodule(path)._modules), tuple(layers), tuple(skipped))
 
 
-def _weights(model: PreTrainedModel, path: str) -> Iterator[tuple[str, list[PrunableLayer], str]]:
-    """Yield every weight in the blocks: its name, its matrices (out, in), and why it has none where it has none."""
+def _weights(
+    model: PreTrainedModel, path: str, computed: Iterable[str]
+) -> Iterator[tuple[str, list[PrunableLayer], str]]:
+    """Yield every weight in the blocks: its name, its matrices (out, in), and why it has none where it has none.
+
+    The parameters of modules that compute their weight are left out.
+    """
+    passed = tuple(f"{module}." for module in computed)
     modules = dict(model.named_modules())
     inside = {
         name: p
         for name, p in model.named_parameters(remove_duplicate=False)
-        if name.startswith(f"{path}.") and p.ndim >= 2
+        if name.startswith(f"{path}.") and p.ndim >= 2 and not name.startswith(passed)
     }
     standard = {name: _standard(name, modules) for name in inside}
     unknown = [name for name, use in standard.items() if use is None and not _never_a_matrix(name, modules)]

@@ -13,30 +13,38 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+_LENGTHS = (
+    *("max_position_embeddings", "n_positions", "max_seq_len", "max_seq_length"),
+    *("max_sequence_length", "n_ctx", "context_length"),
+)
+"""What configurations call the most tokens at once."""
+
+
 def limits_of(config: PretrainedConfig) -> tuple[int, int | None]:
     """Return the size of a model's vocabulary, and the most tokens that it takes at once (None: any number)."""
     text = config.get_text_config()
-    longest = getattr(text, "max_position_embeddings", None)
-    return int(text.vocab_size), longest if isinstance(longest, int) and longest > 0 else None
+    lengths = (getattr(text, name, None) for name in _LENGTHS)
+    return int(text.vocab_size), next((n for n in lengths if isinstance(n, int) and n > 0), None)
 
 
-def check_windows(windows: Tensor, config: PretrainedConfig, batch_size: int, least: int = 1) -> None:
+def check_windows(windows: Tensor, config: PretrainedConfig, least: int = 1) -> None:
     """Raise where token windows, int (windows, seqlen), are not what a model of that configuration can read.
 
     Raises:
         ShapeMismatchError: not a matrix of integers, no window, or windows of fewer than `least` tokens.
-        InvalidSettingError: an id outside the vocabulary, or a batch size below 1.
+        InvalidSettingError: an id outside the vocabulary, or more tokens than the model takes at once.
     """
-    fits = windows.ndim == 2 and not (windows.is_floating_point() or windows.dtype == torch.bool)
-    if not fits or len(windows) < 1 or windows.shape[1] < least:
+    integers = not (windows.is_floating_point() or windows.is_complex() or windows.dtype == torch.bool)
+    there = windows.layout == torch.strided and not (windows.is_meta or windows.is_nested or windows.is_quantized)
+    if not (integers and there and windows.ndim == 2) or len(windows) < 1 or windows.shape[1] < least:
         raise ShapeMismatchError(
             "windows",
-            f"{windows.dtype} of shape {tuple(windows.shape)}",
+            f"{windows.dtype} of shape {'?' if windows.is_nested else tuple(windows.shape)} on {windows.device}",
             f"integers of shape (windows, seqlen), at least (1, {least})",
-            "Make them with load_windows.",
+            "Make them with zpruner.load_windows.",
         )
-    vocab_size, _ = limits_of(config)
-    lowest, highest = (int(extreme) for extreme in torch.aminmax(windows))
+    vocab_size, longest = limits_of(config)
+    lowest, highest = (int(extreme) for extreme in torch.aminmax(windows.long()))
     if lowest < 0 or highest >= vocab_size:
         raise InvalidSettingError(
             "windows",
@@ -44,5 +52,10 @@ def check_windows(windows: Tensor, config: PretrainedConfig, batch_size: int, le
             f"ids from 0 to {vocab_size - 1}, the model's vocabulary",
             "Use the model's own tokenizer.",
         )
-    if batch_size < 1:
-        raise InvalidSettingError("batch_size", repr(batch_size), "at least 1", "Correct it.")
+    if longest is not None and windows.shape[1] > longest:
+        raise InvalidSettingError(
+            "windows",
+            f"{windows.shape[1]} tokens each",
+            f"at most {longest}, the most tokens that the model takes at once",
+            "Make shorter ones.",
+        )

@@ -48,5 +48,6 @@ def get_weight(model: PreTrainedModel, layer: PrunableLayer) -> Tensor:
 
 def set_weight(model: PreTrainedModel, layer: PrunableLayer, weight: Tensor) -> None:
     """Overwrite a layer's weight with `weight` (out, in), cast to the model's dtype."""
-    with torch.no_grad():
-        get_weight(model, layer).copy_(weight)
+    stored = get_weight(model, layer)
+    with torch.inference_mode(stored.is_inference()), torch.no_grad():  # a model made in that mode changes only in it
+        stored.copy_(weight)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,28 +21,46 @@ from zpruner.calibration import (
     fill_experts,
     gradients_of,
 )
-from zpruner.errors import ShapeMismatchError
+from zpruner.errors import ShapeMismatchError, whole_number
 from zpruner.evaluate import layer_error
-from zpruner.model import check_in_memory, check_windows, get_weight, limits_of, load_model, set_weight, take_inventory
+from zpruner.model import (
+    as_windows,
+    check_in_memory,
+    get_weight,
+    limits_of,
+    load_model,
+    set_weight,
+    take_inventory,
+    undisturbed,
+)
 from zpruner.pruning.composition import Composition, compose, statistics_of
 from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.runtime.transfer import to_host
 from zpruner.settings.explain import explain
 from zpruner.settings.params import MethodSettings
+from zpruner.settings.wording import speaks_of_arguments
 from zpruner.sources import load_tokenizer, read_text
 from zpruner.text import Bos, calibration_windows
-from zpruner.types import RELATIVE, Mask, SparsityPattern, Stat
+from zpruner.types import RELATIVE, LayerStats, Mask, SparsityPattern, Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_PRUNED = 0.01
+"""Share of zeros from which a layer counts as pruned before; a dense one has hardly any."""
 
 
 @dataclass(frozen=True)
 class PrunedLayer:
     """What pruning did to one layer: its mask, achieved sparsity, and the share of its output that is lost.
 
-    The share is over the inputs that the layer was pruned for: under pruned propagation those of the half-pruned model,
+    `sparsity` is the share that the mask removes of all the layer's weights, `zeros_before` that of zeros before.
+    `layer_error` compares with the dense weights: those that `calibrate` saw, though `prune` has replaced them since.
+    It is NaN where they are not known, in a layer that was pruned before that: compared with its weights of then, a
+    model that is pruned twice would look better than it is.
+
+    The error is over the inputs that the layer was pruned for: under pruned propagation those of the half-pruned model,
     where the pipeline's evaluation takes the unpruned model's, the same for all variants.
     """
 
@@ -48,8 +68,10 @@ class PrunedLayer:
     mask: Mask
     sparsity: float
     layer_error: float
+    zeros_before: float
 
 
+@speaks_of_arguments
 def load(folder: str | Path, dtype: str = "auto", device: str = "auto") -> tuple[PreTrainedModel, Any]:
     """Return model and tokenizer (None where there is none) of a checkpoint folder, ready for inference.
 
@@ -62,6 +84,7 @@ def load(folder: str | Path, dtype: str = "auto", device: str = "auto") -> tuple
     return load_model(path, dtype, device), load_tokenizer(path)
 
 
+@speaks_of_arguments
 def load_windows(
     source: str | Path,
     model: PreTrainedModel,
@@ -90,6 +113,8 @@ def load_windows(
         sha256: of the file, checked when given.
         downloads: where downloads are kept.
     """
+    nsamples, seqlen = whole_number("nsamples", nsamples, 1), whole_number("seqlen", seqlen, 2)
+    seed = whole_number("seed", seed, 0)
     text = read_text(str(source), sha256, Path(downloads))
     vocab_size, longest = limits_of(model.config)
     return calibration_windows(
@@ -114,6 +139,7 @@ def needs(*methods: str | Mapping[str, Any]) -> frozenset[Stat]:
     return statistics_of(map(_composition, methods)) | {Stat.SQ_SUM}
 
 
+@undisturbed
 def prune(
     model: PreTrainedModel,
     calibration: Calibration,
@@ -160,20 +186,23 @@ def prune(
                 f"{(layer.out_features, layer.in_features)}, as calibrated",
                 "Prune the model that was calibrated.",
             )
-    results, weights = [], []
+    results, weights = [], deque()
     for layer in layers:
         weight, stats = get_weight(model, layer), calibration.stats(layer.name)
         mask, pruned = composition.prune(weight, stats, patterns[layer.name])
-        results.append(PrunedLayer(layer.name, mask, mask.sparsity, layer_error(weight, pruned, stats)))
+        results.append(_result(mask, weight, pruned, stats, calibration.replaced.get(layer.name)))
         weights.append(to_host(pruned)())  # an accelerator need not hold the model twice
-    for layer, pruned in zip(layers, weights, strict=True):
-        set_weight(model, layer, pruned)
+    for layer in layers:
+        if layer.name not in calibration.replaced:
+            calibration.replaced[layer.name] = get_weight(model, layer).to("cpu", copy=True)
+        set_weight(model, layer, weights.popleft())
     return tuple(results)
 
 
+@undisturbed
 def prune_sequentially(
     model: PreTrainedModel,
-    windows: Tensor,
+    windows: Tensor | Iterable[object],
     *,
     method: str | Mapping[str, Any] = "zpruner",
     sparsity: float | str = 0.5,
@@ -190,7 +219,8 @@ def prune_sequentially(
     """
     composition = _composition(method)
     check_in_memory(model)
-    check_windows(windows, model.config, batch_size)
+    windows, batch_size = as_windows(windows, model.config), whole_number("batch_size", batch_size, 1)
+    min_expert_tokens = whole_number("min_expert_tokens", min_expert_tokens, 0)
     inventory, collection = take_inventory(model, blocks, ignore), Collection()
     if allocated := statistics_of([composition], "pruned") - {Stat.GRAD_SQ}:
         for _ in collect(model, inventory, windows, collection, stats=allocated, batch_size=batch_size):
@@ -207,8 +237,7 @@ def prune_sequentially(
     results = []
 
     def solved(found: SolvedLayer) -> None:
-        lost = layer_error(found.dense, found.weight, found.stats)
-        results.append(PrunedLayer(found.mask.layer, found.mask, found.mask.sparsity, lost))
+        results.append(_result(found.mask, found.dense, found.weight, found.stats))
 
     for _ in prune_blocks(
         model,
@@ -223,6 +252,16 @@ def prune_sequentially(
     ):
         pass
     return tuple(results)
+
+
+def _result(mask: Mask, before: Tensor, after: Tensor, stats: LayerStats, dense: Tensor | None = None) -> PrunedLayer:
+    """Return what was done to a layer, given its weight (out, in) before and after, and the dense one where known."""
+    zeros = float((before == 0).sum()) / before.numel()
+    if dense is not None:
+        error = layer_error(dense.to(before.device), after, stats)
+    else:
+        error = layer_error(before, after, stats) if zeros < _PRUNED else math.nan
+    return PrunedLayer(mask.layer, mask, mask.sparsity, error, zeros)
 
 
 def _composition(method: str | Mapping[str, Any]) -> Composition:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from zpruner.errors import ZprunerError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 ARGUMENTS: Mapping[str, str] = {
     "model.blocks": "`blocks`",
@@ -11,7 +18,8 @@ ARGUMENTS: Mapping[str, str] = {
     "set model.trust_remote_code to true": "pass trust_remote_code=True",
     "machine.device": "`device`",
     "calibration.batch_size": "`batch_size`",
-    "set calibration.gram: true": "pass gram=True",
+    "set calibration.gram: true or auto in params.yaml (in python: gram among `stats`)": "put gram among `stats`",
+    "list the method in params.yaml (in python: grad_sq among `stats`)": "put grad_sq among `stats`",
     "calibration.min_expert_tokens": "`min_expert_tokens`",
     "set calibration.propagation to dense": "use calibrate and prune",
 }
@@ -31,3 +39,17 @@ OPTIONS: Mapping[str, str] = {
     "seed": "--seed",
 }
 """The options of `zpruner prune` and `zpruner evaluate`."""
+
+
+def speaks_of_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Let the errors of a function that `zpruner` offers name its arguments in place of keys of params.yaml."""
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except ZprunerError as error:
+            error.wording = ARGUMENTS
+            raise
+
+    return wrapped

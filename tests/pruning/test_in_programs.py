@@ -1,0 +1,255 @@
+"""The library inside other people's programs: whatever they have switched on, the numbers are the model's own."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import UserDict
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import BatchEncoding, GPT2Config, GPT2LMHeadModel, MptConfig, MptForCausalLM
+
+import zpruner
+from zpruner.errors import InvalidSettingError, ModelStructureError, ShapeMismatchError
+from zpruner.types import Stat
+
+pytestmark = [  # of what these tests import and call
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated"),
+]
+WINDOWS = torch.randint(3, tiny.VOCABULARY, (4, 24), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+
+
+def dropping() -> GPT2LMHeadModel:
+    """A model with dropout, in training mode but for one block."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=tiny.VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    model = GPT2LMHeadModel(config).train()
+    model.transformer.h[0].eval()
+    return model
+
+
+def numbers(model) -> tuple[list[torch.Tensor], list[float]]:
+    """What every public function makes of a model: masks, errors, perplexities."""
+    found = [zpruner.perplexity(model, WINDOWS, batch_size=2)]
+    calibration = zpruner.calibrate(model, WINDOWS, stats=[Stat.GRAM, Stat.GRAD_SQ], batch_size=2)
+    layers = [*zpruner.prune(model, calibration, method="pruner_zero", sparsity=0.4)]
+    layers += zpruner.prune_sequentially(model, WINDOWS, method="sparsegpt", sparsity=0.6, batch_size=2)
+    found.append(zpruner.perplexity(model, WINDOWS, batch_size=2))
+    errors = [layer.layer_error for layer in layers if not math.isnan(layer.layer_error)]
+    return [layer.mask.keep for layer in layers], [*found, *errors]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return numbers(dropping().eval())
+
+
+def as_dropping(change=lambda model: None):
+    model = dropping()
+    change(model)
+    return model
+
+
+def checkpointed(model):
+    model.gradient_checkpointing_enable()
+
+
+def frozen(model):
+    model.requires_grad_(False)
+
+
+def hidden(model):
+    model.config.output_hidden_states = True
+
+
+def tuples(model):
+    model.config.return_dict = False
+
+
+def compiled(model):
+    model.compile(backend="eager")
+    model.transformer.h[1].compile(backend="eager")
+
+
+CHANGED = [checkpointed, frozen, hidden, tuples, compiled]
+
+
+@pytest.mark.parametrize("around", [nullcontext, torch.inference_mode, torch.no_grad, "autocast", "deterministic"])
+def test_the_state_of_torch_changes_nothing(around, expected):
+    model = dropping()
+    before = [
+        (module.training, parameter.requires_grad) for module in model.modules() for parameter in module.parameters()
+    ]
+    contexts = {"autocast": lambda: torch.autocast("cpu", torch.bfloat16), "deterministic": nullcontext}
+    torch.use_deterministic_algorithms(around == "deterministic")
+    try:
+        with contexts.get(around, around)():
+            state = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+            assert_same(numbers(model), expected)
+            assert state == (
+                torch.is_grad_enabled(),
+                torch.is_inference_mode_enabled(),
+                torch.is_autocast_enabled("cpu"),
+            )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert before == [
+        (module.training, parameter.requires_grad) for module in model.modules() for parameter in module.parameters()
+    ]
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_the_state_of_a_model_changes_nothing(change, expected):
+    model = as_dropping(change)
+    config = copy.deepcopy(model.config.to_dict())
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    assert_same(numbers(model), expected)
+    assert model.config.to_dict() == config
+    assert flags == [parameter.requires_grad for parameter in model.parameters()]
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def assert_same(found, expected):
+    assert all(map(torch.equal, found[0], expected[0]))
+    assert found[1] == expected[1]
+
+
+def test_a_model_made_and_run_in_inference_mode():
+    def wanda(model):
+        return [layer.mask.keep for layer in zpruner.prune_sequentially(model, WINDOWS, method="wanda")]
+
+    expected = wanda(tiny.build("llama"))
+    with torch.inference_mode():
+        model = tiny.build("llama")
+    assert all(map(torch.equal, wanda(model), expected))
+    assert all(parameter.is_inference() for parameter in model.parameters())
+    with pytest.raises(ModelStructureError, match=r"torch\.inference_mode, of which there are no gradients"):
+        zpruner.calibrate(model, WINDOWS, stats=[Stat.GRAD_SQ])
+    model = tiny.build("llama")
+    model.model.forward = torch.inference_mode()(model.model.forward)
+    assert all(map(torch.equal, wanda(model), expected))
+    calibration = zpruner.calibrate(model, WINDOWS, stats=zpruner.needs("wanda"))
+    assert sum(layer.sparsity for layer in zpruner.prune(model, calibration, method="wanda")) > 0
+    with pytest.raises(ModelStructureError, match="forward code that switches gradients off"):
+        zpruner.calibrate(model, WINDOWS, stats=[Stat.GRAD_SQ])
+
+
+class Wrapped(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+@pytest.mark.parametrize("function", [zpruner.calibrate, zpruner.prune_sequentially, zpruner.perplexity])
+def test_wrappers_are_named_with_what_they_wrap(function):
+    model = tiny.build("llama")
+    with pytest.raises(ModelStructureError, match=r"Wrapped, expected a transformers model\. Pass .*: model\.module"):
+        function(Wrapped(model), WINDOWS)
+    with pytest.raises(ModelStructureError, match=r"OptimizedModule, .*: model\._orig_mod"):
+        function(torch.compile(model), WINDOWS)
+    for other in ("folder", None, nn.Linear(2, 2)):
+        with pytest.raises(ModelStructureError, match=r"Load it with zpruner\.load"):
+            function(other, WINDOWS)
+
+
+@pytest.mark.parametrize("config", ["llama", "gpt2", "mpt"])
+def test_windows_longer_than_the_model_takes(config):
+    models = {
+        "llama": lambda: tiny.llama(max_position_embeddings=20),
+        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=160, n_embd=32, n_layer=2, n_head=4, n_positions=20)),
+        "mpt": lambda: MptForCausalLM(MptConfig(vocab_size=160, d_model=32, n_heads=4, n_layers=2, max_seq_len=20)),
+    }
+    model = models[config]().eval()
+    for function in (zpruner.calibrate, zpruner.prune_sequentially, zpruner.perplexity):
+        with pytest.raises(InvalidSettingError, match=r"windows: got 24 tokens each, expected at most 20"):
+            function(model, WINDOWS)
+
+
+ROWS = WINDOWS.tolist()
+FORMS = {
+    "lists": ROWS,
+    "tuples of arrays": tuple(np.array(row) for row in ROWS),
+    "int64": WINDOWS.long(),
+    "uint16": WINDOWS.numpy().astype(np.uint16),
+    "batches": [WINDOWS[:2], WINDOWS[2:]],
+    "a tokenizer's": BatchEncoding({"input_ids": ROWS, "attention_mask": [[1] * 24] * 4}),
+    "a mapping": UserDict(input_ids=WINDOWS),
+    "a data set": Dataset.from_dict({"input_ids": ROWS}),
+    "a column": Dataset.from_dict({"input_ids": ROWS})["input_ids"],
+    "rows": [{"input_ids": row} for row in ROWS],
+    "a generator": (row for row in ROWS),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_windows_in_many_forms(form, llama_model):
+    assert zpruner.perplexity(llama_model, FORMS[form]) == zpruner.perplexity(llama_model, WINDOWS)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("some text", r"got text, expected token ids\. Make windows of a text or its file with zpruner\.load_windows"),
+        (Path("file"), "got text"),
+        (["some", "texts"], "got text"),
+        (Dataset.from_dict({"text": ["a"]}), "got the keys text, expected input_ids"),
+        ([[5, 6, 7], [5, 6]], "got rows of 2 and 3 tokens"),
+        ({"input_ids": [[5, 6]], "attention_mask": [[1, 0]]}, "padded windows"),
+        ([[5.5, 6.0]], r"torch\.float32 of shape \(1, 2\)"),
+        ([[True, False]], r"torch\.(bool|int64)"),
+        ([], r"of shape \(0,\)"),
+        ([[]], r"of shape \(1, 0\)"),
+        ([5, 6], r"of shape \(2,\)"),
+        (None, r"got builtins\.NoneType"),
+        ([[None]], "NoneType"),
+        ([[1 << 70]], "no 64-bit integers"),
+        (torch.zeros(2, 4, dtype=torch.complex64), r"torch\.complex64"),
+        (torch.zeros(2, 4, dtype=torch.int32, device="meta"), "on meta"),
+        (torch.zeros(2, 4, dtype=torch.int32).to_sparse(), r"torch\.int32"),
+        (torch.full((2, 4), -100), "token id -100"),
+    ],
+)
+def test_what_are_no_windows(given, words, llama_model):
+    for function in (zpruner.calibrate, zpruner.perplexity, zpruner.prune_sequentially):
+        with pytest.raises((InvalidSettingError, ShapeMismatchError), match=f"^windows: .*{words}"):
+            function(llama_model, given)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, 2.5, "8", True, None, float("nan")])
+def test_counts_are_whole_numbers(value, llama_model):
+    words = rf"batch_size: got {value!r}, expected a whole number, at least 1\. Pass one\."
+    for function in (zpruner.calibrate, zpruner.perplexity, zpruner.prune_sequentially):
+        with pytest.raises(InvalidSettingError, match=words):
+            function(llama_model, WINDOWS, batch_size=value)
+    for name, least in (("nsamples", 1), ("seqlen", 2), ("seed", 0)):
+        if value != least:
+            with pytest.raises(InvalidSettingError, match=f"{name}: got .* a whole number, at least {least}"):
+                zpruner.load_windows("nowhere.txt", llama_model, None, **{name: value})
+    assert zpruner.perplexity(llama_model, WINDOWS, batch_size=np.int64(3)) > 1
+
+
+def test_a_second_prune_of_one_model_is_measured_against_the_dense_weights():
+    model = tiny.build("llama")
+    calibration = zpruner.calibrate(model, WINDOWS, stats=zpruner.needs("wanda"))
+    first = zpruner.prune(model, calibration, method="wanda", sparsity=0.5)
+    same = zpruner.prune(model, calibration, method="wanda", sparsity=0.5)
+    assert [layer.layer_error for layer in same] == [layer.layer_error for layer in first]
+    assert {layer.zeros_before for layer in first} == {0.0}
+    assert all(layer.zeros_before == pytest.approx(0.5) for layer in same)
+    more = zpruner.prune(model, calibration, method="wanda", sparsity=0.7)
+    fresh = zpruner.prune(tiny.build("llama"), calibration, method="wanda", sparsity=0.7)
+    assert [layer.layer_error for layer in more] == pytest.approx([layer.layer_error for layer in fresh])
+    again = zpruner.prune_sequentially(model, WINDOWS, method="wanda", sparsity=0.7)
+    assert all(math.isnan(layer.layer_error) for layer in again)  # nobody knows the dense weights here
+    once_more = zpruner.prune(model, zpruner.calibrate(model, WINDOWS), method="wanda", sparsity=0.75)
+    assert all(math.isnan(layer.layer_error) and layer.zeros_before > 0.6 for layer in once_more)
+    for layer in once_more:
+        assert layer.sparsity == pytest.approx(0.75, abs=0.02)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -17,23 +17,20 @@ from zpruner.settings.wording import speaks_of_arguments
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def undisturbed(
-    function: Callable[Concatenate[PreTrainedModel, P], R],
-) -> Callable[Concatenate[PreTrainedModel, P], R]:
+def undisturbed(function: F) -> F:
     """Let a function of a model, called from anybody's program, run with `evaluating`; errors name its arguments."""
 
     @speaks_of_arguments
     @wraps(function)
-    def wrapped(model: PreTrainedModel, *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         check_model(model)
         with evaluating(model):
             return function(model, *args, **kwargs)
 
-    return wrapped
+    return cast(F, wrapped)
 
 
 def check_model(model: object) -> None:

@@ -186,7 +186,8 @@ def prune(
                 f"{(layer.out_features, layer.in_features)}, as calibrated",
                 "Prune the model that was calibrated.",
             )
-    results, weights = [], deque()
+    results: list[PrunedLayer] = []
+    weights: deque[Tensor] = deque()
     for layer in layers:
         weight, stats = get_weight(model, layer), calibration.stats(layer.name)
         mask, pruned = composition.prune(weight, stats, patterns[layer.name])

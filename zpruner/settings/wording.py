@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from zpruner.errors import ZprunerError
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 ARGUMENTS: Mapping[str, str] = {
     "model.blocks": "`blocks`",
@@ -41,15 +40,15 @@ OPTIONS: Mapping[str, str] = {
 """The options of `zpruner prune` and `zpruner evaluate`."""
 
 
-def speaks_of_arguments(function: Callable[P, R]) -> Callable[P, R]:
+def speaks_of_arguments(function: F) -> F:
     """Let the errors of a function that `zpruner` offers name its arguments in place of keys of params.yaml."""
 
     @wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except ZprunerError as error:
             error.wording = ARGUMENTS
             raise
 
-    return wrapped
+    return cast(F, wrapped)

@@ -189,11 +189,12 @@ def one_line(text: str, length: int = _QUOTED) -> str:
 def _in_words(text: str, wording: Mapping[str, str]) -> str:
     if not wording:
         return text
-    known = "|".join(re.escape(key) for key in sorted(wording, key=len, reverse=True))
+    small = {key.lower(): words for key, words in wording.items()}
+    known = "|".join(re.escape(key) for key in sorted(small, key=len, reverse=True))
     pattern = rf"(in params\.yaml under )?(?<![\w.`-])({known})(?![\w`]|\.\w)( in params\.yaml)?"
 
     def replace(match: re.Match[str]) -> str:
-        words = wording[match[2][0].lower() + match[2][1:]]
+        words = small[match[2].lower()]
         return ("under " if match[1] else "") + (words if match[2][0].islower() else words[0].upper() + words[1:])
 
     return re.sub(pattern, replace, text, flags=re.IGNORECASE)

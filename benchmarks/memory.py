@@ -24,6 +24,7 @@ import torch
 import typer
 from safetensors.torch import save_file
 
+from stages._project import Project
 from zpruner.text import write_windows
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -114,7 +115,9 @@ def main(
         (root / "params.yaml").write_text(json.dumps(settings(solver, batch_size=2)))
         ids = torch.randint(0, 32000, (4, 64), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
         for name in ("calibration", "evaluation"):
-            write_windows(root / "data" / name / "tokens.arrow", ids, "random")
+            project = Project.open(root)
+            origin = project.windows_origin(name, project.open_dense())
+            write_windows(project.tokens(name), ids, "random", origin)
         idle, _ = peak_of(["stages.check"], root)
         print(f"\ncheckpoint {size / 1e9:.2f} GB, {size / 2e9:.2f} billion parameters, {layers} blocks\n")
         print("| stage | peak resident memory | of the checkpoint | seconds |\n|---|--:|--:|--:|")

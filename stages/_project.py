@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from torch import Tensor
 
 import zpruner
 from stages._ran import note_run
 from zpruner.artifacts.results import Cost
+from zpruner.artifacts.store import Provenance
 from zpruner.artifacts.work import Work, checksum, digest_of
+from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
-from zpruner.errors import InvalidSettingError
+from zpruner.errors import MEND, ArtifactError, InvalidSettingError
 from zpruner.pruning.composition import compose_all
 from zpruner.runtime.allocator import keep_freed_memory
 from zpruner.runtime.command import run_command
 from zpruner.settings.params import Params, load
+from zpruner.text import WindowsOrigin, read_windows
 
 SEARCH_STAGES = (("fetch", "search"), ("gradients", "search"), ("search",))
 """The stages of search/dvc.yaml, as stage and labels."""
@@ -108,6 +112,46 @@ class Project:
     def tokens(self, text: str) -> Path:
         """Token windows of `calibration`, `evaluation` or `search`."""
         return self.data / text / "tokens.arrow"
+
+    def open_activations(self, dense: Checkpoint, calibration_hash: str = "") -> Activations:
+        """Return the activation statistics of the unpruned model: stages open them in no other way.
+
+        Args:
+            dense: the unpruned checkpoint.
+            calibration_hash: of the windows that they must be taken over; empty: any.
+
+        Raises:
+            ArtifactError: missing, damaged, of another model or calibration, or taken with blocks pruned.
+        """
+        expected = Provenance(model_hash=dense.model_hash, calibration_hash=calibration_hash)
+        found = Activations(self.activations, expected)
+        if found.provenance.method:
+            got = f"statistics taken with blocks pruned by {found.provenance.method!r}"
+            raise ArtifactError(str(self.activations), got, "those of the unpruned model", MEND)
+        return found
+
+    def open_windows(self, role: str, dense: Checkpoint) -> tuple[Tensor, str]:
+        """Return the windows of a text and their hash: stages read them in no other way.
+
+        Args:
+            role: `calibration`, `evaluation` or `search`.
+            dense: the unpruned checkpoint.
+
+        Raises:
+            ArtifactError: missing, damaged, of another role, or made with other settings, model or tokenizer.
+        """
+        return read_windows(self.tokens(role), self.windows_origin(role, dense))
+
+    def windows_origin(self, role: str, dense: Checkpoint) -> WindowsOrigin:
+        """Return what the windows of a text are for and made with."""
+        match role:
+            case "calibration":
+                settings = self.params.calibration.windows_settings()
+            case "evaluation":
+                settings = self.params.evaluation.perplexity.windows_settings()
+            case _:
+                settings = self.params.the_search().text.windows_settings()
+        return WindowsOrigin(role, settings, dense.model_hash, dense.tokenizer_hash)
 
     def scores(self, method: str) -> Path:
         """Importance scores."""

@@ -11,6 +11,7 @@ from stages._project import Project
 from zpruner.artifacts.store import ArtifactReader, Provenance
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
+from zpruner.errors import MEND, ArtifactError
 from zpruner.model import PrunableLayer, resolve_device
 from zpruner.pruning.composition import compose
 from zpruner.runtime.transfer import to_device, to_host
@@ -44,8 +45,7 @@ class Variant:
             own = replace(made_from, dtype="")  # the statistics must be this very variant's
             self.activations = Activations(project.propagated(method, sparsity), own)
         else:
-            measured = Provenance(model_hash=dense.model_hash, calibration_hash=made_from.calibration_hash)
-            self.activations = Activations(project.activations, measured)
+            self.activations = project.open_activations(dense, made_from.calibration_hash)
         self.facts = {
             "role": "pruned",
             "method": method,
@@ -67,16 +67,27 @@ class Variant:
     def prune(self, layer: PrunableLayer, weight: Tensor) -> Tensor:
         """Return the pruned weight, on the CPU, of a layer's dense weight (out, in), in the same dtype."""
         composition = self._composition
-        mask = read_mask(self.masks, layer.name).to(self._device)
+        mask = read_mask(self.masks, layer).to(self._device)
         weight = to_device(weight, self._device)
         with torch.no_grad():
             if composition.update is None and composition.correction is None:
                 return to_host(composition.apply(weight, mask, None))()
-            stats = replace(self.activations.stats(layer.name), grad_sq=self.masks.read(layer.name).get("grad_sq"))
+            has = "grad_sq" in self.masks.files[layer.name]["columns"]
+            grad_sq = self.masks.read_matrix(layer.name, "grad_sq", torch.float32, layer.shape) if has else None
+            stats = replace(self.activations.stats(layer.name), grad_sq=grad_sq)
             stats = stats.to(self._device)
             return to_host(composition.apply(composition.correct(weight, stats), mask, stats))()
 
 
-def read_mask(masks: ArtifactReader, layer: str) -> Mask:
-    """Return one layer's mask from a mask artifact."""
-    return Mask(layer, masks.read(layer)["keep"])
+def read_mask(masks: ArtifactReader, layer: PrunableLayer) -> Mask:
+    """Return one layer's mask from a mask artifact.
+
+    Raises:
+        ArtifactError: missing, damaged, of another shape, or with other counts than the index says.
+    """
+    mask = Mask(layer.name, masks.read_matrix(layer.name, "keep", torch.bool, layer.shape))
+    facts = masks.files[layer.name]
+    counts = {"kept": int(mask.keep.sum()), "weights": mask.keep.numel()}
+    if {key: facts.get(key) for key in counts} != counts:
+        raise ArtifactError(str(masks.folder), f"{layer.name} with {counts}", "the counts in its index", MEND)
+    return mask

@@ -26,7 +26,6 @@ from zpruner.execution import Runner, choose, open_runner
 from zpruner.model import Inventory, get_weight, take_inventory
 from zpruner.runtime.progress import counter, progress
 from zpruner.settings.params import CalibrationSettings
-from zpruner.text import read_windows
 from zpruner.types import Stat
 
 
@@ -40,7 +39,7 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
     project = Project.open(root)
     settings, model_settings = project.params.calibration, project.params.model
     dense = project.open_dense()
-    windows, calibration_hash = read_windows(project.tokens("calibration"))
+    windows, calibration_hash = project.open_windows("calibration", dense)
     provenance = Provenance(
         model=dense.model,
         model_hash=dense.model_hash,

@@ -36,7 +36,7 @@ from zpruner.pruning.composition import compose
 from zpruner.runtime.progress import counter
 from zpruner.settings.params import ZeroShotSettings, canonical_json
 from zpruner.sources import file_sha256, load_tokenizer
-from zpruner.text import counted_tokens, read_begin, read_windows
+from zpruner.text import counted_tokens, read_begin
 from zpruner.types import Stat
 
 
@@ -65,10 +65,11 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
     checkpoint = unpruned if dense else _open_pruned(project, unpruned, method, sparsity)
     # A variant without a checkpoint of its own is made in memory, from the dense model.
     variant = None if checkpoint.tensor_bytes else Variant(project, method, sparsity, unpruned)
-    windows, windows_hash = read_windows(project.tokens("evaluation"))
+    windows, windows_hash = project.open_windows("evaluation", unpruned)
     begin = read_begin(project.tokens("evaluation"))
     counted = counted_tokens(windows.shape[1], settings.stride, len(begin))
-    activations = None if dense else _activations(project, checkpoint)
+    calibration_hash = str(checkpoint.manifest.get("calibration_hash"))
+    activations = None if dense else project.open_activations(unpruned, calibration_hash)
     work = project.work(
         "evaluate",
         *labels,
@@ -159,12 +160,6 @@ def _open_pruned(project: Project, dense: Checkpoint, method: str, sparsity: str
     )
     variant.require({**checkpoint.manifest, "model_hash": checkpoint.manifest.get("dense")}, checkpoint.folder)
     return checkpoint
-
-
-def _activations(project: Project, checkpoint: Checkpoint) -> Activations:
-    made_from = checkpoint.manifest
-    expected = Provenance(model_hash=made_from["dense"], calibration_hash=made_from["calibration_hash"])
-    return Activations(project.activations, expected)
 
 
 def _basis(activations: Activations | None) -> Literal["gram", "diagonal"]:

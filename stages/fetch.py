@@ -151,7 +151,8 @@ def _fetch_tokens(project: Project, what: What) -> None:
                 bos=settings.begin,
             )
         begin = encoding_of(text, tokenizer, settings.begin).begin
-        write_windows(project.tokens(what.value), windows, settings.source, settings.begin, begin)
+        origin = project.windows_origin(what.value, dense)
+        write_windows(project.tokens(what.value), windows, settings.source, origin, settings.begin, begin)
         step()
         project.write_cost("fetch", what.value, seconds=work.seconds, layers=0)
 

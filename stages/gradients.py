@@ -15,7 +15,6 @@ from zpruner.model import empty_model, take_inventory
 from zpruner.pruning.composition import compose
 from zpruner.runtime.progress import progress
 from zpruner.settings.params import MachineSettings, MethodSettings, ModelSettings
-from zpruner.text import read_windows
 from zpruner.types import Stat
 
 
@@ -63,7 +62,7 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
     """Write gradients of the dense model over the calibration windows to `out`, and what that cost under `labels`."""
     settings, machine = project.params.model, project.params.machine
     dense = project.open_dense()
-    windows, calibration_hash = read_windows(project.tokens("calibration"))
+    windows, calibration_hash = project.open_windows("calibration", dense)
     provenance = Provenance(
         model=dense.model,
         model_hash=dense.model_hash,
@@ -78,10 +77,10 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
     work = project.work(*labels, provenance=repr(provenance), blocks=settings.blocks, ignore=settings.ignore)
     with artifact_writer(work, "gradients", provenance) as writer:
         if found is not None:
-            for layer in found.reader.index["layers"]:
-                writer.write(layer["name"], {"grad_sq": found.grad_sq(layer["name"])})
-            writer.finish(out, layers=found.reader.index["layers"])
-            project.write_cost(*labels, seconds=work.seconds, layers=len(found.reader.index["layers"]))
+            for layer in found.layers:
+                writer.write(layer.name, {"grad_sq": found.grad_sq(layer)})
+            writer.finish(out, layers=[layer.to_json() for layer in found.layers])
+            project.write_cost(*labels, seconds=work.seconds, layers=len(found.layers))
             return
         model = load_whole(dense, machine.device, trust_remote_code=settings.trust_remote_code)
         inventory = take_inventory(model, settings.blocks, settings.ignore)

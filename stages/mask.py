@@ -7,11 +7,12 @@ that it measured on the way, so that `apply` gives the same weights again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,7 +29,6 @@ from zpruner.runtime.prefetch import ahead
 from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_device
 from zpruner.settings.params import canonical_json
-from zpruner.text import read_windows
 from zpruner.types import CHANNEL_SUMS, LayerStats, Mask, ScoreMatrix, SparsityPattern, Stat
 
 
@@ -47,7 +47,7 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     scored = Provenance(method=settings.score, settings=canonical_json(settings.settings), propagation=propagation)
     scores = ArtifactReader(project.scores(method), "scores", scored)
     dense = project.open_dense()
-    activations = Activations(project.activations, Provenance(model_hash=dense.model_hash))
+    activations = project.open_activations(dense)
     measured_on = Provenance(
         model_hash=activations.provenance.model_hash, calibration_hash=activations.provenance.calibration_hash
     )
@@ -102,10 +102,10 @@ def _select(
     todo = [layer for layer in layers if masks.work.done(layer.name) is None]
 
     def read(layer: PrunableLayer) -> tuple[ScoreMatrix | None, tuple[Tensor, LayerStats] | None]:
-        values = None if solves else ScoreMatrix(layer.name, to_device(scores.read(layer.name)["score"], device))
+        values = None if solves else ScoreMatrix(layer.name, to_device(_score(scores, layer), device))
         if not looks:
             return values, None
-        stats = replace(activations.stats(layer.name), grad_sq=_gradient(scores)(layer.name))
+        stats = replace(activations.stats(layer.name), grad_sq=_gradient(scores, layers)(layer.name))
         return values, (to_device(dense.read_weight(layer), device), stats.to(device))
 
     done = len(layers) - len(todo)
@@ -133,7 +133,7 @@ def _prune_blocks(
     """Prune the model in memory block after block, storing the masks and what they were derived from."""
     params, inventory, work = project.params, activations.inventory, masks.work
     also = CHANNEL_SUMS | ({Stat.GRAM} if params.calibration.gram is True else frozenset())
-    windows, _ = read_windows(project.tokens("calibration"))
+    windows, _ = project.open_windows("calibration", dense)
     choice = choose(params.machine, dense.tensor_bytes + beside_the_weights(composition, inventory, windows, also))
     say(f"{work.name}: {choice.words}")
     runner = open_runner(dense, params.model, params.machine, choice.streamed, work.scratch / "hidden")
@@ -173,16 +173,23 @@ def _prune_blocks(
         measured=measured,
         solved=solved,
         runner=runner,
-        gradient=_gradient(scores),
+        gradient=_gradient(scores, inventory.layers),
     )
     todo = {layer.block for layer in inventory.layers if layer.name not in known}
     for _ in progress(blocks, "prune block after block", inventory.n_blocks, "block", inventory.n_blocks - len(todo)):
         pass
 
 
-def _gradient(scores: ArtifactReader) -> Callable[[str], Tensor | None]:
+def _score(scores: ArtifactReader, layer: PrunableLayer) -> Tensor:
+    return scores.read_matrix(layer.name, "score", torch.float32, layer.shape)
+
+
+def _gradient(scores: ArtifactReader, layers: Iterable[PrunableLayer]) -> Callable[[str], Tensor | None]:
     """Return what gives a layer's grad_sq: the score stage passes it on where scoring was left to this stage."""
-    return lambda layer: scores.read(layer).get("grad_sq") if layer in scores.files else None
+    if "grad_sq" not in next((facts["columns"] for facts in scores.files.values()), ()):
+        return lambda _: None
+    shapes = {layer.name: layer.shape for layer in layers}
+    return lambda layer: scores.read_matrix(layer, "grad_sq", torch.float32, shapes[layer])
 
 
 def _write_mask(masks: ArtifactWriter, mask: Mask, composition: Composition, scores: ArtifactReader) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from stages._code import source_digest
 from stages._project import Method, Project, Root, main
 from zpruner.artifacts.store import Provenance, artifact_writer
-from zpruner.calibration import Activations, Gradients
+from zpruner.calibration import Gradients
 from zpruner.model import PrunableLayer, resolve_device
 from zpruner.pruning.composition import compose
 from zpruner.runtime.prefetch import ahead
@@ -35,7 +35,7 @@ def run(method: Method, root: Root = Path()) -> None:
     settings = project.params.method(method)
     composition = compose(settings)
     dense = project.open_dense()
-    activations = Activations(project.activations, Provenance(model_hash=dense.model_hash))
+    activations = project.open_activations(dense)
     propagation = project.params.calibration.propagation
     provenance = replace(
         activations.provenance,
@@ -70,7 +70,7 @@ def run(method: Method, root: Root = Path()) -> None:
         def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
             stats = activations.stats(layer.name)
             if gradients is not None:
-                stats = replace(stats, grad_sq=gradients.grad_sq(layer.name))
+                stats = replace(stats, grad_sq=gradients.grad_sq(layer))
             return to_device(dense.read_weight(layer), device), stats.to(device)
 
         if not deferred:
@@ -90,7 +90,7 @@ def run(method: Method, root: Root = Path()) -> None:
 
 
 def _columns(gradients: Gradients | None, layer: PrunableLayer) -> dict[str, Tensor]:
-    return {} if gradients is None else {"grad_sq": gradients.grad_sq(layer.name)}
+    return {} if gradients is None else {"grad_sq": gradients.grad_sq(layer)}
 
 
 if __name__ == "__main__":

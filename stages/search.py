@@ -14,7 +14,7 @@ from stages._project import Project, Root, main, say
 from zpruner.artifacts.results import FoundFormula, Likeness
 from zpruner.artifacts.store import ArtifactReader, Provenance
 from zpruner.artifacts.work import atomic_file, checksum, digest_of, read_sealed_json, write_json, write_sealed_json
-from zpruner.calibration import Activations, Gradients
+from zpruner.calibration import Gradients
 from zpruner.errors import ArtifactError, InvalidSettingError
 from zpruner.execution import load_whole
 from zpruner.methods import METHODS, PruningMethod
@@ -31,7 +31,7 @@ from zpruner.search import (
     score_correlations,
 )
 from zpruner.settings.params import SearchSettings
-from zpruner.text import counted_tokens, read_begin, read_windows
+from zpruner.text import counted_tokens, read_begin
 from zpruner.types import LayerStats, SparsityPattern, Stat
 
 KNOWN = ("magnitude", "wanda", "ria", "pruner_zero")
@@ -93,13 +93,13 @@ class Inputs:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.dense = project.open_dense()
-        self.activations = Activations(project.activations, Provenance(model_hash=self.dense.model_hash))
+        self.activations = project.open_activations(self.dense)
         collected = project.search / "gradients"
         measured = Provenance(
             model_hash=self.dense.model_hash, calibration_hash=self.activations.provenance.calibration_hash
         )
         self.gradients = Gradients(collected, measured) if ArtifactReader(collected, "gradients").files else None
-        self.windows, self.text_hash = read_windows(project.tokens("search"))
+        self.windows, self.text_hash = project.open_windows("search", self.dense)
 
     def context(self, settings: SearchSettings) -> str:
         """Return what fitness depends on besides the formula, in words that an error can show."""
@@ -113,7 +113,8 @@ class Inputs:
     def stats(self, layer: str) -> LayerStats:
         """Return what formulas and methods read of a layer."""
         found = self.activations.stats(layer)
-        grad_sq = None if self.gradients is None else self.gradients.grad_sq(layer)
+        named = next(known for known in self.activations.layers if known.name == layer)
+        grad_sq = None if self.gradients is None else self.gradients.grad_sq(named)
         return replace(found, gram=None, grad_sq=grad_sq)
 
     def fitness(self, settings: SearchSettings) -> Fitness:

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer, read_file, write_file
+from zpruner.artifacts.arrow import read_file, write_file
+from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
 from zpruner.artifacts.work import Work, write_sealed_json
 from zpruner.errors import ArtifactError, DiskFullError
-from zpruner.text import read_windows, write_windows
+from zpruner.text import WindowsOrigin, read_windows, write_windows
 
 PROVENANCE = Provenance("m", "hash", "calibration", "float32", 6, 192, "wanda", '{"a": 1}', "2:4")
 COLUMNS = {
@@ -201,7 +202,7 @@ def test_a_folder_without_an_index(tmp_path):
 def test_damaged_token_windows_are_never_read_as_others(tmp_path):
     path = tmp_path / "tokens.arrow"
     windows = torch.arange(60, dtype=torch.int32).reshape(4, 15)
-    write_windows(path, windows, "source")
+    write_windows(path, windows, "source", WindowsOrigin("calibration", "{}", "model", "tokenizer"))
     good = path.read_bytes()
     assert torch.equal(read_windows(path)[0], windows)
     refused = 0

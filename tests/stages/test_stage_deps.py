@@ -31,6 +31,7 @@ HOW = [
     "zpruner/registry.py",
     "zpruner/artifacts/result_file.py",
     "zpruner/artifacts/results.py",
+    "zpruner/artifacts/arrow.py",
     "zpruner/artifacts/store.py",
     "zpruner/artifacts/sealed_lines.py",
     "zpruner/artifacts/work.py",
@@ -84,7 +85,7 @@ TEXTS = ["zpruner/sources", "zpruner/text", *COPYING]
 """Imported with the five-line use in Python, and with what reads windows."""
 
 NOT_RUN = {
-    "fetch": [*COMPOSING, *MODELS, *COPYING, "zpruner/types.py"],
+    "fetch": [*COMPOSING, ENERGY, *STATISTICS, *MODELS, *COPYING, "zpruner/types.py"],
     "calibrate": [
         *COMPOSING,
         *TEXTS,
@@ -92,9 +93,9 @@ NOT_RUN = {
         "zpruner/model/weights.py",
         "zpruner/types.py",
     ],
-    "needs": [*COMPOSING, *MODELS, "zpruner/types.py"],
+    "needs": [*COMPOSING, ENERGY, *MODELS, *TEXTS, *STATISTICS, "zpruner/types.py"],
     "gradients": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
-    "score": [*COMPOSING, ENERGY, *STATISTICS, *MODELS],
+    "score": [*COMPOSING, ENERGY, *STATISTICS, *MODELS, *TEXTS],
     "mask": [
         *STATISTICS,
         *TEXTS,
@@ -103,14 +104,14 @@ NOT_RUN = {
         "zpruner/model/layers.py",
         *INVENTORY,
     ],
-    "apply": [*COMPOSING, *STATISTICS, *MODELS, "zpruner/types.py"],
+    "apply": [*COMPOSING, *STATISTICS, *MODELS, *TEXTS, "zpruner/types.py"],
     "evaluate_dense": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
     "evaluate": [*COMPOSING, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/weights.py", "zpruner/types.py"],
-    "search/text": [*COMPOSING, *MODELS, *COPYING, "zpruner/types.py"],
+    "search/text": [*COMPOSING, ENERGY, *STATISTICS, *MODELS, *COPYING, "zpruner/types.py"],
     "search/gradients": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, "zpruner/model/weights.py", "zpruner/types.py"],
     "search/search": [*COMPOSING, ENERGY, *STATISTICS, *TEXTS, *INVENTORY, "zpruner/model/layers.py"],
-    "search/report": [*COMPOSING, *MODELS, "zpruner/evaluate", "zpruner/types.py"],
-    "report": [*COMPOSING, *MODELS, "zpruner/types.py"],
+    "search/report": [*COMPOSING, ENERGY, *MODELS, *TEXTS, *STATISTICS, "zpruner/evaluate", "zpruner/types.py"],
+    "report": [*COMPOSING, ENERGY, *MODELS, *TEXTS, *STATISTICS, "zpruner/types.py"],
 }
 """What a stage imports for something that does not change its result."""
 

@@ -13,6 +13,7 @@ import glob
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from zpruner.artifacts.sealed_lines import read_lines, seal_line
 from zpruner.errors import ArtifactError, DiskFullError, LockedError, mend
 
 JOURNAL = "journal.jsonl"
+_CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 _SEAL = "content_checksum"
 _READABLE = "Make it readable for this user (`chmod u+r`), or delete it and run `dvc repro`."
 
@@ -139,6 +141,7 @@ def read_artifact(path: Path, what: str, command: str = "dvc repro") -> bytes:
     Raises:
         ArtifactError: no file, or one that the system does not let us read.
     """
+    refuse_link(path)
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -147,6 +150,12 @@ def read_artifact(path: Path, what: str, command: str = "dvc repro") -> bytes:
         raise ArtifactError(str(path), "a folder", what, mend(command)) from None
     except OSError as error:
         raise ArtifactError(str(path), f"a file that cannot be read ({error.strerror})", what, _READABLE) from None
+
+
+def refuse_link(path: Path) -> None:
+    """Raise ArtifactError if a file is a link that leads elsewhere than into DVC's cache, which may link its files."""
+    if path.is_symlink() and _CACHED.search(target := str(path.resolve())) is None:
+        raise ArtifactError(str(path), f"a link to {target}", "a file of its own", f"Delete it. {mend()}")
 
 
 def write_json(path: Path, value: object) -> None:

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from zpruner.artifacts.store import ArtifactReader, ArtifactWriter, Provenance
 from zpruner.calibration.collection import Collection
-from zpruner.errors import ArtifactError
+from zpruner.errors import MEND, ArtifactError
 from zpruner.linalg import output_energy
 from zpruner.model import Inventory, PrunableLayer
 from zpruner.types import LayerStats
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """What the index of activation statistics has besides what every index has."""
+
+    blocks: str
+    n_blocks: int
+    layers: list[dict[str, Any]]
+    skipped: tuple[tuple[str, str], ...]
+
+
+_STATISTICS, _LAYER = TypeAdapter(_Statistics), TypeAdapter(PrunableLayer)
+_SHAPES = {"sq_sum": 1, "abs_sum": 1, "max_abs": 1, "gram": 2, "cross": 2}
+"""Dimensions of each statistic, each as long as the layer has inputs."""
 
 
 def write_inputs(writer: ArtifactWriter, collection: Collection, weight: Callable[[str], Tensor] | None = None) -> None:
@@ -76,17 +94,18 @@ class Gradients:
                 str(folder), "no gradients: no method needed them", "those of every layer", "Run `dvc repro`."
             )
         expected.require(asdict(self.reader.provenance), folder)
+        self.layers = tuple(layer_from_json(facts, folder) for facts in self.reader.index["layers"])
 
-    def grad_sq(self, layer: str) -> Tensor:
+    def grad_sq(self, layer: PrunableLayer) -> Tensor:
         """Return a layer's sum over windows of the squared gradient, float32 (out, in), on the CPU."""
-        return self.reader.read(layer)["grad_sq"]
+        return self.reader.read_matrix(layer.name, "grad_sq", torch.float32, layer.shape)
 
 
 class Activations:
     """Activation statistics of a model, read layer by layer.
 
     Args:
-        folder: written by the calibrate stage.
+        folder: written by the calibrate stage, or by the mask stage.
         expected: provenance that it must have; empty fields are not compared.
 
     Raises:
@@ -95,14 +114,14 @@ class Activations:
 
     def __init__(self, folder: Path, expected: Provenance | None = None) -> None:
         self.reader = ArtifactReader(folder, "activations", expected)
-        index = self.reader.index
-        self.inventory = Inventory(
-            index["blocks"],
-            index["n_blocks"],
-            tuple(layer_from_json(facts, folder) for facts in index["layers"]),
-            tuple((name, reason) for name, reason in index["skipped"]),
-        )
-        self._input: dict[str, str | None] = {facts["name"]: facts["input"] for facts in index["layers"]}
+        try:
+            found = _STATISTICS.validate_json(json.dumps(self.reader.index), strict=True)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise ArtifactError(str(folder), f"an index with another '{where}'", "that of statistics", MEND) from None
+        layers = tuple(layer_from_json(facts, folder) for facts in found.layers)
+        self.inventory = Inventory(found.blocks, found.n_blocks, layers, found.skipped)
+        self._input = {layer.name: facts.get("input") for layer, facts in zip(layers, found.layers, strict=True)}
         self._cached: tuple[str, dict[str, Tensor]] | None = None
 
     @property
@@ -129,24 +148,27 @@ class Activations:
             )
         if self._cached is None or self._cached[0] != owner:  # layers that share an input follow each other
             self._cached = (owner, self.reader.read(owner))
-        facts = self.reader.files[owner]
+        facts, columns = self.reader.files[owner], self._cached[1]
+        width = next(found.in_features for found in self.layers if found.name == layer)
+        for name, tensor in columns.items():
+            if name not in _SHAPES or tuple(tensor.shape) != (width,) * _SHAPES[name]:
+                got = f"'{name}' of shape {tuple(tensor.shape)}"
+                where = str(self.reader.folder / facts["file"])
+                raise ArtifactError(where, got, f"statistics of the {width} inputs of {layer}", MEND)
         energy: float | None = facts.get("energy", {}).get(layer)
-        return LayerStats(layer, facts["tokens"], self.provenance.windows, **self._cached[1], energy=energy)
+        return LayerStats(layer, facts["tokens"], self.provenance.windows, **columns, energy=energy)
 
 
 def layer_from_json(facts: dict[str, Any], folder: Path) -> PrunableLayer:
     """Return the layer that an index entry of the artifact at `folder` describes.
 
     Raises:
-        ArtifactError: keys missing or too many.
+        ArtifactError: keys missing or too many, or of another type.
     """
+    known = sorted(asdict(PrunableLayer("", "", 0, 0, 0, False)))
     try:
-        return PrunableLayer(**{key: value for key, value in facts.items() if key != "input"})
-    except TypeError:
-        known = sorted(asdict(PrunableLayer("", "", 0, 0, 0, False)))
-        raise ArtifactError(
-            str(folder),
-            f"a layer entry with {sorted(facts)}",
-            f"the keys {known}",
-            "Run the calibrate stage again.",
-        ) from None
+        if facts.keys() - {*known, "input"}:
+            raise ValueError
+        return _LAYER.validate_json(json.dumps(facts), strict=True)
+    except ValueError:
+        raise ArtifactError(str(folder), f"a layer entry with {sorted(facts)}", f"the keys {known}", MEND) from None

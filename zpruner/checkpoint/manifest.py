@@ -8,7 +8,7 @@ from typing import Any
 import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from zpruner.artifacts.work import checksum, digest_of, read_sealed_json, write_sealed_json
+from zpruner.artifacts.work import checksum, digest_of, read_sealed_json, refuse_link, write_sealed_json
 from zpruner.errors import MEND, ArtifactError
 from zpruner.model.stored import read_header
 
@@ -98,6 +98,7 @@ def tokenizer_hash(files: dict[str, FileFacts]) -> str:
 
 
 def _check(file: Path, facts: FileFacts) -> None:
+    refuse_link(file)
     size = file.stat().st_size if file.is_file() else None
     if size != facts.bytes:
         found = "no file" if size is None else f"{size} bytes"

@@ -51,7 +51,7 @@ def _file(path: Path) -> Lines:
     """Describe one Arrow file; one that belongs to an artifact folder is checked against its index."""
     if path.suffix == ".safetensors":
         raise ArtifactError(str(path), "one file of a checkpoint", "the folder that holds it", f"Try {path.parent}.")
-    from zpruner.artifacts.store import read_file
+    from zpruner.artifacts.arrow import read_file
 
     try:
         columns, metadata = read_file(path, _kind(path))
@@ -160,7 +160,7 @@ def _kind(path: Path) -> str:
     """Return what an Arrow file says it is; `read_file` explains one that says nothing."""
     import pyarrow as pa
 
-    from zpruner.artifacts.store import read_metadata
+    from zpruner.artifacts.arrow import read_metadata
 
     try:
         with pa.memory_map(str(path)) as file:

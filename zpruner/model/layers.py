@@ -43,6 +43,11 @@ class PrunableLayer:
         return matrix.T if self.transposed else matrix
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs, the shape of its weight."""
+        return self.out_features, self.in_features
+
+    @property
     def kind(self) -> str:
         """The name within the block, e.g. `mlp.down_proj`: everything after the block's index."""
         parts = self.name.split(".")

@@ -74,6 +74,10 @@ def _check_part(part: tuple[float, float]) -> tuple[float, float]:
     return part
 
 
+_WITH_WINDOWS = {"batch_size", "gram", "min_expert_tokens", "propagation", "protocol", "divergence"}
+"""Settings beside a text's that say what is done with its windows."""
+
+
 class TextSettings(Settings):
     """Where a text comes from, which part of it is used, and what its windows of `seqlen` tokens begin with.
 
@@ -95,6 +99,10 @@ class TextSettings(Settings):
     def begin(self) -> Literal["auto", "always", "never", "published"]:
         """What windows begin with."""
         return self.bos
+
+    def windows_settings(self) -> str:
+        """Return what decides the windows, as canonical JSON: not what is done with them."""
+        return canonical_json(self.model_dump(mode="json", exclude_defaults=True, exclude=_WITH_WINDOWS))
 
 
 class CalibrationSettings(TextSettings):

@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from zpruner.artifacts.store import read_file, write_file
-from zpruner.errors import ArtifactError
+from zpruner.artifacts.arrow import read_file, write_file
+from zpruner.artifacts.work import digest_of
+from zpruner.errors import MEND, ArtifactError
 from zpruner.text.windows import windows_hash
 
 
-def write_windows(path: Path, windows: Tensor, source: str, bos: str = "auto", begin: tuple[int, ...] = ()) -> None:
-    """Write windows, int32 (windows, seqlen), with their content hash and where the text came from.
+@dataclass(frozen=True)
+class WindowsOrigin:
+    """What windows are for and what they were made with.
+
+    Attributes:
+        role: `calibration`, `evaluation` or `search`.
+        settings: what decides the windows, as canonical JSON.
+        model_hash: of the checkpoint whose tokenizer made them.
+        tokenizer_hash: of that tokenizer's files.
+    """
+
+    role: str
+    settings: str
+    model_hash: str
+    tokenizer_hash: str
+
+
+def write_windows(
+    path: Path, windows: Tensor, source: str, origin: WindowsOrigin, bos: str = "auto", begin: tuple[int, ...] = ()
+) -> None:
+    """Write windows, int32 (windows, seqlen), with their content hash and what they come from.
 
     Args:
         path: of the file.
         windows: the ids.
         source: of the text.
+        origin: what they are for and made with.
         bos: the rule for what windows begin with (see `Bos`).
         begin: the tokens that every window begins with by that rule.
     """
     facts = {"windows_hash": windows_hash(windows), "source": source, "bos": bos, "begin": json.dumps(begin)}
-    write_file(path, {"input_ids": windows}, "tokens", facts)
+    facts |= asdict(origin)
+    write_file(path, {"input_ids": windows}, "tokens", {**facts, "facts_hash": digest_of(facts)})
 
 
 def read_begin(path: Path) -> tuple[int, ...]:
@@ -33,30 +57,40 @@ def read_begin(path: Path) -> tuple[int, ...]:
     Raises:
         ArtifactError: as `read_windows`.
     """
-    _, facts = read_file(path, "tokens")
     try:
-        return tuple(int(one) for one in json.loads(facts["begin"]))
+        return tuple(int(one) for one in json.loads(_read(path)[1]["begin"]))
     except (KeyError, TypeError, ValueError):
-        raise ArtifactError(
-            str(path), "no word of what its windows begin with", "one", "Delete it and run `dvc repro`."
-        ) from None
+        raise ArtifactError(str(path), "no word of what its windows begin with", "one", MEND) from None
 
 
-def read_windows(path: Path) -> tuple[Tensor, str]:
+def read_windows(path: Path, expected: WindowsOrigin | None = None) -> tuple[Tensor, str]:
     """Return windows, int32 (windows, seqlen), and their content hash.
 
+    Args:
+        path: of the file.
+        expected: what they must be for and made with; None: anything.
+
     Raises:
-        ArtifactError: missing, truncated or altered.
+        ArtifactError: missing, truncated or altered; for something else, or made with something else.
     """
+    windows, facts = _read(path)
+    for key, value in asdict(expected).items() if expected else ():
+        if facts.get(key) != value:
+            got = f"{key} {facts.get(key)!r}"
+            raise ArtifactError(str(path), got, f"{value!r}", f"It belongs elsewhere. {MEND}")
+    return windows, str(facts["windows_hash"])
+
+
+def _read(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    """Return the windows and what is said of them, both as they were written."""
     columns, facts = read_file(path, "tokens")
     windows = columns.get("input_ids")
     if windows is None or windows.ndim != 2 or windows.dtype != torch.int32:
-        raise ArtifactError(
-            str(path), f"columns {sorted(columns)}", "int32 lists `input_ids`", "Run `dvc repro fetch`."
-        )
+        raise ArtifactError(str(path), f"columns {sorted(columns)}", "int32 lists `input_ids`", MEND)
     found = windows_hash(windows)
     if found != facts.get("windows_hash"):
-        raise ArtifactError(
-            str(path), f"windows of hash {found}", f"{facts.get('windows_hash')}", "Delete it and run `dvc repro`."
-        )
-    return windows, found
+        raise ArtifactError(str(path), f"windows of hash {found}", f"{facts.get('windows_hash')}", MEND)
+    sealed = {key: value for key, value in facts.items() if key not in ("facts_hash", "format", "kind", "library")}
+    if facts.get("facts_hash") != digest_of(sealed):
+        raise ArtifactError(str(path), "an altered origin", "that of the windows", MEND)
+    return windows, facts

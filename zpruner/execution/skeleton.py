@@ -17,7 +17,7 @@ from zpruner.errors import IncompleteCheckpointError
 from zpruner.execution.read_ahead import ReadAhead
 from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
 from zpruner.model.load import record_untied
-from zpruner.model.loader import Later, Loader, assign, find
+from zpruner.model.loader import Later, assign, find
 from zpruner.model.opening import Opened, check_loaded
 
 
@@ -39,7 +39,7 @@ class Skeleton:
         self.model = opened.model
         if self.model.dtype == torch.bfloat16 and not multiplies_bfloat16(device):
             widen_products(self.model)
-        self._loader = Loader(self.model, opened.dtype, device, opened.quantizer)
+        self._loader = opened.loader(device)
         self._conversion = Conversion(self.model, opened.quantizer)
         self._ahead = ReadAhead(self.tensors, device)
         stored = self.model.state_dict(keep_vars=True)

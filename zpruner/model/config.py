@@ -114,15 +114,17 @@ class quiet_transformers:  # noqa: N801 - used like a function
     def __enter__(self) -> None:
         from transformers.utils import logging
 
-        self._level = logging.get_verbosity()
+        self._before = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
 
     def __exit__(self, *_: object) -> None:
         from transformers.utils import logging
 
-        logging.set_verbosity(self._level)
-        logging.enable_progress_bar()
+        verbosity, bars = self._before
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from zpruner.errors import InvalidSettingError, did_you_mean
 from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
 from zpruner.model.config import is_packed, one_sentence, quiet_transformers
+from zpruner.model.loader import find
 from zpruner.model.opening import check_loaded, open_checkpoint
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ def load_model(
     check_loaded(folder, loading["missing_keys"], loading["mismatched_keys"])
     if opened is not None and opened.quantizer is not None:
         model._weight_conversions = None  # saved as the dense model that it is now
+        for name, empty in opened.model.state_dict(keep_vars=True).items():
+            tensor = find(model, name)
+            tensor.data = tensor.data.to(empty.dtype)
     record_untied(model)
     model = model.to(place).eval()
     if model.dtype == torch.bfloat16 and not multiplies_bfloat16(model.device):

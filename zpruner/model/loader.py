@@ -22,12 +22,17 @@ class Loader:
         dtype: of its parameters.
         device: where they are put.
         quantizer: transformers', where the checkpoint is quantised.
+        uniform: whether what is stored beside quantised weights is cast to `dtype` too. transformers leaves it as it
+            is, with which no model runs whose `dtype` is another than the stored one.
     """
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device, quantizer: Any) -> None:
+    def __init__(
+        self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device, quantizer: Any, uniform: bool
+    ) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
 
         self.model, self.dtype, self.device, self.quantizer = model, dtype, device, quantizer
+        self._uniform = uniform
         self._wide = model._get_dtype_plan(dtype)
         self._transforms = get_model_conversion_mapping(model, None, quantizer)
 
@@ -45,7 +50,23 @@ class Loader:
         )
         with quiet_transformers():
             account, _ = convert_and_load_state_dict_in_model(self.model, dict(tensors), plan)
+        if self._uniform:
+            for name in self.model.state_dict().keys() - account.missing_keys:
+                self._cast(name)
         return account
+
+    def _cast(self, name: str) -> None:
+        """Cast a tensor of the model to the type that it would have, were the weights not quantised."""
+        from transformers.core_model_loading import build_glob_alternation
+
+        wanted, tensor = self.dtype, find(self.model, name)
+        if self._wide:
+            pattern, plans, _ = build_glob_alternation(list(self._wide))
+            if (match := pattern.search(name)) is not None and match.lastgroup is not None:
+                wanted = self._wide[plans[match.lastgroup]]
+        if tensor.is_floating_point() and tensor.dtype != wanted:
+            cast = tensor.detach().to(wanted)
+            assign(self.model, name, nn.Parameter(cast) if isinstance(tensor, nn.Parameter) else cast)
 
 
 class Later:

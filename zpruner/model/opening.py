@@ -44,6 +44,7 @@ class Opened:
         model: on the meta device.
         dtype: that transformers would load it in.
         quantizer: transformers', which dequantises the weights; None where they are not quantised.
+        uniform: see `Loader`.
         tensors: what is stored.
         found: names of the model's parameters and buffers that are stored, tied ones under each name that is.
     """
@@ -53,8 +54,13 @@ class Opened:
     model: PreTrainedModel
     dtype: torch.dtype
     quantizer: Any
+    uniform: bool
     tensors: Tensors
     found: frozenset[str]
+
+    def loader(self, device: torch.device) -> Loader:
+        """Return what puts stored tensors into the model, on a device."""
+        return Loader(self.model, self.dtype, device, self.quantizer, self.uniform)
 
 
 def empty_model(folder: Path, dtype: torch.dtype | None = None, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -115,8 +121,9 @@ def open_checkpoint(
     with one_sentence(folder), quiet_transformers():
         if quantizer is not None:
             quantizer.preprocess_model(model=model, dtype=chosen, device_map=None, checkpoint_files=names)
-    found = _check(folder, model, chosen, quantizer, tensors)
-    return Opened(folder, config, model, chosen, quantizer, tensors, found)
+    uniform = quantizer is not None and dtype != "auto"
+    found = _check(folder, Loader(model, chosen, _EMPTY, quantizer, uniform), tensors)
+    return Opened(folder, config, model, chosen, quantizer, uniform, tensors, found)
 
 
 def check_loaded(folder: Path, missing: set[str], mismatched: set[tuple[str, Any, Any]]) -> None:
@@ -187,14 +194,13 @@ def _at_most(folder: Path, limit: int) -> Iterator[None]:
             hook.remove()
 
 
-def _check(
-    folder: Path, model: PreTrainedModel, dtype: torch.dtype, quantizer: Any, tensors: Tensors
-) -> frozenset[str]:
+def _check(folder: Path, loader: Loader, tensors: Tensors) -> frozenset[str]:
     """Load everything as empty tensors, which takes no memory, and return the names that are stored.
 
     Raises:
         SourceError, ModelStructureError: see `open_checkpoint`.
     """
+    model, quantizer = loader.model, loader.quantizer
     before = model.state_dict(keep_vars=True)
     _check_tables(folder, model, tensors)
     stored = {name: tensors.facts(name) for name in tensors.names()}
@@ -203,7 +209,7 @@ def _check(
         for name, facts in stored.items()
     }
     with one_sentence(folder):
-        account = Loader(model, dtype, _EMPTY, quantizer).load(later)
+        account = loader.load(later)
         found = frozenset(before.keys() - account.missing_keys)
         # A tied weight is there where one of its names is.
         names_of: dict[int, list[str]] = {}

@@ -8,7 +8,7 @@ import json
 import re
 import reprlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,40 +53,37 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
     """
     from transformers import AutoConfig
 
-    raw = _read(folder)
-    with one_sentence(folder, raw, trust_remote_code), quiet_transformers(), warnings.catch_warnings():
+    _check_json(folder)
+    with one_sentence(folder), quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
         check_causal(folder, config)
         layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 1)
         if isinstance(layers, int) and layers < 1:
             raise _wrong(folder, f"{layers} hidden layers", "one or more")
-    with one_sentence(folder, raw, trust_remote_code):
+    with one_sentence(folder):
         _make_dense(folder, config)
         _use_what_is_here(folder, config)
     return config
 
 
 @contextmanager
-def one_sentence(where: Path | str, raw: Mapping[str, Any] | None = None, trusted: bool = True) -> Iterator[None]:
+def one_sentence(
+    where: Path | str, expected: str = "a causal language model that transformers knows, whole"
+) -> Iterator[None]:
     """Turn whatever other libraries raise about a checkpoint into SourceError.
 
     A checkpoint is foreign data: wrong types, zeros and huge numbers in its config end in any kind of exception, deep
     inside transformers or torch.
 
     Args:
-        where: the checkpoint.
-        raw: its config, where that may explain the error.
-        trusted: whether its code may run.
+        where: the checkpoint, or a part of it.
+        expected: what would have been right.
     """
     try:
         yield
     except ZprunerError:
         raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # of the place that is written to
-        raise _unreadable(where, error) from None
     except ImportError as error:
         raise SourceError(
             str(where),
@@ -95,17 +92,24 @@ def one_sentence(where: Path | str, raw: Mapping[str, Any] | None = None, truste
             "Install them: pip install 'zpruner[sources]' has what most need.",
         ) from None
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # of the place that is written to
         # tokenizers and safetensors are Rust, whose panics are no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        if raw is not None and "auto_map" in raw and not trusted:
+        if "trust_remote_code=True" in str(error):
             raise SourceError(
                 str(where),
                 "a checkpoint that only its own Python code can load",
                 "a model that transformers knows",
                 "Set model.trust_remote_code to true in params.yaml (--trust-remote-code) if you trust that code.",
             ) from None
-        raise _unreadable(where, error) from None
+        raise SourceError(
+            str(where),
+            f"a checkpoint that cannot be read ({_said(error)})",
+            expected,
+            "Get it again, or correct what is wrong in it.",
+        ) from None
 
 
 class quiet_transformers:  # noqa: N801 - used like a function
@@ -127,8 +131,8 @@ class quiet_transformers:  # noqa: N801 - used like a function
             logging.enable_progress_bar()
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """Return config.json, with what would take transformers unbounded time or memory refused."""
+def _check_json(folder: Path) -> None:
+    """Refuse a config.json that is no config, or that would take transformers unbounded time or memory."""
     path = folder / "config.json"
     try:
         if path.stat().st_size > _BYTES:
@@ -156,7 +160,6 @@ def _read(folder: Path) -> dict[str, Any]:
     for name in ("dtype", "torch_dtype"):
         if raw.get(name) is not None and raw[name] not in _DTYPES:
             raise _wrong(folder, f"{name} {_quoted(raw[name])}", f"one of {', '.join(_DTYPES)}")
-    return raw
 
 
 def too_large(value: Any, name: str = "") -> tuple[str, str] | None:
@@ -246,15 +249,6 @@ def _use_what_is_here(folder: Path, config: PretrainedConfig) -> None:
 def tell(sentence: str) -> None:
     """Tell the user what was decided for them."""
     warnings.warn(sentence, ZprunerWarning, stacklevel=2)
-
-
-def _unreadable(where: Path | str, error: BaseException) -> SourceError:
-    return SourceError(
-        str(where),
-        f"a checkpoint that cannot be read ({_said(error)})",
-        "a causal language model that transformers knows, whole",
-        "Get it again, correct its config.json, or give another model.",
-    )
 
 
 def _wrong(folder: Path, got: str, expected: str) -> SourceError:

@@ -22,7 +22,11 @@ def check_header(file: Path) -> None:
     Args:
         file: a GGUF file, version 2 or 3, little-endian.
     """
-    with one_sentence(file), file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with (
+        one_sentence(file, "a whole GGUF file"),
+        file.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
         header = _Header(data)
         if header.take(4) != b"GGUF":
             raise ValueError("no GGUF file")

@@ -86,6 +86,8 @@ def load_model(
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            # A quantiser would choose the device for its kernels.
+            device_map=None if opened.quantizer is None else {"": "cpu"},
             ignore_mismatched_sizes=True,  # reported below
         )
     check_loaded(folder, loading["missing_keys"], loading["mismatched_keys"])

@@ -64,7 +64,7 @@ def weight_files(folder: Path, config: PretrainedConfig) -> tuple[list[Path], di
 def _check_index(folder: Path, chosen: object) -> None:
     """Raise SourceError for an index that is no index, or that names files outside the folder."""
     path = folder / INDEX
-    with one_sentence(path):
+    with one_sentence(path, "the index of a checkpoint, with metadata and weight_map"):
         if chosen is not None:
             if not isinstance(chosen, str):
                 raise ValueError("transformers_weights that is no file name")

@@ -155,6 +155,6 @@ def _tokenizer(source: str, folder: Path, gguf_file: str | None, trust_remote_co
     from zpruner.model.config import one_sentence
 
     extra = {} if gguf_file is None else {"gguf_file": gguf_file}
-    with one_sentence(f"tokenizer of {source}"):
+    with one_sentence(f"tokenizer of {source}", "a tokenizer that transformers knows"):
         # No local_files_only: it would be written into tokenizer_config.json.
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **extra)

@@ -53,7 +53,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
     """
     from transformers import AutoConfig
 
-    _check_json(folder)
+    _read(folder)
     with one_sentence(folder), quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
@@ -131,8 +131,8 @@ class quiet_transformers:  # noqa: N801 - used like a function
             logging.enable_progress_bar()
 
 
-def _check_json(folder: Path) -> None:
-    """Refuse a config.json that is no config, or that would take transformers unbounded time or memory."""
+def _read(folder: Path) -> dict[str, Any]:
+    """Return config.json; refuse one that is no config, or that would take transformers unbounded time or memory."""
     path = folder / "config.json"
     try:
         if path.stat().st_size > _BYTES:
@@ -160,6 +160,7 @@ def _check_json(folder: Path) -> None:
     for name in ("dtype", "torch_dtype"):
         if raw.get(name) is not None and raw[name] not in _DTYPES:
             raise _wrong(folder, f"{name} {_quoted(raw[name])}", f"one of {', '.join(_DTYPES)}")
+    return raw
 
 
 def too_large(value: Any, name: str = "") -> tuple[str, str] | None:

@@ -87,7 +87,7 @@ def load_model(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             # A quantiser would choose the device for its kernels.
-            device_map=None if opened.quantizer is None else {"": "cpu"},
+            device_map=None if opened is None or opened.quantizer is None else {"": "cpu"},
             ignore_mismatched_sizes=True,  # reported below
         )
     check_loaded(folder, loading["missing_keys"], loading["mismatched_keys"])

@@ -20,7 +20,8 @@
 #endif
 
 #define ABI 1
-#define MAX_BATCH 16
+#define FEW 2  /* rows of x that meet each weight as it is expanded; more of them meet TILE rows of W in a buffer */
+#define TILE 4 /* rows of W, and of x, whose sums are in registers together */
 #define INLINE static inline __attribute__((always_inline))
 
 enum { PORTABLE, NEON, AVX2, AVX512, AVX512_BF16, ISAS };
@@ -169,14 +170,7 @@ INLINE void portable_row(ROW_ARGUMENTS, int type) {
     switch (batch) {                                                                   \
     case 1: function(mask, values, x, stride, columns, 1, sums, ##__VA_ARGS__); break; \
     case 2: function(mask, values, x, stride, columns, 2, sums, ##__VA_ARGS__); break; \
-    case 3: function(mask, values, x, stride, columns, 3, sums, ##__VA_ARGS__); break; \
-    case 4: function(mask, values, x, stride, columns, 4, sums, ##__VA_ARGS__); break; \
-    case 6: function(mask, values, x, stride, columns, 6, sums, ##__VA_ARGS__); break; \
-    case 8: function(mask, values, x, stride, columns, 8, sums, ##__VA_ARGS__); break;
-#define BY_LARGE_BATCH(function, ...)                                                    \
-    BY_BATCH(function, ##__VA_ARGS__)                                                    \
-    case 12: function(mask, values, x, stride, columns, 12, sums, ##__VA_ARGS__); break; \
-    case 16: function(mask, values, x, stride, columns, 16, sums, ##__VA_ARGS__); break;
+    }
 
 static void portable_bf16(ROW_ARGUMENTS) { portable_row(mask, values, x, stride, columns, batch, sums, BF16); }
 static void portable_fp16(ROW_ARGUMENTS) { portable_row(mask, values, x, stride, columns, batch, sums, FP16); }
@@ -231,7 +225,7 @@ INLINE TARGET_AVX2 __m256 avx2_weights(unsigned byte, int masked, const uint8_t 
 }
 
 INLINE TARGET_AVX2 void avx2_row(ROW_ARGUMENTS, int type) {
-    int size = size_of(type), chains = batch > 2 ? batch > 4 ? 1 : 2 : 4;
+    int size = size_of(type), chains = 4;
     uint8_t tail[64 * 4];
     __m256 acc[16];
     for (int i = 0; i < batch * chains; i++) acc[i] = _mm256_setzero_ps();
@@ -258,10 +252,10 @@ INLINE TARGET_AVX2 void avx2_row(ROW_ARGUMENTS, int type) {
 #define AVX2_ROWS(name, type)                            \
     static TARGET_AVX2 void name(ROW_ARGUMENTS) {        \
         if (mask) {                                      \
-            BY_BATCH(avx2_row, type) }                   \
+            BY_BATCH(avx2_row, type)                     \
         } else {                                         \
             mask = NULL;                                 \
-            BY_BATCH(avx2_row, type) }                   \
+            BY_BATCH(avx2_row, type)                     \
         }                                                \
     }
 AVX2_ROWS(avx2_bf16, BF16)
@@ -292,7 +286,7 @@ INLINE TARGET_AVX512 __m512 half16(__m512i v, int second, int type) {
 }
 
 INLINE TARGET_AVX512 void avx512_row(ROW_ARGUMENTS, int type) {
-    int size = size_of(type), chains = batch > 4 ? 1 : 4;
+    int size = size_of(type), chains = 4;
     uint8_t tail[64 * 4];
     __m512 acc[16];
     for (int i = 0; i < batch * chains; i++) acc[i] = _mm512_setzero_ps();
@@ -332,10 +326,10 @@ INLINE TARGET_AVX512 void avx512_row(ROW_ARGUMENTS, int type) {
 #define AVX512_ROWS(name, target, row, ...)            \
     static target void name(ROW_ARGUMENTS) {           \
         if (mask) {                                    \
-            BY_LARGE_BATCH(row, ##__VA_ARGS__) }       \
+            BY_BATCH(row, ##__VA_ARGS__)               \
         } else {                                       \
             mask = NULL;                               \
-            BY_LARGE_BATCH(row, ##__VA_ARGS__) }       \
+            BY_BATCH(row, ##__VA_ARGS__)               \
         }                                              \
     }
 AVX512_ROWS(avx512_bf16, TARGET_AVX512, avx512_row, BF16)
@@ -345,7 +339,7 @@ AVX512_ROWS(avx512_fp32, TARGET_AVX512, avx512_row, FP32)
 /* ---- AVX-512 BF16: both sides bfloat16, pairs of products summed in float32 */
 
 INLINE TARGET_BF16 void dpbf16_row(ROW_ARGUMENTS) {
-    int chains = batch > 4 ? 1 : 2;
+    int chains = 2;
     uint8_t tail[64 * 2];
     __m512 acc[16];
     for (int i = 0; i < batch * chains; i++) acc[i] = _mm512_setzero_ps();
@@ -360,13 +354,13 @@ INLINE TARGET_BF16 void dpbf16_row(ROW_ARGUMENTS) {
         for (int m = 0; m < batch; m++) {
             __m512i first = _mm512_loadu_si512(part + m * stride * 2);
             __m512i second = _mm512_loadu_si512(part + m * stride * 2 + 64);
-            __m512 *a = &acc[m * chains], *b = &acc[m * chains + chains - 1];
+            __m512 *a = &acc[m * chains], *b = &acc[m * chains + 1];
             *a = _mm512_dpbf16_ps(*a, (__m512bh)low, (__m512bh)first);
             *b = _mm512_dpbf16_ps(*b, (__m512bh)high, (__m512bh)second);
         }
     }
     for (int m = 0; m < batch; m++) {
-        sums[m] = _mm512_reduce_add_ps(chains == 1 ? acc[m] : _mm512_add_ps(acc[2 * m], acc[2 * m + 1]));
+        sums[m] = _mm512_reduce_add_ps(_mm512_add_ps(acc[2 * m], acc[2 * m + 1]));
     }
 }
 
@@ -394,6 +388,21 @@ INLINE float32x4_t neon_four(unsigned nibble, int masked, const uint8_t *p) {
     return vreinterpretq_f32_u8(v);
 }
 
+/* The 8 weights that a byte of the mask names, into two registers; where the next ones begin. */
+INLINE const uint8_t *neon_pair(unsigned byte, int masked, const uint8_t *values, int type, float32x4_t *v) {
+    if (type == FP32) {
+        v[0] = neon_four(byte & 15, masked, values);
+        values += (masked ? __builtin_popcount(byte & 15) : 4) * 4;
+        v[1] = neon_four(byte >> 4, masked, values);
+        return values + (masked ? __builtin_popcount(byte >> 4) : 4) * 4;
+    }
+    uint8x16_t both = neon_load(values);
+    if (masked) both = vqtbl1q_u8(both, vld1q_u8(lanes16[byte]));
+    v[0] = neon_half(vreinterpretq_u16_u8(both), 0, type);
+    v[1] = neon_half(vreinterpretq_u16_u8(both), 1, type);
+    return values + (masked ? __builtin_popcount(byte) : 8) * 2;
+}
+
 INLINE void neon_row(ROW_ARGUMENTS, int type) {
     int size = size_of(type);
     uint8_t tail[64 * 4];
@@ -404,20 +413,8 @@ INLINE void neon_row(ROW_ARGUMENTS, int type) {
         if (!mask && columns - word * 64 < 64) values = dense_tail(tail, values - word * 64 * size, columns, size);
         const uint8_t *part = x + word * 256;
         for (int step = 0; step < 8; step++, bits >>= 8) {
-            unsigned byte = bits & 255;
             float32x4_t v[2];
-            if (type == FP32) {
-                v[0] = neon_four(byte & 15, mask != NULL, values);
-                values += (mask ? __builtin_popcount(byte & 15) : 4) * 4;
-                v[1] = neon_four(byte >> 4, mask != NULL, values);
-                values += (mask ? __builtin_popcount(byte >> 4) : 4) * 4;
-            } else {
-                uint8x16_t both = neon_load(values);
-                if (mask) both = vqtbl1q_u8(both, vld1q_u8(lanes16[byte]));
-                values += (mask ? __builtin_popcount(byte) : 8) * 2;
-                v[0] = neon_half(vreinterpretq_u16_u8(both), 0, type);
-                v[1] = neon_half(vreinterpretq_u16_u8(both), 1, type);
-            }
+            values = neon_pair(bits & 255, mask != NULL, values, type, v);
             for (int m = 0; m < batch; m++) {
                 const uint8_t *at = part + m * stride * 4 + step * 32;
                 acc[2 * m] = vfmaq_f32(acc[2 * m], v[0], vreinterpretq_f32_u8(vld1q_u8(at)));
@@ -431,15 +428,197 @@ INLINE void neon_row(ROW_ARGUMENTS, int type) {
 #define NEON_ROWS(name, type)                  \
     static void name(ROW_ARGUMENTS) {          \
         if (mask) {                            \
-            BY_BATCH(neon_row, type) }         \
+            BY_BATCH(neon_row, type)           \
         } else {                               \
             mask = NULL;                       \
-            BY_BATCH(neon_row, type) }         \
+            BY_BATCH(neon_row, type)           \
         }                                      \
     }
 NEON_ROWS(neon_bf16, BF16)
 NEON_ROWS(neon_fp16, FP16)
 NEON_ROWS(neon_fp32, FP32)
+
+#endif
+
+/* ---------------------------------------------------------------- TILE rows of W times TILE rows of x
+ *
+ * `fill` writes a row of W in whole words, zeros in place, as x is: bfloat16 for `dpbf16`, float32 elsewhere. `tile` sums
+ * the products of TILE such rows with TILE rows of x into sums[row of W][row of x].
+ */
+typedef void (*FillFunction)(const uint8_t *mask, const uint8_t *values, int64_t columns, uint8_t *out);
+typedef void (*TileFunction)(
+    const uint8_t *w, int64_t w_stride, const uint8_t *x, int64_t x_stride, int64_t words, float *sums);
+
+static void portable_fill(const uint8_t *mask, const uint8_t *values, int64_t columns, uint8_t *out, int type) {
+    int size = size_of(type);
+    for (int64_t word = 0; word * 64 < columns; word++) {
+        int64_t left = columns - word * 64;
+        uint64_t bits = mask ? load64(mask + word * 8) : left < 64 ? ((uint64_t)1 << left) - 1 : ~(uint64_t)0;
+        for (int i = 0; i < 64; i++, bits >>= 1) {
+            float v = bits & 1 ? number(values, type) : 0;
+            values += (bits & 1) * size;
+            memcpy(out + (word * 64 + i) * 4, &v, 4);
+        }
+    }
+}
+static void fill_bf16(const uint8_t *m, const uint8_t *v, int64_t c, uint8_t *o) { portable_fill(m, v, c, o, BF16); }
+static void fill_fp16(const uint8_t *m, const uint8_t *v, int64_t c, uint8_t *o) { portable_fill(m, v, c, o, FP16); }
+static void fill_fp32(const uint8_t *m, const uint8_t *v, int64_t c, uint8_t *o) { portable_fill(m, v, c, o, FP32); }
+
+static void portable_tile(
+    const uint8_t *w, int64_t w_stride, const uint8_t *x, int64_t x_stride, int64_t words, float *sums) {
+    for (int r = 0; r < TILE; r++) {
+        for (int m = 0; m < TILE; m++) {
+            float sum[8] = {0};
+            for (int64_t column = 0; column < words * 64; column += 8) {
+                for (int i = 0; i < 8; i++) {
+                    sum[i] += float_of(load32(w + (r * w_stride + column + i) * 4))
+                        * float_of(load32(x + (m * x_stride + column + i) * 4));
+                }
+            }
+            sums[r * TILE + m] = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+        }
+    }
+}
+
+#if defined(__x86_64__)
+
+INLINE TARGET_AVX2 void avx2_fill(const uint8_t *mask, const uint8_t *values, int64_t columns, uint8_t *out, int type) {
+    int size = size_of(type);
+    uint8_t tail[64 * 4];
+    for (int64_t word = 0; word * 64 < columns; word++) {
+        uint64_t bits = mask ? load64(mask + word * 8) : 0;
+        if (!mask && columns - word * 64 < 64) values = dense_tail(tail, values - word * 64 * size, columns, size);
+        for (int step = 0; step < 8; step++, bits >>= 8) {
+            __m256 v = avx2_weights(bits & 255, mask != NULL, values, type);
+            values += (mask ? __builtin_popcount(bits & 255) : 8) * size;
+            _mm256_storeu_ps((float *)(void *)(out + word * 256 + step * 32), v);
+        }
+    }
+}
+
+INLINE TARGET_AVX512 void avx512_fill(const uint8_t *mask, const uint8_t *values, int64_t columns, uint8_t *out, int type) {
+    int size = size_of(type);
+    uint8_t tail[64 * 4];
+    for (int64_t word = 0; word * 64 < columns; word++) {
+        uint64_t bits = mask ? load64(mask + word * 8) : 0;
+        if (!mask && columns - word * 64 < 64) values = dense_tail(tail, values - word * 64 * size, columns, size);
+        for (int step = 0; step < 4; step++, bits >>= 16) {
+            __m512 v;
+            if (type == FP32) {
+                v = _mm512_castsi512_ps(loaded(values));
+                if (mask) v = _mm512_maskz_expand_ps((__mmask16)bits, v);
+            } else {
+                __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)values);
+                __asm__("" : "+v"(h));
+                if (mask) h = _mm256_maskz_expand_epi16((__mmask16)bits, h);
+                v = type == FP16 ? _mm512_cvtph_ps(h)
+                                 : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+            }
+            values += (mask ? __builtin_popcount(bits & 0xffff) : 16) * size;
+            _mm512_storeu_ps(out + word * 256 + step * 64, v);
+        }
+    }
+}
+
+static TARGET_AVX512 void narrow_fill(const uint8_t *mask, const uint8_t *values, int64_t columns, uint8_t *out) {
+    uint8_t tail[64 * 2];
+    for (int64_t word = 0; word * 64 < columns; word++) {
+        uint64_t bits = mask ? load64(mask + word * 8) : 0;
+        if (!mask && columns - word * 64 < 64) values = dense_tail(tail, values - word * 128, columns, 2);
+        int kept = mask ? __builtin_popcount((uint32_t)bits) : 32;
+        _mm512_storeu_si512(out + word * 128, expand16((uint32_t)bits, mask != NULL, values));
+        __m512i high = expand16((uint32_t)(bits >> 32), mask != NULL, values + kept * 2);
+        _mm512_storeu_si512(out + word * 128 + 64, high);
+        values += (mask ? __builtin_popcountll(bits) : 64) * 2;
+    }
+}
+
+#define FILLS(isa, target)                                                                      \
+    static target void isa##_fill_bf16(const uint8_t *m, const uint8_t *v, int64_t c, uint8_t *o) { \
+        isa##_fill(m, v, c, o, BF16);                                                           \
+    }                                                                                           \
+    static target void isa##_fill_fp16(const uint8_t *m, const uint8_t *v, int64_t c, uint8_t *o) { \
+        isa##_fill(m, v, c, o, FP16);                                                           \
+    }                                                                                           \
+    static target void isa##_fill_fp32(const uint8_t *m, const uint8_t *v, int64_t c, uint8_t *o) { \
+        isa##_fill(m, v, c, o, FP32);                                                           \
+    }
+FILLS(avx2, TARGET_AVX2)
+FILLS(avx512, TARGET_AVX512)
+
+static TARGET_AVX2 void avx2_tile(
+    const uint8_t *w, int64_t w_stride, const uint8_t *x, int64_t x_stride, int64_t words, float *sums) {
+    for (int r = 0; r < TILE; r += 2) { /* 16 registers hold the sums of two rows */
+        __m256 acc[2 * TILE];
+        for (int i = 0; i < 2 * TILE; i++) acc[i] = _mm256_setzero_ps();
+        for (int64_t at = 0; at < words * 256; at += 32) {
+            __m256 first = _mm256_loadu_ps((const float *)(const void *)(w + r * w_stride * 4 + at));
+            __m256 second = _mm256_loadu_ps((const float *)(const void *)(w + (r + 1) * w_stride * 4 + at));
+            for (int m = 0; m < TILE; m++) {
+                __m256 v = _mm256_loadu_ps((const float *)(const void *)(x + m * x_stride * 4 + at));
+                acc[m] = _mm256_fmadd_ps(first, v, acc[m]);
+                acc[TILE + m] = _mm256_fmadd_ps(second, v, acc[TILE + m]);
+            }
+        }
+        for (int i = 0; i < 2 * TILE; i++) sums[r * TILE + i] = sum8(acc[i]);
+    }
+}
+
+#define TILE_512(name, target, bytes, product)                                                                  \
+    static target void name(                                                                                    \
+        const uint8_t *w, int64_t w_stride, const uint8_t *x, int64_t x_stride, int64_t words, float *sums) {    \
+        __m512 acc[TILE * TILE];                                                                                \
+        for (int i = 0; i < TILE * TILE; i++) acc[i] = _mm512_setzero_ps();                                     \
+        for (int64_t at = 0; at < words * 64 * bytes; at += 64) {                                               \
+            __m512i row[TILE];                                                                                  \
+            for (int r = 0; r < TILE; r++) row[r] = _mm512_loadu_si512(w + r * w_stride * bytes + at);          \
+            for (int m = 0; m < TILE; m++) {                                                                    \
+                __m512i v = _mm512_loadu_si512(x + m * x_stride * bytes + at);                                  \
+                for (int r = 0; r < TILE; r++) acc[r * TILE + m] = product(acc[r * TILE + m], row[r], v);       \
+            }                                                                                                   \
+        }                                                                                                       \
+        for (int i = 0; i < TILE * TILE; i++) sums[i] = _mm512_reduce_add_ps(acc[i]);                           \
+    }
+#define PRODUCT_FP32(sum, a, b) _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum)
+#define PRODUCT_BF16(sum, a, b) _mm512_dpbf16_ps(sum, (__m512bh)(a), (__m512bh)(b))
+TILE_512(avx512_tile, TARGET_AVX512, 4, PRODUCT_FP32)
+TILE_512(dpbf16_tile, TARGET_BF16, 2, PRODUCT_BF16)
+
+#elif defined(__aarch64__)
+
+INLINE void neon_fill(const uint8_t *mask, const uint8_t *values, int64_t columns, uint8_t *out, int type) {
+    int size = size_of(type);
+    uint8_t tail[64 * 4];
+    for (int64_t word = 0; word * 64 < columns; word++) {
+        uint64_t bits = mask ? load64(mask + word * 8) : 0;
+        if (!mask && columns - word * 64 < 64) values = dense_tail(tail, values - word * 64 * size, columns, size);
+        for (int step = 0; step < 8; step++, bits >>= 8) {
+            float32x4_t v[2];
+            values = neon_pair(bits & 255, mask != NULL, values, type, v);
+            vst1q_u8(out + word * 256 + step * 32, vreinterpretq_u8_f32(v[0]));
+            vst1q_u8(out + word * 256 + step * 32 + 16, vreinterpretq_u8_f32(v[1]));
+        }
+    }
+}
+static void neon_fill_bf16(const uint8_t *m, const uint8_t *v, int64_t c, uint8_t *o) { neon_fill(m, v, c, o, BF16); }
+static void neon_fill_fp16(const uint8_t *m, const uint8_t *v, int64_t c, uint8_t *o) { neon_fill(m, v, c, o, FP16); }
+static void neon_fill_fp32(const uint8_t *m, const uint8_t *v, int64_t c, uint8_t *o) { neon_fill(m, v, c, o, FP32); }
+
+static void neon_tile(
+    const uint8_t *w, int64_t w_stride, const uint8_t *x, int64_t x_stride, int64_t words, float *sums) {
+    float32x4_t acc[TILE * TILE];
+    for (int i = 0; i < TILE * TILE; i++) acc[i] = vdupq_n_f32(0);
+    for (int64_t at = 0; at < words * 256; at += 16) {
+        float32x4_t row[TILE];
+        for (int r = 0; r < TILE; r++) row[r] = vreinterpretq_f32_u8(vld1q_u8(w + r * w_stride * 4 + at));
+        for (int m = 0; m < TILE; m++) {
+            float32x4_t v = vreinterpretq_f32_u8(vld1q_u8(x + m * x_stride * 4 + at));
+            for (int r = 0; r < TILE; r++) acc[r * TILE + m] = vfmaq_f32(acc[r * TILE + m], row[r], v);
+        }
+    }
+    for (int i = 0; i < TILE * TILE; i++) sums[i] = vaddvq_f32(acc[i]);
+}
 
 #endif
 
@@ -479,23 +658,39 @@ static TARGET_AVX2 void avx2_expand(const uint8_t *mask, const uint8_t *values, 
     }
 }
 
+/* 64 columns of a row. `there` says which of them exist: all of them where it is a constant. */
+INLINE TARGET_AVX512 const uint8_t *avx512_word(uint64_t bits, uint64_t there, const uint8_t *values, int size, uint8_t *out) {
+    int lanes = 64 / size; /* in a register */
+    for (int first = 0; first < 64; first += lanes, there >>= lanes & 63, out += 64) {
+        uint64_t kept = lanes == 64 ? bits : bits >> first & (((uint64_t)1 << (lanes & 63)) - 1);
+        __asm__("" : "+r"(kept));
+        __m512i v = loaded(values);
+        if (size == 1) _mm512_mask_storeu_epi8(out, there, _mm512_maskz_expand_epi8(kept, v));
+        if (size == 2) _mm512_mask_storeu_epi16(out, (__mmask32)there, _mm512_maskz_expand_epi16((__mmask32)kept, v));
+        if (size == 4) _mm512_mask_storeu_epi32(out, (__mmask16)there, _mm512_maskz_expand_epi32((__mmask16)kept, v));
+        if (size == 8) _mm512_mask_storeu_epi64(out, (__mmask8)there, _mm512_maskz_expand_epi64((__mmask8)kept, v));
+        values += __builtin_popcountll(kept) * size;
+    }
+    return values;
+}
+
+INLINE TARGET_AVX512 void avx512_words(const uint8_t *mask, const uint8_t *values, int64_t columns, int size, uint8_t *out) {
+    int64_t whole = columns / 64;
+    for (int64_t word = 0; word < whole; word++) {
+        values = avx512_word(load64(mask + word * 8), ~(uint64_t)0, values, size, out + word * 64 * size);
+    }
+    if (columns % 64) {
+        uint64_t there = ((uint64_t)1 << columns % 64) - 1;
+        avx512_word(load64(mask + whole * 8), there, values, size, out + whole * 64 * size);
+    }
+}
+
 static TARGET_AVX512 void avx512_expand(const uint8_t *mask, const uint8_t *values, int64_t columns, int size, uint8_t *out) {
-    for (int64_t word = 0; word * 64 < columns; word++) {
-        uint64_t bits = load64(mask + word * 8);
-        int64_t left = columns - word * 64;
-        uint64_t there = left < 64 ? ((uint64_t)1 << left) - 1 : ~(uint64_t)0;
-        int lanes = 64 / size; /* in a register */
-        for (int first = 0; first < 64; first += lanes) {
-            uint64_t all = lanes == 64 ? ~(uint64_t)0 : ((uint64_t)1 << lanes) - 1;
-            uint64_t kept = bits >> first & all, inside = there >> first & all;
-            uint8_t *to = out + (word * 64 + first) * size;
-            __m512i v = loaded(values);
-            if (size == 1) _mm512_mask_storeu_epi8(to, inside, _mm512_maskz_expand_epi8(kept, v));
-            if (size == 2) _mm512_mask_storeu_epi16(to, (__mmask32)inside, _mm512_maskz_expand_epi16((__mmask32)kept, v));
-            if (size == 4) _mm512_mask_storeu_epi32(to, (__mmask16)inside, _mm512_maskz_expand_epi32((__mmask16)kept, v));
-            if (size == 8) _mm512_mask_storeu_epi64(to, (__mmask8)inside, _mm512_maskz_expand_epi64((__mmask8)kept, v));
-            values += __builtin_popcountll(kept) * size;
-        }
+    switch (size) {
+    case 1: avx512_words(mask, values, columns, 1, out); break;
+    case 2: avx512_words(mask, values, columns, 2, out); break;
+    case 4: avx512_words(mask, values, columns, 4, out); break;
+    case 8: avx512_words(mask, values, columns, 8, out); break;
     }
 }
 
@@ -561,6 +756,34 @@ static RowFunction row_function(int isa, int type, int narrow) {
     return portable[type];
 }
 
+static FillFunction fill_function(int isa, int type, int narrow) {
+    (void)narrow;
+#if defined(__x86_64__)
+    static const FillFunction avx2[] = {avx2_fill_bf16, avx2_fill_fp16, avx2_fill_fp32};
+    static const FillFunction avx512[] = {avx512_fill_bf16, avx512_fill_fp16, avx512_fill_fp32};
+    if (narrow) return narrow_fill;
+    if (isa >= AVX512) return avx512[type];
+    if (isa == AVX2) return avx2[type];
+#elif defined(__aarch64__)
+    static const FillFunction neon[] = {neon_fill_bf16, neon_fill_fp16, neon_fill_fp32};
+    if (isa == NEON) return neon[type];
+#endif
+    static const FillFunction portable[] = {fill_bf16, fill_fp16, fill_fp32};
+    return portable[type];
+}
+
+static TileFunction tile_function(int isa, int narrow) {
+    (void)narrow;
+#if defined(__x86_64__)
+    if (narrow) return dpbf16_tile;
+    if (isa >= AVX512) return avx512_tile;
+    if (isa == AVX2) return avx2_tile;
+#elif defined(__aarch64__)
+    if (isa == NEON) return neon_tile;
+#endif
+    return portable_tile;
+}
+
 static ExpandFunction expand_function(int isa) {
 #if defined(__x86_64__)
     if (isa >= AVX512) return avx512_expand;
@@ -588,19 +811,19 @@ static int64_t first_row(const Matrix *w, int64_t start, int64_t stop, int part,
     return low;
 }
 
-/* How the row functions read x. */
+/* How the functions above read x. */
 typedef struct {
     int narrow, paired;
 } Form;
 
 static Form form_of(const Matrix *w, const Product *p, int isa) {
     int narrow = isa == AVX512_BF16 && w->value_type == BF16 && p->type == BF16;
-    Form form = {narrow, !narrow && isa >= AVX512 && w->value_type == BF16};
+    Form form = {narrow, !narrow && isa >= AVX512 && w->value_type == BF16 && p->batch <= FEW};
     return form;
 }
 
 /* x in that form, `batch` rows of whole words, zeros where there is no x; to be freed. */
-static uint8_t *formed(const Product *p, int64_t columns, int64_t words, int batch, Form form) {
+static uint8_t *formed(const Product *p, int64_t columns, int64_t words, int64_t batch, Form form) {
     int size = form.narrow ? 2 : 4;
     uint8_t *out = malloc((size_t)(batch * words * 64 * size) + 64);
     if (!out) return NULL;
@@ -610,7 +833,7 @@ static uint8_t *formed(const Product *p, int64_t columns, int64_t words, int bat
         int64_t filled = m < p->batch ? columns : 0;
         memset(to + filled / 64 * 64 * size, 0, (size_t)((words - filled / 64) * 64 * size));
         if (form.narrow || (p->type == FP32 && !form.paired)) {
-            memcpy(to, from, (size_t)(filled * size));
+            if (filled) memcpy(to, from, (size_t)(filled * size));
             continue;
         }
         for (int64_t column = 0; column < filled; column++) {
@@ -622,17 +845,56 @@ static uint8_t *formed(const Product *p, int64_t columns, int64_t words, int bat
     return out;
 }
 
-static int rounded_batch(int64_t batch) {
-    static const int made_for[] = {1, 2, 3, 4, 6, 8, 12, 16};
-    int i = 0;
-    while (made_for[i] < batch) i++;
-    return made_for[i];
+static void put_sum(const Product *p, int64_t row, int64_t m, float sum) {
+    if (p->bias) sum += number(p->bias + row * size_of(p->bias_type), p->bias_type);
+    put(p->y + (m * p->y_stride + row) * size_of(p->type), p->type, sum);
 }
 
-static int multiply_some(const Matrix *w, const Product *p, int isa, int threads) {
+static void few_rows(
+    const Matrix *w, const Product *p, const uint8_t *x, int64_t stride, RowFunction row_sums, int64_t start, int64_t stop) {
+    int64_t mask_bytes = words_of(w) * 8;
+    int size = size_of(w->value_type);
+    float sums[FEW];
+    for (int64_t row = start; row < stop; row++) {
+        const uint8_t *mask = w->bitmask ? w->bitmask + row * mask_bytes : NULL;
+        int64_t first = mask ? offset_of(w, row) : row * w->columns;
+        row_sums(mask, w->values + first * size, x, stride, w->columns, (int)p->batch, sums);
+        for (int64_t m = 0; m < p->batch; m++) put_sum(p, row, m, sums[m]);
+    }
+}
+
+/* `buffer` has room for TILE rows of W. */
+static void many_rows(
+    const Matrix *w, const Product *p, const uint8_t *x, int64_t stride, int x_size, FillFunction fill, TileFunction tile,
+    uint8_t *buffer, int64_t start, int64_t stop) {
+    int64_t words = words_of(w), row_bytes = words * 64 * x_size;
+    int size = size_of(w->value_type);
+    float sums[TILE * TILE];
+    for (int64_t row = start; row < stop; row += TILE) {
+        int rows = stop - row < TILE ? (int)(stop - row) : TILE;
+        for (int r = 0; r < rows; r++) {
+            const uint8_t *mask = w->bitmask ? w->bitmask + (row + r) * words * 8 : NULL;
+            int64_t first = mask ? offset_of(w, row + r) : (row + r) * w->columns;
+            fill(mask, w->values + first * size, w->columns, buffer + r * row_bytes);
+        }
+        for (int64_t m = 0; m < p->batch; m += TILE) {
+            tile(buffer, words * 64, x + m * stride * x_size, stride, words, sums);
+            for (int r = 0; r < rows; r++) {
+                for (int i = 0; i < TILE && m + i < p->batch; i++) put_sum(p, row + r, m + i, sums[r * TILE + i]);
+            }
+        }
+    }
+}
+
+/* y = x W^T + bias, on at most `threads` threads. */
+int zp_matmul(const Matrix *w, const Product *p, int isa, int threads) {
+    if (isa < 0 || isa >= ISAS || !zp_supports(isa) || w->value_type < BF16 || w->value_type > FP32 || p->type < BF16
+        || p->type > FP32) {
+        return UNSUPPORTED;
+    }
     Form form = form_of(w, p, isa);
-    int batch = rounded_batch(p->batch);
-    int64_t words = words_of(w), stride = p->x_stride, mask_bytes = words * 8;
+    int many = p->batch > FEW, failed = 0;
+    int64_t words = words_of(w), stride = p->x_stride, batch = many ? (p->batch + TILE - 1) / TILE * TILE : p->batch;
     const uint8_t *x = p->x;
     uint8_t *owned = NULL;
     if (w->columns % 64 || batch != p->batch || form.paired || (!form.narrow && p->type != FP32)) {
@@ -641,7 +903,9 @@ static int multiply_some(const Matrix *w, const Product *p, int isa, int threads
         stride = words * 64;
     }
     RowFunction row_sums = row_function(isa, w->value_type, form.narrow);
-    int size = size_of(w->value_type), out = size_of(p->type);
+    FillFunction fill = fill_function(isa, w->value_type, form.narrow);
+    TileFunction tile = tile_function(isa, form.narrow);
+    int x_size = form.narrow ? 2 : 4;
     (void)threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -650,38 +914,22 @@ static int multiply_some(const Matrix *w, const Product *p, int isa, int threads
         part = omp_get_thread_num();
         parts = omp_get_num_threads();
 #endif
-        int64_t stop = first_row(w, 0, w->rows, part + 1, parts);
-        float sums[MAX_BATCH];
-        for (int64_t row = first_row(w, 0, w->rows, part, parts); row < stop; row++) {
-            const uint8_t *mask = w->bitmask ? w->bitmask + row * mask_bytes : NULL;
-            int64_t first = mask ? offset_of(w, row) : row * w->columns;
-            row_sums(mask, w->values + first * size, x, stride, w->columns, batch, sums);
-            float bias = p->bias ? number(p->bias + row * size_of(p->bias_type), p->bias_type) : 0;
-            for (int64_t m = 0; m < p->batch; m++) {
-                put(p->y + (m * p->y_stride + row) * out, p->type, p->bias ? sums[m] + bias : sums[m]);
+        int64_t start = first_row(w, 0, w->rows, part, parts), stop = first_row(w, 0, w->rows, part + 1, parts);
+        if (!many) {
+            few_rows(w, p, x, stride, row_sums, start, stop);
+        } else {
+            uint8_t *buffer = calloc((size_t)(TILE * words * 64 * x_size) + 64, 1);
+            if (buffer) {
+                many_rows(w, p, x, stride, x_size, fill, tile, buffer, start, stop);
+                free(buffer);
+            } else {
+#pragma omp atomic write
+                failed = 1;
             }
         }
     }
     free(owned);
-    return OK;
-}
-
-/* y = x W^T + bias, on at most `threads` threads. */
-int zp_matmul(const Matrix *w, const Product *product, int isa, int threads) {
-    if (isa < 0 || isa >= ISAS || !zp_supports(isa) || w->value_type < BF16 || w->value_type > FP32
-        || product->type < BF16 || product->type > FP32) {
-        return UNSUPPORTED;
-    }
-    int64_t most = isa >= AVX512 ? 16 : isa == PORTABLE ? 4 : 8;
-    Product some = *product;
-    for (int64_t done = 0; done < product->batch; done += most) {
-        some.batch = product->batch - done < most ? product->batch - done : most;
-        some.x = product->x + done * product->x_stride * size_of(product->type);
-        some.y = product->y + done * product->y_stride * size_of(product->type);
-        int failed = multiply_some(w, &some, isa, threads);
-        if (failed) return failed;
-    }
-    return OK;
+    return failed ? NO_MEMORY : OK;
 }
 
 /* Write rows [start, stop) of W to `out`, (stop - start, columns) values of `size` bytes, zeros in place. */

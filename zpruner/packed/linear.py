@@ -13,8 +13,8 @@ from zpruner.kernels.expand import expand_rows
 from zpruner.model.bfloat16 import linear, multiplies_bfloat16
 
 _PARTS = ("weight_bitmask", "weight_values", "weight_offsets")
-_PIECE = 1 << 26
-"""Bytes of weights that are expanded at once."""
+_PIECE = 1 << 22
+"""Bytes of weights that are expanded at once: they are multiplied while they are in the processor's caches."""
 
 
 class SparseLinear(nn.Module):

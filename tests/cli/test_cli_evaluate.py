@@ -88,6 +88,19 @@ def test_export_copies_a_variant_with_what_was_measured(evaluated: Path, command
     assert "--force" in err
 
 
+def test_export_packs_a_variant(evaluated: Path, command: Command) -> None:
+    code, out, err = command("export", "wanda", "s50", "--format", "packed", "-o", "release")
+    assert code == 0, err
+    assert "21 packed tensors hold 50.0% of their numbers" in out
+    card = (evaluated / "release/README.md").read_text()
+    assert "| perplexity (4 windows of 32 tokens) | 27.5 | 31.25 |" in card
+    assert "The zeros are left out" in card
+    assert "neither smaller nor faster" not in card
+    assert command("inspect", "release")[0] == 0
+    assert command("unpack", "release", "-o", "back")[0] == 0
+    assert tiny.files_of(evaluated / "back") == tiny.files_of(evaluated / "data/pruned/wanda/s50")
+
+
 def test_a_damaged_checkpoint_is_not_measured(place: Path, command: Command) -> None:
     assert command("prune", "source/model", *PRUNE, "-o", "out")[0] == 0
     path = place / "out/model.safetensors"

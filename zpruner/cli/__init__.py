@@ -16,6 +16,7 @@ from zpruner.cli._evaluate import evaluate
 from zpruner.cli._export import export
 from zpruner.cli._inspect import inspect
 from zpruner.cli._methods import methods
+from zpruner.cli._pack import pack, unpack
 from zpruner.cli._prune import prune
 from zpruner.cli._validate import validate
 from zpruner.runtime.allocator import keep_freed_memory
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (prune, evaluate, export, inspect, methods, validate):
+for command in (prune, evaluate, export, pack, unpack, inspect, methods, validate):
     app.command()(command)
 
 

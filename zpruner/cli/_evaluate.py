@@ -46,6 +46,7 @@ def evaluate(
 
     from zpruner.evaluate import achieved_sparsity, perplexity_interval, perplexity_of, window_losses
     from zpruner.model import take_inventory
+    from zpruner.packed.linear import restore_dense
     from zpruner.runtime.progress import counter
     from zpruner.text import windows_hash
 
@@ -61,6 +62,7 @@ def evaluate(
     noise = f"  (95 % interval {interval.low:.4f} to {interval.high:.4f})" if interval else ""
     typer.echo(f"perplexity  {perplexity_of(losses):.4f}{noise}")
     typer.echo(f"windows     {len(ids)} of {ids.shape[1]} tokens, hash {windows_hash(ids)[:16]}, BOS {settings.begin}")
+    restore_dense(network)  # a packed model's zeros are counted as any other's
     sparsity = achieved_sparsity(network, take_inventory(network, blocks, ignore or ()).layers)
     typer.echo(f"sparsity    {sparsity:.2%} of the prunable weights are zero")
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from zpruner.cli._pack import saved_line
 from zpruner.errors import ArtifactError
+
+
+class Format(StrEnum):
+    """How a variant is written."""
+
+    dense = "dense"
+    packed = "packed"
 
 
 def export(
@@ -17,11 +26,16 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder to write.")],
     root: Annotated[Path, typer.Option(help="The project folder.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint folder.")] = False,
+    format: Annotated[  # noqa: A002 - the option's name
+        Format, typer.Option(help="dense: zeros in place, as any library loads it; packed: without them.")
+    ] = Format.dense,
 ) -> None:
     """Copy a variant of the pipeline with what was measured on it in its model card, to publish it."""
     from zpruner.checkpoint import Checkpoint, write_manifest
-    from zpruner.checkpoint.card import with_results
+    from zpruner.checkpoint.card import packed_card, with_results
     from zpruner.cli._output import check_output, place
+    from zpruner.packed.pack import pack
+    from zpruner.packed.structure import transposed_tensors
 
     check_output(output, force)
     data = root / "data"
@@ -37,12 +51,17 @@ def export(
     checkpoint.verify_all()
     calibration = calibrated_on(root, checkpoint.folder / "README.md")
     facts = {key: value for key, value in checkpoint.manifest.items() if key not in ("model", "hash", "files")}
+    card = with_results((checkpoint.folder / "README.md").read_text(encoding="utf-8"), found, calibration)
     with place(output, force) as staging:
-        for name in checkpoint.files:
-            shutil.copyfile(checkpoint.folder / name, staging / name)
-        card = staging / "README.md"
-        card.write_text(with_results(card.read_text(encoding="utf-8"), found, calibration), encoding="utf-8")
-        write_manifest(staging, checkpoint.model, **facts)
+        if format is Format.packed:
+            names = transposed_tensors(checkpoint.folder)
+            saved = pack(checkpoint.folder, staging, transposed=names, facts=facts, card=packed_card(card))
+            typer.echo(saved_line(output, saved))
+        else:
+            for name in checkpoint.files:
+                shutil.copyfile(checkpoint.folder / name, staging / name)
+            (staging / "README.md").write_text(card, encoding="utf-8")
+            write_manifest(staging, checkpoint.model, **facts)
     typer.echo(f"{output}: {len(found)} measurements in its README.md")
 
 

@@ -67,11 +67,19 @@ DOWNLOADS = Path(".zpruner/downloads")
 
 
 def open_model(
-    source: str, sha256: str | None, dtype: str, device: str, downloads: Path, trust_remote_code: bool
+    source: str,
+    sha256: str | None,
+    dtype: str,
+    device: str,
+    downloads: Path,
+    trust_remote_code: bool,
+    *,
+    only_dense: bool = False,
 ) -> tuple[PreTrainedModel, Any, Path]:
     """Return model, tokenizer (or None) and checkpoint folder of any model source.
 
-    A local checkpoint folder is loaded as it is; anything else is first made into one below `downloads`, once.
+    A local checkpoint folder is loaded as it is; anything else is first made into one below `downloads`, once. With
+    `only_dense` a packed checkpoint is refused.
 
     Raises:
         SourceError, HashMismatchError, InvalidSettingError, ModelStructureError: as `fetch_model` and `load_model`.
@@ -81,6 +89,7 @@ def open_model(
     from zpruner.checkpoint import MANIFEST, Checkpoint
     from zpruner.execution import copy_checkpoint
     from zpruner.model import load_model
+    from zpruner.model.config import is_packed, packed
     from zpruner.sources import LocalPath, fetch_model, folder_sha256, load_tokenizer, parse_source
 
     parsed = parse_source(source)
@@ -99,6 +108,8 @@ def open_model(
                 source, sha256, unfinished, downloads, dtype, trust_remote_code=trust_remote_code, copy=copy_checkpoint
             )
             unfinished.rename(folder)
+    if only_dense and is_packed(folder):
+        raise packed(folder)
     model = load_model(folder, dtype, device, trust_remote_code=trust_remote_code)
     return model, load_tokenizer(folder, trust_remote_code=trust_remote_code), folder
 

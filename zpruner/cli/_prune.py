@@ -90,7 +90,9 @@ def prune(
     from zpruner.settings.params import PerplexitySettings
     from zpruner.types import Stat
 
-    network, tokenizer, folder = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code)
+    network, tokenizer, folder = option.open_model(
+        model, sha256, dtype, device, downloads, trust_remote_code, only_dense=True
+    )
     # What cannot be pruned is told before anything is downloaded or measured.
     inventory = take_inventory(network, blocks, ignore or ())
     windows = load_windows(

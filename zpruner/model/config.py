@@ -40,6 +40,16 @@ def is_packed(folder: Path) -> bool:
     return isinstance(stored, dict) and stored.get("quant_method") == PACKED
 
 
+def packed(folder: Path) -> SourceError:
+    """Return the error about a packed checkpoint where its zeros are needed."""
+    return SourceError(
+        str(folder),
+        "a packed checkpoint",
+        "one with its zeros in place",
+        "Run `zpruner unpack` on it (`zpruner evaluate` and `zpruner.load` take it as it is).",
+    )
+
+
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """Return the config of a causal language model, ready to build it: dense, with attention that torch computes.
 
@@ -212,12 +222,7 @@ def _make_dense(folder: Path, config: PretrainedConfig) -> None:
             method = "bitsandbytes"
         kind = KINDS.get(method) if isinstance(method, str) and method != "gguf" else None
         if method == PACKED:
-            raise SourceError(
-                str(folder),
-                "a packed checkpoint",
-                "one with its zeros in place",
-                "Run `zpruner unpack` on it (`zpruner evaluate` and `zpruner.load` take it as it is).",
-            )
+            raise packed(folder)
         if kind is None or "dequantize" not in inspect.signature(kind).parameters:
             raise quantised(folder, _quoted(method))
         part.quantization_config = {**settings, "dequantize": True}

@@ -137,3 +137,18 @@ class SparseLinear(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_matrix": None}
+
+
+def restore_dense(model: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Put an ordinary linear layer in the place of every packed one; other models stay as they are.
+
+    Args:
+        model: changed in place.
+        dtype: of the weights; None: that of the kept values.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, SparseLinear):
+            dense = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+            dense.weight = nn.Parameter(module.weight.to(dtype or module.weight_values.dtype), requires_grad=False)
+            dense.register_parameter("bias", module.bias)
+            model.set_submodule(name, dense)

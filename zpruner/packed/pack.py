@@ -15,8 +15,8 @@ from torch import Tensor
 
 from zpruner.artifacts.work import atomic_file, write_json
 from zpruner.checkpoint import MANIFEST, Stored, write_manifest, write_tensors
-from zpruner.checkpoint.manifest import SHARD_INDEX
-from zpruner.errors import ArtifactError, SourceError
+from zpruner.checkpoint.manifest import SHARD_INDEX, read_manifest
+from zpruner.errors import MEND, ArtifactError, SourceError
 from zpruner.kernels.checks import PADDING_BYTES
 from zpruner.model.weight_files import weight_files
 from zpruner.packed.encode import bitmask_of, negative_zeros, nonzero, offsets_of, values_of
@@ -86,6 +86,11 @@ class Savings:
     weights_dense: int = 0
     weights_packed: int = 0
 
+    @property
+    def share(self) -> float:
+        """Bytes after over bytes before."""
+        return self.packed / self.dense if self.dense else 1.0
+
     def __add__(self, other: Savings) -> Savings:
         return Savings(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
 
@@ -131,8 +136,9 @@ def pack(
 
     Raises:
         SourceError, ModelStructureError: not a causal language model, or nothing in it becomes smaller.
-        ArtifactError: a file that cannot be read; a checkpoint that is packed already.
+        ArtifactError: a file that cannot be read or is not its manifest's; a checkpoint that is packed already.
     """
+    known = read_manifest(folder)[1] if (folder / MANIFEST).is_file() else {}
     described, config = read_plain_config(folder, trust_remote_code=trust_remote_code)
     files, _ = weight_files(folder, described)
     journal = Memory() if journal is None else journal
@@ -148,6 +154,10 @@ def pack(
         if entry is None:
             entry = _pack_file(WeightFile.open(file), out, name, transposed, keep)
             journal.record(name, entry, out / name, entry["digest"])
+        facts_of = known.get(file.name)
+        if facts_of is not None and facts_of.checksum != entry["source"]["checksum"]:
+            got = f"checksum {entry['source']['checksum']}"
+            raise ArtifactError(str(file), got, f"checksum {facts_of.checksum}", MEND)
         total += Savings(**entry["savings"])
         source[file.relative_to(folder).as_posix()] = entry["source"]
         weight_map |= dict.fromkeys(entry["names"], name)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     register_quantization_config,
@@ -24,7 +23,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from zpruner.errors import ArtifactError
 from zpruner.packed.layout import FORMAT, METHOD, VERSION, WEIGHTS, PackedTensor
-from zpruner.packed.linear import SparseLinear
+from zpruner.packed.linear import SparseLinear, restore_dense
 from zpruner.packed.reader import PackedFile
 
 if TYPE_CHECKING:
@@ -115,12 +114,7 @@ class PackedQuantizer(HfQuantizer):
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
         """Return the model with ordinary linear layers."""
-        for name, module in list(model.named_modules()):
-            if isinstance(module, SparseLinear):
-                dense = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-                dense.weight = nn.Parameter(module.weight.to(dtype), requires_grad=False)
-                dense.register_parameter("bias", module.bias)
-                model.set_submodule(name, dense)
+        restore_dense(model, dtype)
         return model
 
     def is_serializable(self) -> bool:

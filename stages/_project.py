@@ -7,29 +7,27 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from torch import Tensor
 
-import zpruner
+from stages._deciding import search_instances
+from stages._plan import Planned, read_planned
 from stages._ran import note_run
 from zpruner.artifacts.results import Cost
 from zpruner.artifacts.store import Provenance
-from zpruner.artifacts.work import Work, checksum, digest_of
+from zpruner.artifacts.work import Work, digest_of
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
 from zpruner.errors import MEND, ArtifactError, InvalidSettingError
-from zpruner.pruning.composition import compose_all
 from zpruner.runtime.allocator import keep_freed_memory
 from zpruner.runtime.command import run_command
 from zpruner.settings.params import Params, load
 from zpruner.text import WindowsOrigin, read_windows
 
-SEARCH_STAGES = (("fetch", "search"), ("gradients", "search"), ("search",))
-"""The stages of search/dvc.yaml, as stage and labels."""
+SEARCH_STAGES = tuple(search_instances())
 Method = Annotated[str, typer.Option(help="A label under `methods` in params.yaml.")]
 Sparsity = Annotated[str, typer.Option(help="A label under `sparsities` in params.yaml.")]
 Root = Annotated[Path, typer.Option(help="The project folder.")]
@@ -42,17 +40,20 @@ How, not what, as `machine.device` is: sums and losses agree up to rounding, and
 
 @dataclass(frozen=True)
 class Project:
-    """A project folder: params.yaml, and the artifacts of every stage under `data/`."""
+    """A project folder: its settings, and the artifacts of every stage under `data/`.
+
+    `written` has params.yaml as it is written; `params` the batch sizes that this process takes besides.
+    """
 
     root: Path
     params: Params
+    written: Params
 
     @classmethod
     def open(cls, root: Path) -> Project:
-        """Read and check the settings of the project at `root`, every method among them."""
-        params = load(root / "params.yaml")
-        compose_all(params)  # an unknown name or hyper-parameter is told before a long run, not after
-        return cls(root, in_smaller_batches(params, batch_divisor()))
+        """Read and check the settings of the project at `root`; the plan checks every method besides."""
+        written = load(root / "params.yaml")
+        return cls(root, in_smaller_batches(written, batch_divisor()), written)
 
     @property
     def data(self) -> Path:
@@ -85,10 +86,13 @@ class Project:
         """Activation statistics of the unpruned model."""
         return self.data / "activations" / "dense"
 
-    @property
-    def needs(self) -> Path:
-        """What the listed methods need, and their compositions with every file read."""
-        return self.data / "needs"
+    def sources(self, what: str) -> Path:
+        """The content hash of a model or text that lies on this machine, or of packages that offer methods."""
+        return self.data / "sources" / f"{what}.json"
+
+    def plan(self, search: bool = False) -> Path:
+        """What decides each stage instance of the pipeline, or of the search: its code and settings."""
+        return (self.search if search else self.data) / "plan"
 
     @property
     def gradients(self) -> Path:
@@ -173,10 +177,18 @@ class Project:
         """The folder of the report."""
         return self.data / "report"
 
-    def work(self, stage: str, *labels: str, **determined_by: Any) -> Work:
-        """Return the work folder of a stage instance, keyed by the code and everything in `determined_by`."""
-        key = digest_of({"code": code_digest(), **determined_by})
-        return Work(self.work_root, "-".join((stage, *labels)), key)
+    def planned(self, *instance: str) -> Planned:
+        """Return what the plan says of a stage instance (stage and labels)."""
+        return read_planned(self.plan(instance in SEARCH_STAGES), self.written, instance)
+
+    def work(self, *instance: str, part: str = "", **inputs: Any) -> Work:
+        """Return the work folder of a stage instance, keyed by its plan and by the digests of what it reads.
+
+        `part` names one of several folders of the same instance.
+        """
+        planned = self.planned(*instance).model_dump(mode="json")
+        key = digest_of({"plan": planned, "batch_divisor": batch_divisor(), **inputs})
+        return Work(self.work_root, "-".join((*filter(None, [part]), *instance)), key)
 
     def write_cost(self, stage: str, *labels: str, seconds: float, **facts: Any) -> None:
         """Write what a stage instance cost: seconds of work (start-up apart) and peak resident memory in bytes.
@@ -233,13 +245,6 @@ def in_smaller_batches(params: Params, divisor: int) -> Params:
     if params.search is not None:
         changed["search"] = params.search.model_copy(update={"text": smaller(params.search.text)})
     return params.model_copy(update=changed)
-
-
-@cache
-def code_digest() -> str:
-    """Return a digest of the library's and the stages' source files."""
-    files = sorted(path for package in (zpruner.__file__, __file__) for path in Path(str(package)).parent.rglob("*.py"))
-    return digest_of([checksum(path) for path in files])
 
 
 def main(run: Callable[..., None]) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from stages._project import Project, Root, main, say
 from zpruner.artifacts.store import ArtifactWriter, Provenance, artifact_writer
-from zpruner.artifacts.work import read_sealed_json
 from zpruner.calibration import (
     Collection,
     Snapshots,
@@ -21,7 +20,6 @@ from zpruner.calibration import (
     warning,
     write_inputs,
 )
-from zpruner.errors import MEND, ArtifactError
 from zpruner.execution import Runner, choose, open_runner
 from zpruner.model import Inventory, get_weight, take_inventory
 from zpruner.runtime.progress import counter, progress
@@ -48,16 +46,8 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
         windows=windows.shape[0],
         tokens=windows.numel(),
     )
-    wanted = _wanted(project.needs / "inputs.json")
-    work = project.work(
-        "calibrate",
-        provenance=repr(provenance),
-        batch_size=settings.batch_size,
-        stats=sorted(wanted),
-        min_expert_tokens=settings.min_expert_tokens,
-        blocks=model_settings.blocks,
-        ignore=model_settings.ignore,
-    )
+    work = project.work("calibrate", provenance=repr(provenance))
+    wanted = frozenset(map(Stat, project.planned("calibrate").settings["statistics"]))
     choice = choose(project.params.machine, dense.tensor_bytes * (3 if Stat.GRAM in wanted else 1))
     say(f"calibrate: {choice.words}")
     with artifact_writer(work, "activations", provenance) as writer:
@@ -75,14 +65,6 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
             windows=windows.shape[0],
             streamed=choice.streamed,
         )
-
-
-def _wanted(path: Path) -> frozenset[Stat]:
-    """Return what the needs stage found that is to be collected."""
-    found = read_sealed_json(path, "what is to be collected").get("statistics")
-    if not isinstance(found, list) or not {Stat.SQ_SUM} <= set(found) <= set(Stat):
-        raise ArtifactError(str(path), f"statistics {found!r}", "a list of them", MEND)
-    return frozenset(map(Stat, found))
 
 
 def _by_batch(

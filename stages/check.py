@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages._project import Project, Root, main
-from zpruner.settings.watched import check_watched
+from zpruner.pruning.composition import compose_all
 
 
 def run(root: Root = Path()) -> None:
@@ -14,8 +14,7 @@ def run(root: Root = Path()) -> None:
     Args:
         root: the project folder.
     """
-    Project.open(root)
-    check_watched(root)
+    compose_all(Project.open(root).params)
 
 
 if __name__ == "__main__":

@@ -75,10 +75,8 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
         *labels,
         checkpoint=digest_of(checkpoint.manifest),
         windows=windows_hash,
-        batch_size=settings.batch_size,
-        divergence=settings.divergence,
-        stride=counted,
-        zero_shot=tasks and [canonical_json(tasks), _own_tasks(tasks, root)],
+        counted=counted,
+        own_tasks=tasks and _own_tasks(tasks, root),
         activations=activations and activations.reader.digest,
     )
     n_layers = 0 if activations is None else len(activations.layers)

@@ -17,6 +17,7 @@ from zpruner.runtime.progress import counter
 from zpruner.settings.params import TextSettings
 from zpruner.sources import (
     FETCH_STEPS,
+    Content,
     Documents,
     LocalPath,
     TokenTable,
@@ -55,8 +56,8 @@ def run(what: What, root: Root = Path()) -> None:
 def _fetch_model(project: Project) -> None:
     settings = project.params.model
     sha256 = settings.sha256
-    key = {"source": settings.source, "sha256": sha256, "dtype": settings.dtype, "state": _state(project)}
-    with project.work("fetch", "model", **key) as work:
+    content = Content.read(project.sources("model"), "dvc repro").content
+    with project.work("fetch", "model", content=content) as work:
         if work.done("model") is None or not _whole(work.files):
             shutil.rmtree(work.files)
             with counter(f"fetch model ({', '.join(FETCH_STEPS)})", len(FETCH_STEPS), "step") as step:
@@ -78,16 +79,6 @@ def _fetch_model(project: Project) -> None:
             work.record("model", {})
         work.publish(project.dense)
         project.write_cost("fetch", "model", seconds=work.seconds, layers=0)
-
-
-def _state(project: Project) -> list[list[object]]:
-    """Return size and time of change of every file of a local model, so that a changed one is fetched anew."""
-    parsed = parse_source(project.params.model.source)
-    if not isinstance(parsed, LocalPath):
-        return []
-    path = project.root / parsed.path
-    facts = ((file, file.stat()) for file in sorted([path, *path.rglob("*")]) if file.is_file())
-    return [[str(file.relative_to(path.parent)), found.st_size, found.st_mtime_ns] for file, found in facts]
 
 
 def _whole(folder: Path) -> bool:

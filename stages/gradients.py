@@ -6,16 +6,13 @@ from pathlib import Path
 
 from stages._project import Project, Root, main
 from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
-from zpruner.artifacts.work import read_sealed_json
 from zpruner.calibration import Gradients, GradientSnapshots, collect_gradients
 from zpruner.checkpoint import Checkpoint
-from zpruner.errors import MEND, ArtifactError, InvalidSettingError
+from zpruner.errors import InvalidSettingError
 from zpruner.execution import load_whole, memory_limit
 from zpruner.model import empty_model, take_inventory
-from zpruner.pruning.composition import compose
 from zpruner.runtime.progress import progress
-from zpruner.settings.params import MachineSettings, MethodSettings, ModelSettings
-from zpruner.types import Stat
+from zpruner.settings.params import MachineSettings, ModelSettings
 
 
 def run(root: Root = Path(), snapshot_seconds: float = 30.0, search: bool = False) -> None:
@@ -28,34 +25,15 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0, search: bool = Fals
             data/gradients is copied where it has them.
     """
     project = Project.open(root)
-    labels: tuple[str, ...]
-    if search:
-        labels, out, wanted = ("gradients", "search"), project.search / "gradients", _searched(project)
-    else:
-        labels, out = ("gradients",), project.gradients
-        wanted = _wanted(project.needs / "gradients.json")
-    if wanted:
+    labels = ("gradients", "search") if search else ("gradients",)
+    out = project.search / "gradients" if search else project.gradients
+    if project.planned(*labels).settings["wanted"]:
         collect(project, out, labels, snapshot_seconds)
         return
-    work = project.work(*labels, wanted=False)
+    work = project.work(*labels)
     with artifact_writer(work, "gradients", Provenance()) as writer:
         writer.finish(out, layers=[])
         project.write_cost(*labels, seconds=0.0, layers=0)
-
-
-def _wanted(path: Path) -> bool:
-    """Return whether a listed method needs gradients, as the needs stage found."""
-    found = read_sealed_json(path, "whether a method needs gradients").get("gradients")
-    if not isinstance(found, bool):
-        raise ArtifactError(str(path), f"gradients {found!r}", "true or false", MEND)
-    return found
-
-
-def _searched(project: Project) -> bool:
-    """Return whether a formula of the search may mention G."""
-    settings = project.params.the_search()
-    given = (compose(MethodSettings(score="expression", settings={"formula": text})) for text in settings.initial)
-    return "G" in settings.terminals or any(Stat.GRAD_SQ in found.needs for found in given)
 
 
 def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_seconds: float) -> None:
@@ -74,7 +52,7 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
     found = None if out == project.gradients else _collected(project, provenance)
     if found is None:
         _check_room(dense, settings, machine)
-    work = project.work(*labels, provenance=repr(provenance), blocks=settings.blocks, ignore=settings.ignore)
+    work = project.work(*labels, provenance=repr(provenance))
     with artifact_writer(work, "gradients", provenance) as writer:
         if found is not None:
             for layer in found.layers:

@@ -57,15 +57,9 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
         made_from, dtype="bool", method=method, settings=canonical_json(settings), pattern=str(pattern)
     )
     measured = replace(provenance, dtype=activations.provenance.dtype)
-    calibration = project.params.calibration
-    key = {
-        "scores": scores.digest,
-        "batch_size": calibration.batch_size,
-        "tokens": calibration.min_expert_tokens,
-        "gram": calibration.gram,
-    }
-    mask_work = project.work("mask", method, sparsity, provenance=repr(provenance), **key)
-    stats_work = project.work("propagate", method, sparsity, provenance=repr(measured), **key)
+    inputs = {"scores": scores.digest, "activations": activations.reader.digest}
+    mask_work = project.work("mask", method, sparsity, **inputs)
+    stats_work = project.work("mask", method, sparsity, part="propagate", **inputs)
     with (
         artifact_writer(mask_work, "masks", provenance) as masks,
         artifact_writer(stats_work, "activations", measured) as stats,

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from stages._code import source_digest
 from stages._project import Method, Project, Root, main
 from zpruner.artifacts.store import Provenance, artifact_writer
 from zpruner.calibration import Gradients
@@ -49,7 +48,7 @@ def run(method: Method, root: Root = Path()) -> None:
         model_hash=activations.provenance.model_hash, calibration_hash=activations.provenance.calibration_hash
     )
     gradients = Gradients(project.gradients, measured) if Stat.GRAD_SQ in composition.needs else None
-    # Solvers are run by the mask stage; this one leaves word which code they come from.
+    # Solvers are run by the mask stage, as is everything where blocks pruned before count.
     deferred = composition.solves or propagation == "pruned"
     # What is read of gradients after the scores is passed on: later stages read nothing but this artifact.
     passed_on = gradients if deferred or Stat.GRAD_SQ in composition.needs_after_score else None
@@ -84,7 +83,6 @@ def run(method: Method, root: Root = Path()) -> None:
         writer.finish(
             project.scores(method),
             layers=[layer.to_json() for layer in layers],
-            deferred=source_digest(composition) if deferred else "",
         )
         project.write_cost("score", method, seconds=work.seconds, layers=len(layers))
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from torch import Tensor
 
 import zpruner
+from stages._deciding import KNOWN
 from stages._project import Project, Root, main, say
 from zpruner.artifacts.results import FoundFormula, Likeness
 from zpruner.artifacts.store import ArtifactReader, Provenance
-from zpruner.artifacts.work import atomic_file, checksum, digest_of, read_sealed_json, write_json, write_sealed_json
+from zpruner.artifacts.work import atomic_file, digest_of, read_sealed_json, write_json, write_sealed_json
 from zpruner.calibration import Gradients
 from zpruner.errors import ArtifactError, InvalidSettingError
 from zpruner.execution import load_whole
@@ -34,12 +35,8 @@ from zpruner.settings.params import SearchSettings
 from zpruner.text import counted_tokens, read_begin
 from zpruner.types import LayerStats, SparsityPattern, Stat
 
-KNOWN = ("magnitude", "wanda", "ria", "pruner_zero")
-"""Methods that formulas are compared with."""
 SHOWN = 10
 """Formulas whose correlations with known methods are computed."""
-DECIDING = ("search", "evaluate", "masks", "methods", "model", "evolution.py", "types.py")
-"""The library's code that decides a search's course: a log of other code is not continued."""
 
 
 def run(root: Root = Path()) -> None:
@@ -105,9 +102,10 @@ class Inputs:
         """Return what fitness depends on besides the formula, in words that an error can show."""
         sparsities = ", ".join(str(pattern) for pattern in _patterns(settings))
         gradients = "none" if self.gradients is None else self.gradients.reader.digest
+        code = self.project.planned("search").code
         return (
             f"model {self.dense.model_hash}; activations {self.activations.reader.digest}; gradients {gradients}; "
-            f"text {self.text_hash}; sparsities {sparsities} by {settings.group.value}; code {_code_digest()}"
+            f"text {self.text_hash}; sparsities {sparsities} by {settings.group.value}; code {code}"
         )
 
     def stats(self, layer: str) -> LayerStats:
@@ -156,12 +154,6 @@ def _check_memory(project: Project) -> None:
             "'auto' or 'never': a search masks the whole model in memory",
             "Change it in params.yaml.",
         )
-
-
-def _code_digest() -> str:
-    root = Path(str(zpruner.__file__)).parent
-    files = [path for name in DECIDING for path in sorted((root / name).rglob("*.py") or [root / name])]
-    return digest_of([checksum(path) for path in files])
 
 
 def _evolve(settings: SearchSettings, fitness: Fitness, log: Path, context: str) -> SearchResult:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stages.needs
 import tiny
 import torch
 from torch import Tensor
@@ -23,7 +24,6 @@ import stages.calibrate
 import stages.evaluate
 import stages.fetch
 import stages.mask
-import stages.needs
 import stages.score
 import zpruner
 from zpruner.artifacts.store import ArtifactReader

@@ -9,15 +9,16 @@ from typing import Any
 
 import tiny
 
-from stages import apply, calibrate, evaluate, fetch, gradients, mask, needs, report, score
+from stages import apply, calibrate, evaluate, fetch, gradients, mask, plan, report, score, sources
 
 METHOD, SPARSITY = "swapped", "s24"
 
 INSTANCES: dict[str, Callable[[Path], None]] = {
+    "sources": lambda root: sources.run(root),
+    "plan": lambda root: plan.run(root),
     "fetch-model": lambda root: fetch.run(fetch.What.model, root),
     "fetch-calibration": lambda root: fetch.run(fetch.What.calibration, root),
     "fetch-evaluation": lambda root: fetch.run(fetch.What.evaluation, root),
-    "needs": lambda root: needs.run(root),
     "calibrate": lambda root: calibrate.run(root, snapshot_seconds=0.0),
     "gradients": lambda root: gradients.run(root, snapshot_seconds=0.0),
     "score": lambda root: score.run(METHOD, root),
@@ -59,7 +60,7 @@ def artifacts(root: Path) -> dict[str, bytes]:
 
 
 def change_params(root: Path, where: str, value: Any) -> None:
-    """Set a dotted key of params.yaml."""
+    """Set a dotted key of params.yaml, and plan anew where there is a plan."""
     params = tiny.read_params(root)
     *path, last = where.split(".")
     found: Any = params
@@ -67,3 +68,11 @@ def change_params(root: Path, where: str, value: Any) -> None:
         found = found[part]
     found[last] = value
     (root / "params.yaml").write_text(json.dumps(params), encoding="utf-8")
+    if (root / "data" / "plan").exists() and not (root / "dvc.yaml").exists():
+        prepare(root)
+
+
+def prepare(root: Path) -> None:
+    """Run what comes before every stage: look at the sources, and plan."""
+    sources.run(root)
+    plan.run(root)

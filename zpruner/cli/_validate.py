@@ -22,13 +22,11 @@ def validate(
     from zpruner.cli._estimate import estimate_table, read_shapes
     from zpruner.evaluate import check_protocol, find_tasks
     from zpruner.settings.params import load_with_advice
-    from zpruner.settings.watched import check_watched
     from zpruner.text import check_length
 
     params, advice = load_with_advice(root / "params.yaml")
     if advice:
         typer.echo(advice)
-    check_watched(root)
     compositions = check_compositions(params)
     if params.search is not None:
         check_formulas(params.search.initial)

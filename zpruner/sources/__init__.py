@@ -1,5 +1,7 @@
 """Where models and texts come from: a file in a Python package, the Hugging Face hub, or this machine."""
 
+from zpruner.sources._fingerprint import Content as Content
+from zpruner.sources._fingerprint import Fingerprints as Fingerprints
 from zpruner.sources._hash import checked_sha256 as checked_sha256
 from zpruner.sources._hash import file_sha256 as file_sha256
 from zpruner.sources._hash import folder_sha256 as folder_sha256

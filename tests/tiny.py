@@ -172,8 +172,20 @@ PARAMS = {
 
 
 def write_params(root: Path, params: dict[str, object]) -> None:
-    """Write params.yaml (JSON is YAML)."""
+    """Write params.yaml (JSON is YAML), and plan anew where stages have run without DVC."""
     (root / "params.yaml").write_text(json.dumps(params, indent=1), encoding="utf-8")
+    if (root / "data" / "plan").exists() and not (root / "dvc.yaml").exists():
+        plan(root)
+
+
+def plan(root: Path) -> None:
+    """Run what comes before every other stage: a look at the sources, and the plans."""
+    from stages import plan, sources
+
+    sources.run(root)
+    plan.run(root)
+    if read_params(root).get("search"):
+        plan.run(root, search=True)
 
 
 def read_params(root: Path) -> dict[str, dict]:

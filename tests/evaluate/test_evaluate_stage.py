@@ -12,7 +12,7 @@ import tiny
 import torch
 
 import zpruner
-from stages import apply, calibrate, evaluate, fetch, mask, needs, score
+from stages import apply, calibrate, evaluate, fetch, mask, score
 from zpruner.errors import InvalidSettingError, SourceError
 from zpruner.evaluate import ZeroShot, compare, jaccard
 from zpruner.settings.params import ZeroShotSettings
@@ -47,9 +47,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for i in range(6)
         ]
         (folder / f"tasks/{task}.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    tiny.plan(folder)
     for what in (fetch.What.model, fetch.What.calibration, fetch.What.evaluation):
         fetch.run(what, folder)
-    needs.run(folder)
     calibrate.run(folder)
     for method in ("wanda", "zpruner"):
         score.run(method, folder)
@@ -170,7 +170,7 @@ def test_a_protocol_that_the_settings_do_not_keep(root: Path, tmp_path: Path) ->
 
 
 def test_a_stride_reaches_losses_divergence_and_provenance(root: Path) -> None:
-    original, tokens = (root / "params.yaml").read_text(), root / "data/evaluation/tokens.arrow"
+    original, tokens = tiny.read_params(root), root / "data/evaluation/tokens.arrow"
     windows_before = tokens.read_bytes()
     params = tiny.read_params(root)
     params["evaluation"]["perplexity"] |= {"stride": 8}
@@ -181,7 +181,7 @@ def test_a_stride_reaches_losses_divergence_and_provenance(root: Path) -> None:
         metrics, details, _ = results(root, "zpruner")
         windows, _ = read_windows(tokens)
     finally:
-        (root / "params.yaml").write_text(original)
+        tiny.write_params(root, original)
         tokens.write_bytes(windows_before)
     assert torch.equal(windows[1, :24], windows[0, 8:])
     model, _ = zpruner.load(root / "data/pruned/zpruner/s24")
@@ -196,13 +196,13 @@ def test_fewer_compared_windows_change_no_loss(root: Path) -> None:
     before = results(root, "zpruner")
     params = tiny.read_params(root)
     params["evaluation"]["perplexity"]["divergence"] = 0
-    original = (root / "params.yaml").read_text()
+    original = tiny.read_params(root)
     tiny.write_params(root, params)
     try:
         evaluate.run("zpruner", "s24", root=root)
         after = results(root, "zpruner")
     finally:
-        (root / "params.yaml").write_text(original)
+        tiny.write_params(root, original)
     torch.testing.assert_close(after[1]["window_losses"], before[1]["window_losses"])
     assert after[1]["window_kl"] == []
     assert "divergence" not in after[0]

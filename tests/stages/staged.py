@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tiny
 
-from stages import apply, calibrate, evaluate, fetch, gradients, mask, plan, report, score, sources
+from stages import apply, calibrate, evaluate, fetch, gradients, mask, report, score, sources
 
 METHOD, SPARSITY = "swapped", "s24"
 
 INSTANCES: dict[str, Callable[[Path], None]] = {
     "sources": lambda root: sources.run(root),
-    "plan": lambda root: plan.run(root),
+    "plan": tiny.plan,
     "fetch-model": lambda root: fetch.run(fetch.What.model, root),
     "fetch-calibration": lambda root: fetch.run(fetch.What.calibration, root),
     "fetch-evaluation": lambda root: fetch.run(fetch.What.evaluation, root),
@@ -60,19 +59,11 @@ def artifacts(root: Path) -> dict[str, bytes]:
 
 
 def change_params(root: Path, where: str, value: Any) -> None:
-    """Set a dotted key of params.yaml, and plan anew where there is a plan."""
+    """Set a dotted key of params.yaml."""
     params = tiny.read_params(root)
     *path, last = where.split(".")
     found: Any = params
     for part in path:
         found = found[part]
     found[last] = value
-    (root / "params.yaml").write_text(json.dumps(params), encoding="utf-8")
-    if (root / "data" / "plan").exists() and not (root / "dvc.yaml").exists():
-        prepare(root)
-
-
-def prepare(root: Path) -> None:
-    """Run what comes before every stage: look at the sources, and plan."""
-    sources.run(root)
-    plan.run(root)
+    tiny.write_params(root, params)

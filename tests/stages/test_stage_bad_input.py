@@ -146,7 +146,13 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path, value):
         tensors = {name: tensor.clone() for name, tensor in good.items()}
         tensors[f"{layer}.weight"][1, 1] = value
         save_file(tensors, path, {"format": "pt"})
-        for name in ("fetch-model", "fetch-calibration", "needs", *(["calibrate"] if stage == "score" else [])):
+        for name in (
+            "sources",
+            "plan",
+            "fetch-model",
+            "fetch-calibration",
+            *(["calibrate"] if stage == "score" else []),
+        ):
             staged.INSTANCES[name](root)
         refused(root, stage, NonFiniteError, rf"weight of layer {re.escape(layer)}: got NaN or infinity")
         assert not (root / "data" / OUTPUTS[stage]).exists()

@@ -11,7 +11,6 @@ from staged import METHOD, SPARSITY
 import zpruner
 from stages import evaluate, gradients, score
 from zpruner.artifacts.store import ArtifactReader
-from zpruner.artifacts.work import write_sealed_json
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
 from zpruner.errors import ArtifactError, InvalidSettingError
@@ -33,10 +32,10 @@ def project(root, **changes):
 
 
 def test_no_method_needs_them_so_nothing_is_collected(tmp_path):
-    root = staged.run_all(staged.make(tmp_path), "needs")
+    root = staged.run_all(staged.make(tmp_path), "calibrate")
     gradients.run(root)
     assert [p.name for p in (root / "data" / "gradients").iterdir()] == ["index.json"]
-    assert json.loads((root / "data" / "needs" / "gradients.json").read_text())["gradients"] is False
+    assert json.loads((root / "data" / "plan" / "gradients.json").read_text())["settings"]["wanted"] is False
 
 
 @pytest.mark.parametrize("propagation", ["dense", "pruned"])
@@ -90,7 +89,7 @@ def test_any_part_may_read_gradients(tmp_path, monkeypatch, score, propagation):
 
 
 def test_a_backward_pass_needs_the_whole_model(tmp_path):
-    root = staged.run_all(project(tmp_path), "needs")
+    root = staged.run_all(project(tmp_path), "calibrate")
     staged.change_params(root, "machine.streaming", "always")
     with pytest.raises(InvalidSettingError, match=r"machine\.streaming: got 'always'"):
         gradients.run(root)
@@ -98,7 +97,7 @@ def test_a_backward_pass_needs_the_whole_model(tmp_path):
 
 def test_weights_and_sums_need_room(tmp_path):
     """The tiny llama is float32; of what is in its blocks there are sums."""
-    root = staged.run_all(project(tmp_path), "needs")
+    root = staged.run_all(project(tmp_path), "calibrate")
     checkpoint = Checkpoint(root / "data" / "models" / "dense")
     layers = take_inventory(load_model(checkpoint.folder, device="cpu")).layers
     size = checkpoint.tensor_bytes + 4 * sum(layer.out_features * layer.in_features for layer in layers)
@@ -124,8 +123,10 @@ def test_score_refuses_gradients_that_are_missing_or_of_another_calibration(tmp_
         staged.INSTANCES[stage](root)
     with pytest.raises(ArtifactError, match=r"gradients.*calibration_hash"):
         score.run(METHOD, root)
-    write_sealed_json(root / "data" / "needs" / "gradients.json", {"gradients": False})
+    without = tiny.read_params(root)["methods"]
+    staged.change_params(root, "methods", {"wanda": {"score": "wanda"}})
     gradients.run(root)
+    staged.change_params(root, "methods", without)
     with pytest.raises(ArtifactError, match="no gradients: no method needed them"):
         score.run(METHOD, root)
 

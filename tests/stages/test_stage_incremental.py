@@ -25,7 +25,7 @@ def chain(method, *sparsities, score=True):
 
 def executes(root, *expected):
     executed = tiny.repro(root)
-    assert sorted(executed) == sorted([*expected, "report"])
+    assert sorted(executed) == sorted(["plan", *expected, "report"])
     assert executed[-1] == "report"
     return root / "data"
 
@@ -53,10 +53,10 @@ def test_the_device_says_how_and_not_what(project):
 
 
 def test_add_a_sparsity(project):
-    before = tiny.files_of(project / "data", leave_out=("report", "costs", ".work"))
+    before = tiny.files_of(project / "data", leave_out=("plan", "report", "costs", ".work"))
     staged.change_params(project, "sparsities.s75", "1:4")
     data = executes(project, *chain("wanda", "s75", score=False), *chain("zpruner", "s75", score=False))
-    after = tiny.files_of(data, leave_out=("report", "costs", ".work"))
+    after = tiny.files_of(data, leave_out=("plan", "report", "costs", ".work"))
     assert before.items() <= after.items()
     assert json.loads((data / "evaluation" / "wanda" / "s75.json").read_text())["sparsity"] == pytest.approx(0.75)
     assert "s75" in table(project)
@@ -70,7 +70,7 @@ def test_change_one_methods_file(project):
     mask = project / "data" / "masks" / "wanda" / "s50"
     before = tiny.files_of(mask)
     path.write_text(path.read_text(encoding="utf-8").replace(".abs_()", ".abs_().flip(0)"), encoding="utf-8")
-    executes(project, "plan", *chain("wanda", "s50"))
+    executes(project, *chain("wanda", "s50"))
     after = tiny.files_of(mask)
     assert after.keys() == before.keys()
     assert all(after[name] != data for name, data in before.items())
@@ -81,13 +81,13 @@ def test_change_of_a_comment_in_one_methods_file(project):
     """The same scores again: what reads them is left alone."""
     path = project / "zpruner" / "methods" / "wanda.py"
     path.write_text(path.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
-    executes(project, "plan", "score@wanda")
+    executes(project, "score@wanda")
 
 
 def test_change_the_calibration_seed(project):
     keep_only(project, ["wanda"], ["s50"])
     staged.change_params(project, "calibration.seed", 1)
-    executes(project, "fetch@calibration", "calibrate", "plan", "gradients", *chain("wanda", "s50"))
+    executes(project, "fetch@calibration", "calibrate", "gradients", *chain("wanda", "s50"))
 
 
 def test_remove_a_variant_and_add_it_again(project):
@@ -110,13 +110,13 @@ def test_remove_a_variant_and_add_it_again(project):
 @pytest.mark.slow
 def test_change_one_methods_hyperparameter(project):
     staged.change_params(project, "methods.zpruner.settings", {"power": 2.0})
-    executes(project, "plan", *chain("zpruner", "s50", "s24"))
+    executes(project, *chain("zpruner", "s50", "s24"))
 
 
 @pytest.mark.slow
 def test_add_a_method(project):
     staged.change_params(project, "methods.ria", {"score": "ria", "group": "layer"})
-    executes(project, "plan", *chain("ria", "s50", "s24"))
+    executes(project, *chain("ria", "s50", "s24"))
 
 
 @pytest.mark.slow
@@ -127,11 +127,11 @@ def test_gradients_are_collected_when_the_first_method_needs_them_and_not_again(
     settings = {"formula": {"file": "mine.json"}}
     staged.change_params(project, "methods.mine", {"score": "expression", "settings": settings})
     # Every score looks at the gradients; Wanda's come out as they were, and nothing below it runs.
-    executes(project, "plan", "gradients", "score@wanda", *chain("mine", "s50"))
+    executes(project, "gradients", "score@wanda", *chain("mine", "s50"))
     staged.change_params(project, "methods.wanda", {"score": "wanda", "group": "layer"})
-    executes(project, "plan", *chain("wanda", "s50"))
+    executes(project, *chain("wanda", "s50"))
     (formulas / "mine.json").write_text('{"data": "mul", "left": {"data": "W"}, "right": {"data": "G"}}')
-    executes(project, "plan", *chain("mine", "s50"))
+    executes(project, *chain("mine", "s50"))
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_change_the_evaluation(project):
 def test_change_the_update_of_a_method(project):
     """The scores stay what they were; mask and weights are made anew."""
     staged.change_params(project, "methods.wanda.update", "least_squares")
-    data = executes(project, "plan", *chain("wanda", "s50", "s24"))
+    data = executes(project, *chain("wanda", "s50", "s24"))
     assert json.loads((data / "evaluation" / "wanda" / "s50.json").read_text())["sparsity"] == pytest.approx(0.5)
 
 
@@ -177,5 +177,5 @@ def test_change_what_some_methods_share(project):
     tiny.repro(project)
     path = project / "zpruner" / "methods" / "_block.py"
     path.write_text(path.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
-    reached = ["plan", "score@wanda", "score@solver", "mask@solver-s50", "evaluate@solver-s50", "report"]
+    reached = ["score@wanda", "score@solver", "mask@solver-s50", "evaluate@solver-s50", "report"]
     assert sorted(tiny.repro(project)) == sorted(reached)

@@ -11,7 +11,7 @@ import staged
 from opened import opened
 from staged import METHOD
 
-from stages import fetch, gradients, search, search_report
+from stages import fetch, gradients, plan, search, search_report
 from zpruner.errors import ZprunerError
 
 SEARCH = {
@@ -24,13 +24,14 @@ SEARCH = {
     "rungs": [1, 2],
 }
 INSTANCES: dict[str, Callable[[Path], None]] = {
+    "plan-search": lambda root: plan.run(root, search=True),
     **staged.INSTANCES,
     "fetch-search": lambda root: fetch.run(fetch.What.search, root),
     "gradients-search": lambda root: gradients.run(root, search=True),
     "search": lambda root: search.run(root),
     "search_report": lambda root: search_report.run(root),
 }
-READING = [name for name in INSTANCES if name not in ("fetch-model", "needs")]
+READING = [name for name in INSTANCES if name not in ("sources", "plan", "plan-search", "fetch-model")]
 PROJECTS = {
     "whole": {"propagation": "dense"},
     "streamed": {"propagation": "dense", "streaming": "always"},

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import zpruner
-from stages import apply, calibrate, fetch, mask, needs, score
+from stages import apply, calibrate, fetch, mask, score
 from zpruner.artifacts.store import ArtifactReader
 from zpruner.calibration import Activations, BlockReplay
 from zpruner.model import get_weight, load_model
@@ -35,9 +35,9 @@ def sequential_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["calibration"]["propagation"] = "pruned"
     params["methods"] = METHODS
     tiny.write_params(root, params)
+    tiny.plan(root)
     for what in (fetch.What.model, fetch.What.calibration):
         fetch.run(what, root=root)
-    needs.run(root)
     calibrate.run(root=root)
     for method in METHODS:
         score.run(method, root=root)

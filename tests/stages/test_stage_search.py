@@ -14,7 +14,7 @@ import staged
 import tiny
 import torch
 
-from stages import apply, evaluate, fetch, gradients, mask, needs, score, search
+from stages import apply, evaluate, fetch, gradients, mask, score, search
 from zpruner.errors import InvalidSettingError
 from zpruner.model import load_model
 from zpruner.search import Evaluation, FormulaError, parse_formula, read_log
@@ -92,7 +92,7 @@ def test_the_formula_found_is_the_best_of_the_log_and_can_be_used_at_once(search
     staged.change_params(root, "methods", {"found": formula, "wanda": {"score": "wanda"}})
     staged.change_params(root, "sparsities", {"s50": 0.5, "s24": "2:4"})
     # Its fitness is the mean log perplexity of the two checkpoints on the search's text.
-    needs.run(root)
+    tiny.plan(root)
     gradients.run(root)
     windows, _ = read_windows(root / "data/search/tokens.arrow")
     for method, fitness in (("found", result["fitness"]), ("wanda", result["known"]["wanda"])):
@@ -186,7 +186,7 @@ def test_gradients_are_copied_where_the_pipeline_has_them(prepared: Path, tmp_pa
     collected = tiny.files_of(root / "data/search/gradients")
     assert len(collected) > 20
     staged.change_params(root, "methods", {"zero": {"score": "pruner_zero"}})
-    needs.run(root)
+    tiny.plan(root)
     gradients.run(root)
     monkeypatch.setattr(gradients, "collect_gradients", None)
     staged.change_params(root, "machine.memory", 1e-9)  # a copy needs none for the model

@@ -101,6 +101,8 @@ class Code:
             return
         if not name:
             yield from ((module, each) for each in parsed.definitions)
+        elif name not in parsed.definitions and name in parsed.imports:
+            yield from self._follow(parsed.imports[name], ())
         for statement in (*parsed.definitions.get(name, ()), *parsed.loose):
             local = {**parsed.imports, **_imports(ast.walk(statement), parsed.package)}
             for path in _paths(statement):

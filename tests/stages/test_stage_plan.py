@@ -34,6 +34,7 @@ def of(*methods: str, stages: tuple[str, ...] = VARIANTS) -> set[str]:
 
 
 ALL = tuple(PARAMS["methods"])
+WRAPPED = "@(lambda found: found)\ndef {}("
 CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "a comment": ("zpruner/masks/_select.py", "def select(", "# how\ndef select(", set()),
     "a docstring": ("stages/mask.py", '"""Mask: which', '"""Masks: which', set()),
@@ -48,26 +49,26 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
     "the selection of masks": (
         "zpruner/masks/_select.py",
         "def select(",
-        "def chosen(): ...\n\n\ndef select(_x=chosen(),",
+        WRAPPED.format("select"),
         {"masks"},
     ),
-    "sums of calibration": ("zpruner/calibration/dense.py", "def collect(", "def collect(_x=0, ", {"calibrate"}),
-    "a kernel of perplexity": (
+    "sums of calibration": ("zpruner/calibration/dense.py", "def collect(", WRAPPED.format("collect"), {"calibrate"}),
+    "losses": (
         "zpruner/evaluate/perplexity.py",
         "def token_losses(",
-        "def token_losses(_x=0, ",
+        WRAPPED.format("token_losses"),
         {"evaluate"},
     ),
     "a chart": ("zpruner/report/style.css.j2", "{", "{ ", {"report"}),
     "how a text is cut": (
         "zpruner/text/windows.py",
         "def calibration_windows(",
-        "def calibration_windows(_x=0, ",
+        WRAPPED.format("calibration_windows"),
         {"fetch"},
     ),
-    "what says how": ("zpruner/runtime/progress.py", "def progress(", "def progress(_x=0, ", set()),
+    "what says how": ("zpruner/runtime/progress.py", "def progress(", WRAPPED.format("progress"), set()),
     "an error's words": ("zpruner/errors.py", "class ZprunerError(", "class ZprunerError(object, ", set()),
-    "a command": ("zpruner/cli/_export.py", "def export(", "def export(_x=0, ", set()),
+    "a command": ("zpruner/cli/_export.py", "def export(", WRAPPED.format("export"), set()),
 }
 
 
@@ -113,7 +114,7 @@ def test_a_change_of_code_reaches_the_stages_that_can_run_it(
         case "sums of calibration":
             assert "calibrate" in changed
             assert not stages & {"fetch", "score", "apply", "report"}
-        case "a kernel of perplexity":
+        case "losses":
             assert stages == {"evaluate"}
         case "how a text is cut":
             assert changed == {"fetch calibration", "fetch evaluation", "fetch model"}, "one stage, three instances"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from zpruner.errors import without_credentials
 from zpruner.settings.plain_yaml import read_yaml
 
 DENSE = "dense"
-FIRST = [("perplexity",), ("bytes", "stored")]
+PERPLEXITY = ("perplexity",)
+FIRST = [PERPLEXITY, ("bytes", "stored")]
 FIELDS = {path: shown for path, shown in shown_fields(Metrics).items() if shown.in_table or shown.in_summary}
 FIELDS = {path: FIELDS[path] for path in dict.fromkeys([*FIRST, *FIELDS])}
 """What the table of results shows of every variant, in its order."""
@@ -48,14 +50,22 @@ def run_tags(root: Path, graph: Graph) -> set[str]:
 
 
 def read_results(root: Path, graph: Graph) -> list[dict[str, Any]]:
-    """Return one row per DVC metrics file of `graph` that is there: its variant and what it holds."""
+    """Return one row per variant in the DVC metrics files of `graph` that are there: its name, then what it has.
+
+    A file is an instance's, or one that dvc.yaml lists apart and that lies in an instance's output. It holds the
+    numbers of one variant, named by the instance, or maps variants to theirs.
+    """
+    files = {name: one for one in graph.values() for name in one.metrics}
+    for name in read_yaml(root / PROJECT_FILE).get("metrics", ()):
+        files.update((name, one) for one in graph.values() if any(Path(name).is_relative_to(o) for o in one.outputs))
     rows = []
-    for instance in graph.values():
-        for name in instance.metrics:
-            path = root / name
-            if path.exists():
-                metrics = json.loads(path.read_text(encoding="utf-8"))
-                rows.append({**metrics, "variant": instance.name.partition("@")[2] or path.stem})
+    for name, instance in files.items():
+        path = root / name
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not all(isinstance(value, dict) for value in found.values()):
+                found = {instance.name.partition("@")[2] or path.stem: found}
+            rows += [{**values, "variant": variant} for variant, values in found.items()]
     return rows
 
 
@@ -65,27 +75,28 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     Args:
         rows: of `read_results`; the dense model comes first.
     """
-    dense = next((row["perplexity"] for row in rows if row["variant"] == DENSE and "perplexity" in row), None)
+    dense = next((_at(row, PERPLEXITY) for row in rows if row["variant"] == DENSE), math.nan)
     found = []
     for row in sorted(rows, key=lambda row: row["variant"] != DENSE):
         cells: dict[str, Any] = {"variant": row["variant"]}
         for path, shown in FIELDS.items():
-            value = _at(row, path)
-            cells[shown.title] = "" if value is None else _rounded(shown.number(value), shown)
-            if path == ("perplexity",) and dense is not None:
-                same = value is None or row["variant"] == DENSE
-                cells["change"] = "" if same else f"{value / dense - 1:+.1%}"
+            value = _at(row, (shown.title,)) if shown.title in row else shown.number(_at(row, path))
+            cells[shown.title] = "" if math.isnan(value) else _rounded(value, shown)
+            if path == PERPLEXITY:
+                change = math.nan if row["variant"] == DENSE else value / dense - 1
+                cells["change"] = "" if math.isnan(change) else f"{change:+.1%}"
         found.append(cells)
     every = dict.fromkeys(title for cells in found for title in cells)
     titles = [title for title in every if any(cells.get(title, "") != "" for cells in found)]
     return [{title: cells.get(title, "") for title in titles} for cells in found]
 
 
-def _at(row: dict[str, Any], path: tuple[str, ...]) -> float | None:
+def _at(row: dict[str, Any], path: tuple[str, ...]) -> float:
+    """Return the number there, NaN where there is none."""
     value: Any = row
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
-    return value if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _rounded(value: float, shown: Shown) -> float:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.publish import model_name, report, table
+from flows.graph import Graph, Instance
+from flows.publish import model_name, read_results, report, table
 
 ROWS = [
     {
@@ -41,6 +42,26 @@ def test_the_table_is_ordered_rounded_and_complete() -> None:
     }
     assert (rows[0]["change"], rows[2]["change"], rows[2]["MB"]) == ("", "-50.0%", "")
     assert table([]) == []
+
+
+def test_rows_are_variants_of_both_kinds_of_files(tmp_path: Path) -> None:
+    """An instance's metrics, and a file that dvc.yaml lists apart and that maps variants to theirs."""
+    summary = {"dense": {"perplexity": 30.0, "MB": 269.06}, "wanda-s50": {"perplexity": 62.5, "change": 1.08}}
+    (tmp_path / "dvc.yaml").write_text("stages: {}\nmetrics: [data/report/summary.json, elsewhere.json]\n")
+    (tmp_path / "data/report").mkdir(parents=True)
+    (tmp_path / "data/report/summary.json").write_text(json.dumps(summary))
+    (tmp_path / "out.json").write_text('{"perplexity": 7.0}')
+    (tmp_path / "elsewhere.json").write_text('{"perplexity": 8.0}')
+    report = Instance("report", "", frozenset(), outputs=("data/report",))
+    other = Instance("evaluate@ria-s50", "", frozenset(), outputs=("out.json",), metrics=("out.json",))
+    rows = read_results(tmp_path, Graph([report, other]))
+    assert [(row["variant"], row["perplexity"]) for row in rows] == [("ria-s50", 7), ("dense", 30), ("wanda-s50", 62.5)]
+    assert [row["variant"] for row in read_results(tmp_path, Graph([other]))] == ["ria-s50"]
+    assert table(rows) == [
+        {"variant": "dense", "perplexity": 30.0, "change": "", "MB": 269.1},
+        {"variant": "ria-s50", "perplexity": 7.0, "change": "-76.7%", "MB": ""},
+        {"variant": "wanda-s50", "perplexity": 62.5, "change": "+108.3%", "MB": ""},
+    ]
 
 
 @pytest.fixture

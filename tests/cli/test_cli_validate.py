@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
 
-from zpruner.cli._estimate import estimate, read_shapes
+from zpruner.artifacts.results import Cost
+from zpruner.cli._estimate import Estimate, estimate, measured, read_shapes
 from zpruner.cli._validate import check_compositions
 from zpruner.settings.params import load
 
@@ -127,23 +130,67 @@ def test_validate_without_the_model_says_what_it_cannot_check(place: Path, comma
     assert "nothing is estimated" in out
 
 
-def test_estimates_grow_with_what_causes_them(place: Path) -> None:
+def table(place: Path, **changes: dict[str, object]) -> dict[str, Estimate]:
+    """Return the estimate of the project with some sections of its settings changed."""
+    data = json.loads((place / "params.yaml").read_text())
+    for section, values in changes.items():
+        data[section] |= values
+    tiny.write_params(place, data)
     params = load(place / "params.yaml")
     shapes = read_shapes(params, place)
     assert shapes is not None
     assert shapes.prunable == sum(p.numel() for p in tiny.build("llama").model.layers.parameters() if p.ndim == 2)
-    rate = {"model": 1e9, "float32": 1e9}
+    return {one.stage: one for one in estimate(params, check_compositions(params), shapes)}
 
-    def table(changed: object) -> dict[str, object]:
-        return {e.stage: e for e in estimate(changed, check_compositions(changed), shapes, rate)}  # type: ignore[arg-type]
 
-    before = table(params)
-    assert before["mask"].disk == 4 * shapes.prunable / 8
-    assert before["score"].disk == 2 * 4 * shapes.prunable
-    data = json.loads((place / "params.yaml").read_text())
-    data["calibration"]["gram"] = False
-    data["sparsities"]["s60"] = 0.6
-    tiny.write_params(place, data)
-    after = table(load(place / "params.yaml"))
+def test_estimates_grow_with_what_causes_them(place: Path) -> None:
+    before = table(place)
+    weights = 2 * before["mask"].disk  # a bit each, 4 variants
+    assert before["score"].disk == 2 * 4 * weights
+    after = table(place, calibration={"gram": False}, sparsities={"s60": 0.6})
     assert after["calibrate"].disk < before["calibrate"].disk
     assert after["apply"].disk == pytest.approx(1.5 * before["apply"].disk)
+    assert len(after["mask"].instances) == 6
+
+
+def test_estimates_know_propagation_and_checkpoints(place: Path) -> None:
+    before = table(place)
+    after = table(place, evaluation={"checkpoints": ["*/s50"]}, calibration={"propagation": "pruned"})
+    assert after["apply"].disk == before["apply"].disk / 2
+    assert after["score"].disk == 0
+    assert after["mask"].disk == before["mask"].disk + 4 * before["calibrate"].disk  # statistics of every variant
+
+
+def test_an_estimate_is_what_a_run_leaves(finished_project: Path, tmp_path: Path) -> None:
+    """Beside weights and sums there are names, checksums, padding: much of so small a model, less of each stage."""
+    root = tmp_path / "project"
+    shutil.copytree(finished_project, root, symlinks=True)
+    found = table(root)
+    folders = {
+        "fetch": "models",
+        "calibrate": "activations/dense",
+        "score": "scores",
+        "mask": "masks",
+        "apply": "pruned",
+    }
+    for stage, folder in folders.items():
+        files = [path for path in (root / "data" / folder).rglob("*") if path.suffix in (".arrow", ".safetensors")]
+        on_disk = sum(path.stat().st_size for path in files)
+        overhead = 4096 * len(files)  # metadata of each
+        assert found[stage].disk <= on_disk * 1.02 <= found[stage].disk * 1.1 + overhead, stage
+        assert len(measured(root, found[stage])) == len(found[stage].instances), stage
+
+
+def test_seconds_are_those_of_earlier_runs(place: Path, command: Command) -> None:
+    code, out, _ = command("validate")
+    assert code == 0
+    assert re.search(r"^mask +4 .*\? +\?  0 of 4 runs$", out, re.MULTILINE)
+    for sparsity, seconds in (("s50", 10.0), ("s24", 20.0)):
+        cost = Cost(stage="mask", seconds=seconds, peak_memory_bytes=3 << 29)
+        cost.write(place / "data" / "costs" / "mask" / "wanda" / f"{sparsity}.json")
+        Cost(stage="mask", seconds=999, peak_memory_bytes=1).write(
+            place / "data/costs/mask/removed" / f"{sparsity}.json"
+        )
+    out = command("validate")[1]
+    assert re.search(r"^mask +4 .* 60 +1\.5 GiB  2 of 4 runs$", out, re.MULTILINE)
+    assert re.search(r"^all .*\?$", out, re.MULTILINE)

@@ -251,9 +251,7 @@ class Params(Settings):
         try:
             return SparsityPattern.parse(value)
         except InvalidPatternError as error:
-            raise InvalidPatternError(
-                f"sparsities.{sparsity}", error.got, error.expected, "Correct it in params.yaml, with N:M in quotes."
-            ) from None
+            raise InvalidPatternError(f"sparsities.{sparsity}", error.got, error.expected, error.action) from None
 
     def keeps_checkpoint(self, method: str, sparsity: str) -> bool:
         """Return whether the checkpoint of a variant is written."""

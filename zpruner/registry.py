@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -12,6 +11,7 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from zpruner.errors import DuplicateNameError, UnknownNameError, did_you_mean
+from zpruner.part_names import own_names
 from zpruner.types import Stat
 
 
@@ -84,8 +84,7 @@ class Registry(Generic[T]):
             yield name, self.find(name)
 
     def _own_names(self) -> set[str]:
-        package = importlib.import_module(self.group)
-        return {m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")}
+        return own_names(self.group)
 
     def _only_class(self, name: str, module: ModuleType) -> type[T]:
         found = [

@@ -129,5 +129,5 @@ def test_export_needs_a_whole_evaluation(evaluated: Path, command: Command, name
     code, _, err = command("export", "wanda", "s50", "-o", "release")
     assert code == 1
     assert f"data/evaluation/{name}.json" in err
-    assert "Run `dvc repro evaluate_dense evaluate@wanda-s50`" in err
+    assert "`dvc repro evaluate_dense evaluate@wanda-s50`" in err
     assert not (evaluated / "release").exists()

@@ -59,4 +59,4 @@ def test_methods_lists_names_defaults_and_papers(command: Command) -> None:
         "share: 0.3",
     ):
         assert expected in text
-    assert "Blocks with more outliers among |W| sqrt(a) keep more (OWL" in text
+    assert "OWL: blocks with more outliers keep more (Yin et al. 2023, arXiv 2310.05175)." in text

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zpruner.cli import _options as option
+from zpruner.cli._early import local_path
 from zpruner.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -42,14 +43,17 @@ def evaluate(
     trust_remote_code: option.TrustRemoteCode = False,
 ) -> None:
     """Measure a model's perplexity on a text, with a 95 % interval, and count its zeros."""
+    local_path("MODEL", model, sha256)
+    local_path("--text", text, text_sha256)
     settings = _settings(text, protocol, sha256=text_sha256, seqlen=seqlen, stride=stride, windows=windows, bos=bos)
 
     from zpruner.evaluate import achieved_sparsity, perplexity_interval, perplexity_of, window_losses
-    from zpruner.model import take_inventory
+    from zpruner.model import resolve_device, take_inventory
     from zpruner.packed.linear import restore_dense
     from zpruner.runtime.progress import counter
     from zpruner.text import windows_hash
 
+    resolve_device(device)
     network, tokenizer, _ = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code)
     ids, counted = option.read_evaluation_windows(settings, downloads, network, tokenizer)
     losses: list[float] = []

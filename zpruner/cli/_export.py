@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from zpruner.cli import _options as option
+from zpruner.cli._output import check_apart, check_output, place
 from zpruner.cli._pack import saved_line
 from zpruner.errors import ArtifactError
 
@@ -23,24 +25,28 @@ class Format(StrEnum):
 def export(
     method: Annotated[str, typer.Argument(help="A label under `methods` in params.yaml.")],
     sparsity: Annotated[str, typer.Argument(help="A label under `sparsities`.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder to write.")],
-    root: Annotated[Path, typer.Option(help="The project folder.")] = Path(),
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint folder.")] = False,
+    output: option.Output,
+    root: option.Root = Path(),
+    force: option.Force = False,
     format: Annotated[  # noqa: A002 - the option's name
         Format, typer.Option(help="dense: zeros in place, as any library loads it; packed: without them.")
     ] = Format.dense,
 ) -> None:
     """Copy a variant of the pipeline with what was measured on it in its model card, to publish it."""
+    data = root / "data"
+    variant = data / "pruned" / method / sparsity
+    if not variant.is_dir():
+        check_labels(root, method, sparsity)
+    check_apart(output, variant, project=root)
+    check_output(output, force)
+
     from zpruner.checkpoint import Checkpoint, write_manifest
     from zpruner.checkpoint.card import packed_card, with_results
-    from zpruner.cli._output import check_output, place
     from zpruner.packed.pack import pack
     from zpruner.packed.structure import transposed_tensors
 
-    check_output(output, force)
-    data = root / "data"
     found = measured(data / "evaluation", method, sparsity)
-    checkpoint = Checkpoint(data / "pruned" / method / sparsity)
+    checkpoint = Checkpoint(variant)
     if not checkpoint.tensor_bytes:
         raise ArtifactError(
             str(checkpoint.folder),
@@ -63,6 +69,15 @@ def export(
             (staging / "README.md").write_text(card, encoding="utf-8")
             write_manifest(staging, checkpoint.model, **facts)
     typer.echo(f"{output}: {len(found)} measurements in its README.md")
+
+
+def check_labels(root: Path, method: str, sparsity: str) -> None:
+    """Raise InvalidSettingError for a label that params.yaml does not list, with the nearest one."""
+    from zpruner.settings.params import load
+
+    params = load(root / "params.yaml")
+    params.method(method)
+    params.pattern(sparsity)
 
 
 def calibrated_on(root: Path, card: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zpruner.cli import _options as option
 from zpruner.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    artifact: Annotated[Path, typer.Argument(help="An .arrow file, an artifact folder, or a checkpoint folder.")],
+    artifact: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ARTIFACT", parser=option.folder, help="An .arrow file, an artifact folder, or a checkpoint folder."
+        ),
+    ],
     every: Annotated[bool, typer.Option("--all", help="List every layer, not only the first ten.")] = False,
 ) -> None:
     """Say what an artifact is, what it was made from and what is in it, after checking every byte."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zpruner.errors import InvalidSettingError
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -31,7 +33,23 @@ class DtypeName(StrEnum):
 
 Dtype = Annotated[DtypeName, typer.Option(help="Number format; auto is the checkpoint's own.")]
 Device = Annotated[str, typer.Option(help="auto is the accelerator where there is one, else the CPU.")]
-Downloads = Annotated[Path, typer.Option(help="Where downloads are kept.", envvar="ZPRUNER_DOWNLOADS")]
+
+
+def folder(path: str | Path) -> Path:
+    """Return a path in which ~ is the home folder: a shell expands it in `-o ~/x`, but not in `--output=~/x`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidSettingError("the command line", f"'{path}'", "the home folder of a user", "Check it.") from None
+
+
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", parser=folder, help="Folder to write.")]
+Root = Annotated[Path, typer.Option(metavar="PATH", parser=folder, help="The project folder.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint folder.")]
+Downloads = Annotated[
+    Path,
+    typer.Option(metavar="PATH", parser=folder, help="Where downloads are kept.", envvar="ZPRUNER_DOWNLOADS"),
+]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
 Blocks = Annotated[
     str | None, typer.Option(help="Path of the decoder blocks in the model, where its structure does not tell.")

@@ -36,6 +36,42 @@ def check_output(output: Path, force: bool) -> None:
         )
 
 
+def check_apart(output: Path, model: Path | None = None, **read: Path | None) -> None:
+    """Raise InvalidSettingError where writing `output` would touch what a command reads, links followed.
+
+    Args:
+        output: what is written, or replaced.
+        model: the checkpoint that is read: `output` may neither be it, hold it, nor lie in it.
+        read: name -> another file or folder that is read, which `output` may not hold.
+    """
+    replaced = [output, *_beside(output.resolve())]
+    inputs = {"MODEL": model, **read}
+    for name, path in inputs.items():
+        if path is None or not path.exists():
+            continue
+        if any(_within(path, folder) for folder in replaced):
+            relation = "is" if _same(path, output) else "holds"
+        elif path is model and _within(output, path):
+            relation = "lies in"
+        else:
+            continue
+        raise InvalidSettingError(
+            f"--output {output}",
+            f"a folder that {relation} {name} ({path})",
+            "a folder apart from what is read",
+            "Choose another folder.",
+        )
+
+
+def _within(path: Path, folder: Path) -> bool:
+    """Return whether a path is a folder that is there, or lies in it."""
+    return any(_same(place, folder) for place in (path.resolve(), *path.resolve().parents))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
 def save(model: PreTrainedModel, tokenizer: Any, output: Path, card: str, source: str, force: bool) -> None:
     """Write the checkpoint beside `output` and rename it, so that `output` is whole or not there.
 
@@ -53,6 +89,11 @@ def save(model: PreTrainedModel, tokenizer: Any, output: Path, card: str, source
         write_manifest(staging, source)
 
 
+def _beside(output: Path) -> tuple[Path, Path]:
+    """Return where a checkpoint is built that becomes `output`, and where the one that it replaces waits."""
+    return output.with_name(f".{output.name}.tmp"), output.with_name(f".{output.name}.old")
+
+
 @contextmanager
 def place(output: Path, force: bool) -> Iterator[Path]:
     """Yield an empty folder that becomes `output`, whole, when the block ends without an error; or not at all.
@@ -63,7 +104,7 @@ def place(output: Path, force: bool) -> Iterator[Path]:
     from zpruner.artifacts.work import disk_full_named
 
     output = output.resolve()  # "." has no name
-    staging, old = (output.with_name(f".{output.name}.{suffix}") for suffix in ("tmp", "old"))
+    staging, old = _beside(output)
     shutil.rmtree(staging, ignore_errors=True)
     try:
         with disk_full_named(output):

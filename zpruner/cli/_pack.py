@@ -7,30 +7,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zpruner.cli._options import TrustRemoteCode
+from zpruner.cli import _options as option
+from zpruner.cli._output import check_apart, check_output, place
 
 if TYPE_CHECKING:
     from zpruner.packed.pack import Savings
 
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder to write.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint folder.")]
-
 
 def pack(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint with zeros, whoever pruned it.")],
-    output: Output,
-    trust_remote_code: TrustRemoteCode = False,
-    force: Force = False,
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", parser=option.folder, help="A checkpoint with zeros, whoever pruned it."),
+    ],
+    output: option.Output,
+    trust_remote_code: option.TrustRemoteCode = False,
+    force: option.Force = False,
 ) -> None:
     """Write a checkpoint without its zeros: smaller on disk and in memory, and faster where a few tokens are computed.
 
     `import zpruner` lets transformers load it; `zpruner unpack` gives back the very files.
     """
-    from zpruner.cli._output import check_output, place
+    check_apart(output, folder)
+    check_output(output, force)
+
     from zpruner.packed.pack import pack
     from zpruner.packed.structure import transposed_tensors
 
-    check_output(output, force)
     with place(output, force) as staging:
         names = transposed_tensors(folder, trust_remote_code=trust_remote_code)
         saved = pack(folder, staging, transposed=names, trust_remote_code=trust_remote_code)
@@ -38,15 +40,16 @@ def pack(
 
 
 def unpack(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A packed checkpoint.")],
-    output: Output,
-    force: Force = False,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", parser=option.folder, help="A packed checkpoint.")],
+    output: option.Output,
+    force: option.Force = False,
 ) -> None:
     """Write the checkpoint that was packed, byte for byte."""
-    from zpruner.cli._output import check_output, place
+    check_apart(output, folder)
+    check_output(output, force)
+
     from zpruner.packed.unpack import unpack
 
-    check_output(output, force)
     with place(output, force) as staging:
         unpack(folder, staging)
     typer.echo(f"{output}: the checkpoint that was packed")

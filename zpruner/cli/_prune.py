@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zpruner.cli import _options as option
-from zpruner.cli._output import check_output, save
-from zpruner.errors import InvalidSettingError
+from zpruner.cli._early import check_names, local_path
+from zpruner.cli._output import check_apart, check_output, save
+from zpruner.errors import InvalidPatternError, InvalidSettingError, one_line, shown
+from zpruner.patterns import SparsityPattern
+from zpruner.pruning.presets import PRESETS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from zpruner.model import Inventory
     from zpruner.pruning.composition import Composition
     from zpruner.pruning.in_memory import PrunedLayer
-    from zpruner.types import SparsityPattern
+    from zpruner.settings.params import MethodSettings
 
 
 class Propagation(StrEnum):
@@ -31,7 +35,7 @@ class Propagation(StrEnum):
 
 def prune(
     model: option.Model,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder of the pruned checkpoint.")],
+    output: option.Output,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -40,9 +44,11 @@ def prune(
     ] = None,
     calibration_sha256: Annotated[str | None, typer.Option(help="SHA-256 that the text must have.")] = None,
     method: Annotated[str, typer.Option(help="See `zpruner methods`.")] = "zpruner",
-    sparsity_ratio: Annotated[
-        float | None, typer.Option("--sparsity-ratio", "--sparsity", help="Share of weights removed.  [default: 0.5]")
+    sparsity: Annotated[
+        str | None,
+        typer.Option(metavar="S", help="Share of weights removed, or N:M (N of every M are kept).  [default: 0.5]"),
     ] = None,
+    sparsity_ratio: Annotated[str | None, typer.Option(metavar="RATIO", help="Share of weights removed.")] = None,
     sparsity_type: Annotated[
         str, typer.Option(help="unstructured, or N:M such as 2:4 (N of every M are kept).")
     ] = "unstructured",
@@ -74,27 +80,40 @@ def prune(
     device: option.Device = "auto",
     downloads: option.Downloads = option.DOWNLOADS,
     trust_remote_code: option.TrustRemoteCode = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint folder.")] = False,
+    force: option.Force = False,
 ) -> None:
     """Prune one model and write an ordinary checkpoint, zeros in place, with a model card."""
     if calibration is None:
         calibration, calibration_sha256 = option.NEWS, option.NEWS_SHA256
-    check_output(output, force)
+    # What can be told at once is: torch takes seconds to import, a model minutes to load.
+    pattern = SparsityPattern.parse(pattern_of(sparsity_ratio, sparsity_type, sparsity))
+    check_names({"--method": method, "--refine": refine, "--update": update}, PRESETS)
     settings = composition_settings(method, group, setting or [], refine, update)
-    composition = _compose(settings)
-    sparsity = pattern_of(sparsity_ratio, sparsity_type)
+    checked = _checked(settings)
+    read = {
+        "the calibration text": local_path("--calibration", calibration, calibration_sha256),
+        "the text to evaluate on": local_path("--evaluate", evaluate, evaluate_sha256),
+        "the downloads": downloads,
+    }
+    check_apart(output, local_path("MODEL", model, sha256), **read)
+    check_output(output, force)
 
     from zpruner.evaluate import perplexity
-    from zpruner.model import take_inventory
+    from zpruner.model import resolve_device, take_inventory
+    from zpruner.pruning.composition import compose
     from zpruner.pruning.in_memory import load_windows
     from zpruner.settings.params import PerplexitySettings
     from zpruner.types import Stat
 
+    composition = compose(checked)
+    resolve_device(device)
     network, tokenizer, folder = option.open_model(
         model, sha256, dtype, device, downloads, trust_remote_code, only_dense=True
     )
     # What cannot be pruned is told before anything is downloaded or measured.
     inventory = take_inventory(network, blocks, ignore or ())
+    for layer in inventory.layers:
+        pattern.check_width(layer.in_features, layer.name)
     windows = load_windows(
         calibration,
         network,
@@ -114,22 +133,22 @@ def prune(
         )
         text, counted = option.read_evaluation_windows(measured, downloads, network, tokenizer)
         before = perplexity(network, text, batch_size, counted)
-    layers = _prune(network, inventory, ignore or [], windows, composition, settings, sparsity, propagation, batch_size)
-    if text is not None:
-        results[f"perplexity ({evaluate}, {len(text)} windows of {seqlen})"] = (
-            before,
-            perplexity(network, text, batch_size, counted),
-        )
-    removed = sum(layer.sparsity * layer.mask.keep.numel() for layer in layers)
-    achieved = removed / sum(layer.mask.keep.numel() for layer in layers)
+    layers = _prune(network, inventory, ignore or [], windows, composition, settings, pattern, propagation, batch_size)
+    weights = sum(layer.mask.keep.numel() for layer in layers)
+    achieved = sum(layer.sparsity * layer.mask.keep.numel() for layer in layers) / weights
+    zeros = sum(layer.zeros_before * layer.mask.keep.numel() for layer in layers) / weights
     error = sum(layer.layer_error for layer in layers) / len(layers)
+    pruned_before = f"{zeros:.2%} of MODEL's weights were zero before" if math.isnan(error) else ""
+    if text is not None:
+        name = f"perplexity ({evaluate}, {len(text)} windows of {seqlen}{pruned_before and f'; {pruned_before}'})"
+        results[name] = (before, perplexity(network, text, batch_size, counted))
 
     from zpruner.checkpoint.card import PruningFacts, model_card
 
     facts = PruningFacts(
         base=model,
         method=method,
-        pattern=sparsity,
+        pattern=str(pattern),
         settings=settings,
         calibration={
             "source": calibration,
@@ -141,45 +160,63 @@ def prune(
             "propagation": propagation.value,
         },
         sparsity=achieved,
-        layer_error=error,
+        layer_error=None if pruned_before else error,
         layer_error_from="gram" if Stat.GRAM in composition.needs else "diagonal",
         results=results,
     )
     save(network, tokenizer, output, model_card(folder, facts), model, force)
-    typer.echo(f"{len(layers)} layers, {achieved:.2%} of their weights removed, mean layer error {error:.3g}")
+    lost = f"layer error unknown: {pruned_before}" if pruned_before else f"mean layer error {error:.3g}"
+    typer.echo(f"{len(layers)} layers, {achieved:.2%} of their weights removed, {lost}")
     for name, (dense, pruned) in results.items():
-        typer.echo(f"{name}: {dense:.4f} dense, {pruned:.4f} pruned")
+        typer.echo(f"{name}: {dense:.4f} {'before' if pruned_before else 'dense'}, {pruned:.4f} pruned")
     typer.echo(str(output))
 
 
-def pattern_of(ratio: float | None, kind: str) -> str:
-    """Return the pattern that --sparsity-ratio and --sparsity-type describe, as params.yaml writes it.
+def pattern_of(ratio: float | str | None, kind: str, sparsity: str | None = None) -> str:
+    """Return the pattern that --sparsity, or --sparsity-ratio and --sparsity-type, describe, as params.yaml writes it.
 
     Raises:
-        InvalidPatternError: neither a ratio in [0, 1) nor N:M.
-        InvalidSettingError: a ratio that N:M does not have.
+        InvalidPatternError: neither a ratio in (0, 1) nor N:M.
+        InvalidSettingError: a ratio that N:M does not have; --sparsity beside the others.
     """
+    if sparsity is not None:
+        if ratio is not None or kind != "unstructured":
+            raise InvalidSettingError(
+                "--sparsity", "--sparsity-ratio or --sparsity-type beside it", "one way to say it", "Leave one out."
+            )
+        return str(_parsed("--sparsity", sparsity, "a ratio in [0, 1) such as 0.5, or N:M with 0 < N < M such as 2:4"))
     if kind == "unstructured":
-        return str(_parsed("--sparsity-ratio", 0.5 if ratio is None else ratio, "a ratio in [0, 1) such as 0.5"))
+        return str(_parsed("--sparsity-ratio", 0.5 if ratio is None else ratio, "a ratio in [0, 1) such as 0.5", False))
     expected = "unstructured, or N:M with 0 < N < M such as 2:4 (N of every M are kept)"
     pattern = _parsed("--sparsity-type", kind, expected)
     if not pattern.is_nm:
         raise InvalidSettingError("--sparsity-type", f"'{kind}'", expected, "Give a ratio with --sparsity-ratio.")
-    if ratio is not None and abs(ratio - pattern.sparsity) > 1e-9:
+    if ratio is not None and abs(_parsed("--sparsity-ratio", ratio, "a ratio").sparsity - pattern.sparsity) > 1e-9:
         raise InvalidSettingError(
-            "--sparsity-ratio", f"{ratio:g}", f"{pattern.sparsity:g}, which {kind} removes", "Leave it out with N:M."
+            "--sparsity-ratio", f"{ratio}", f"{pattern.sparsity:g}, which {kind} removes", "Leave it out with N:M."
         )
     return str(pattern)
 
 
-def _parsed(option: str, value: float | str, expected: str) -> SparsityPattern:
-    from zpruner.errors import InvalidPatternError
-    from zpruner.types import SparsityPattern
-
+def _parsed(option: str, value: float | str, expected: str, may_be_nm: bool = True) -> SparsityPattern:
     try:
-        return SparsityPattern.parse(value)
+        pattern = SparsityPattern.parse(value)
     except InvalidPatternError:
-        raise InvalidPatternError(option, repr(value), expected, "Correct the option.") from None
+        raise InvalidPatternError(option, _quoted(value), expected, "Correct the option.") from None
+    if not pattern.sparsity:
+        raise InvalidPatternError(option, _quoted(value), "more than 0: nothing would be removed", "Raise it.")
+    if pattern.is_nm and not may_be_nm:
+        raise InvalidPatternError(option, _quoted(value), expected, f"Write --sparsity {value}.")
+    return pattern
+
+
+def _quoted(value: float | str) -> str:
+    """Return a value as a message shows it: numbers as they are, text in quotes."""
+    try:
+        float(value)
+    except ValueError:
+        return shown(value)
+    return one_line(str(value))
 
 
 def composition_settings(
@@ -190,38 +227,31 @@ def composition_settings(
     Raises:
         InvalidSettingError: a setting that is not NAME=VALUE.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    from zpruner.pruning.presets import PRESETS
+    from zpruner.settings.plain_yaml import parse_yaml
     from zpruner.settings.setting_files import read_files
 
     chosen: dict[str, Any] = {}
     for text in settings:
         name, equals, value = text.partition("=")
-        try:
-            chosen[name] = YAML(typ="safe", pure=True).load(value)
-        except YAMLError:
-            equals = ""
         if not equals or not name:
-            raise InvalidSettingError("--set", f"'{text}'", "NAME=VALUE", "Write e.g. --set power=2.0.")
+            raise InvalidSettingError("--set", shown(text), "NAME=VALUE", "Write e.g. --set power=2.0.")
+        chosen[name] = parse_yaml(value, f"--set {name}")
     chosen = read_files(chosen, Path(), "--set")
     base = dict(PRESETS.get(method, {"score": method}))
     parts = {"settings": {**base.pop("settings", {}), **chosen}, "group": group, "refine": refine, "update": update}
     return {**base, **{key: value for key, value in parts.items() if value}}
 
 
-def _compose(settings: dict[str, Any]) -> Composition:
+def _checked(settings: dict[str, Any]) -> MethodSettings:
     from pydantic import ValidationError
 
-    from zpruner.pruning.composition import compose
     from zpruner.settings.explain import explain
     from zpruner.settings.params import MethodSettings
 
     try:
-        return compose(MethodSettings(**settings))
+        return MethodSettings(**settings)
     except ValidationError as error:
-        raise explain(error, "method", MethodSettings) from None
+        raise explain(error, "the options", MethodSettings) from None
 
 
 def _prune(
@@ -231,7 +261,7 @@ def _prune(
     windows: Tensor,
     composition: Composition,
     settings: dict[str, Any],
-    sparsity: str,
+    pattern: SparsityPattern,
     propagation: Propagation,
     batch_size: int,
 ) -> tuple[PrunedLayer, ...]:
@@ -255,7 +285,7 @@ def _prune(
             model,
             windows,
             method=settings,
-            sparsity=sparsity,
+            sparsity=str(pattern),
             batch_size=batch_size,
             blocks=inventory.blocks,
             ignore=ignore,
@@ -273,4 +303,4 @@ def _prune(
         for _ in progress(collect_gradients(model, inventory, windows, sums), "gradients", len(windows), "window"):
             pass
     calibration = Calibration(inventory, collection, sums.by_layer(inventory) if sums.windows else {})
-    return prune_in_memory(model, calibration, method=settings, sparsity=sparsity)
+    return prune_in_memory(model, calibration, method=settings, sparsity=str(pattern))

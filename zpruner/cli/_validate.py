@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zpruner.cli import _options as option
 from zpruner.errors import InvalidSettingError, MissingStatisticError
 
 if TYPE_CHECKING:
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def validate(
-    root: Annotated[Path, typer.Argument(help="The project folder, which holds params.yaml.")] = Path(),
+    root: Annotated[
+        Path,
+        typer.Argument(metavar="ROOT", parser=option.folder, help="The project folder, which holds params.yaml."),
+    ] = Path(),
 ) -> None:
     """Check params.yaml, every composition and every source before a long run, and estimate what it will take."""
     from zpruner.cli._estimate import estimate_table, read_shapes

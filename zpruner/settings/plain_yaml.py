@@ -28,19 +28,13 @@ def read_yaml(path: Path) -> Any:
     """Return what a YAML file holds; see `parse_yaml`.
 
     Raises:
-        FileNotFoundError: no such file.
-        InvalidSettingError: as `parse_yaml`, or a file that cannot be read.
+        OSError: a file that cannot be read.
+        InvalidSettingError: as `parse_yaml`; bytes that are not UTF-8.
     """
     try:
         if path.stat().st_size > 4 * _LONGEST:  # bytes of so many characters
             raise _too_long(str(path), f"{path.stat().st_size:,} bytes")
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise InvalidSettingError(
-            str(path), error.strerror or "a file that cannot be read", "a file of YAML", "Check the path."
-        ) from None
     except UnicodeDecodeError as error:
         raise InvalidSettingError(
             str(path), f"bytes that are not UTF-8 (at {error.start:,})", "YAML in UTF-8", "Save it as UTF-8."

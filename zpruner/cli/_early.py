@@ -1,0 +1,55 @@
+"""What can be refused at once: before torch is imported (seconds), a model loaded (minutes), or a text fetched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError, did_you_mean
+from zpruner.part_names import part_names
+from zpruner.sources import LocalPath, checked_sha256, parse_source
+
+_ROOMS = {"--method": "zpruner.methods", "--refine": "zpruner.masks", "--update": "zpruner.updates"}
+_ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def check_names(given: Mapping[str, str | None], presets: Mapping[str, Any]) -> None:
+    """Raise UnknownNameError for the first option whose part is not known.
+
+    Args:
+        given: --method, --refine, --update -> a name, or None.
+        presets: that --method may name, too.
+    """
+    for option, name in given.items():
+        known = [*part_names(_ROOMS[option]), *(presets if option == "--method" else ())]
+        if name is not None and name not in known:
+            raise UnknownNameError(
+                option, f"'{name}'", "a name that `zpruner methods` lists", did_you_mean(name, known)
+            )
+
+
+def local_path(option: str, source: str | None, sha256: str | None = None) -> Path | None:
+    """Return the file or folder that a source names; None where it is to be fetched.
+
+    Raises:
+        InvalidSettingError: neither a path nor the name of something to fetch, or no SHA-256.
+        SourceError: a path at which there is nothing.
+    """
+    if source is None:
+        return None
+    try:
+        parsed = parse_source(source)
+    except InvalidSettingError as error:
+        raise InvalidSettingError(option, error.got, error.expected, error.action) from None
+    checked_sha256(option, sha256)
+    if not isinstance(parsed, LocalPath):
+        return None
+    if parsed.path.exists():
+        return parsed.path
+    here = parsed.path.parent
+    if _ON_THE_HUB.fullmatch(source) and not here.exists():  # the name of a repository
+        return None
+    near = [path.name for path in here.iterdir()] if here.is_dir() else []
+    raise SourceError(source, "no such file or folder", "one that is there", did_you_mean(parsed.path.name, near))

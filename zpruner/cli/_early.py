@@ -9,7 +9,6 @@ from typing import Any
 
 from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError, did_you_mean
 from zpruner.part_names import part_names
-from zpruner.sources import LocalPath, checked_sha256, parse_source
 
 _ROOMS = {"--method": "zpruner.methods", "--refine": "zpruner.masks", "--update": "zpruner.updates"}
 _ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
@@ -37,6 +36,8 @@ def local_path(option: str, source: str | None, sha256: str | None = None) -> Pa
         InvalidSettingError: neither a path nor the name of something to fetch, or no SHA-256.
         SourceError: a path at which there is nothing.
     """
+    from zpruner.sources import LocalPath, checked_sha256, parse_source
+
     if source is None:
         return None
     try:

@@ -33,7 +33,7 @@ def main() -> None:
     take(report.as_uri(), DOCS / "report.png")
     with tempfile.TemporaryDirectory() as folder:
         # A picture starts at the top of the page: what stands above the charts is left out.
-        style = "<style>header, #headline, #results { display: none }</style></head>"
+        style = "<style>header, .headline, #results { display: none }</style></head>"
         charts = Path(folder) / "charts.html"
         charts.write_text(report.read_text(encoding="utf-8").replace("</head>", style), encoding="utf-8")
         take(charts.as_uri(), DOCS / "report-dark.png", *DARK)

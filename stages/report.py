@@ -48,7 +48,6 @@ def read(project: Project, ran: frozenset[str] | None = None) -> ReportData:
         project.data,
         {label: method.model_dump(mode="json", exclude_defaults=True) for label, method in params.methods.items()},
         {label: str(params.pattern(label)) for label in params.sparsities},
-        propagation=params.calibration.propagation,
         model=params.model.model_dump(mode="json"),
         calibration=params.calibration.model_dump(mode="json"),
         evaluation=params.evaluation.model_dump(mode="json"),

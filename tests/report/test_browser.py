@@ -30,9 +30,9 @@ QUIET = (
 PROBE = """
 <script>
 {
-  const shown = () => [...document.querySelectorAll("#rows tr:not([hidden])")];
+  const shown = () => [...document.querySelectorAll(".results tbody:not(.fixed) tr:not([hidden])")];
   const names = () => shown().map((row) => row.cells[0].textContent + row.cells[1].textContent);
-  const head = document.querySelector("#table thead th:nth-child(3)");
+  const head = document.querySelector(".results thead th:nth-child(3)");
   const log = [];
   head.querySelector("button").click();
   log.push(head.getAttribute("aria-sort"), names()[0]);
@@ -44,10 +44,10 @@ PROBE = """
   log.push(names().length, document.getElementById("shown").textContent);
   document.getElementById("theme").click();
   log.push(document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor);
-  const visible = () => [...document.querySelectorAll(".hp")].filter((p) => p.offsetParent).length;
-  log.push(visible());
-  document.getElementById("hs1").click();
-  log.push(visible());
+  const unfolded = () => document.querySelectorAll("details[open]").length;
+  log.push(unfolded());
+  dispatchEvent(new Event("beforeprint"));
+  log.push(unfolded());
   const cell = [...document.querySelectorAll(".hm tbody td")].find((c) => c.offsetParent);
   cell.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: 5, clientY: 5 }));
   log.push(document.getElementById("tip").textContent);
@@ -70,8 +70,10 @@ PROBE = """
   choose("sparsity", "");
   choose("pattern", "2:4");
   log.push(names().length);
-  choose("propagation", "dense");
-  log.push(names().length);
+  const copied = [];
+  navigator.clipboard.writeText = (text) => { copied.push(text); return Promise.resolve(); };
+  for (const button of document.querySelectorAll("#results .copy button")) button.click();
+  log.push(...copied.map((text) => text.replaceAll("\\n", "; ")));
   document.body.dataset.log = log.join("~");
 }
 </script>
@@ -96,7 +98,7 @@ def test_screenshot_is_not_blank(page: Path, tmp_path: Path) -> None:
     # Charts at the top, in a small window: unpacking the image is what takes the time.
     charts = tmp_path / "charts.html"
     charts.write_text(
-        page.read_text().replace("</head>", "<style>#headline, #results { display: none }</style></head>")
+        page.read_text().replace("</head>", "<style>.headline, #results { display: none }</style></head>")
     )
     image = tmp_path / "report.png"
     browse(charts, tmp_path / "profile", f"--screenshot={image}", "--window-size=600,800")
@@ -114,14 +116,22 @@ def test_sort_filter_theme_choice_and_tooltip(page: Path, tmp_path: Path) -> Non
     match = re.search(r'data-log="([^"]*)"', document)
     assert match is not None, "the page's script did not run to its end"
     log = match[1].split("~")
-    assert log[:4] == ["ascending", "zpruner50\u202f% s50", "descending", "magnitude60\u202f% s60"]
+    assert log[:4] == ["ascending", "zpruner50 % (s50)", "descending", "magnitude60 % (s60)"]
     assert log[4:6] == ["3", "3 of 12 variants"]
     assert log[6:8] == ["dark", "rgb(21, 24, 28)"]
-    assert log[8:10] == ["1", "1"]
+    assert log[8:10] == ["1", "3"], "one sparsity's heat maps are open; all are for print"
     assert re.fullmatch(r"magnitude, block 0, self_attn\.q_proj: 0\.\d{3}", log[10])
     assert log[11] == "true", "the page is wider than a narrow window"
     assert re.fullmatch(r"magnitude, block 1, self_attn\.k_proj: 0\.\d{3}", log[12]), "arrow keys move in a heat map"
-    assert log[13:16] == ["1", "4", "4"], "filters by sparsity, pattern and propagation"
+    assert log[13:15] == ["1", "4"], "filters by sparsity and pattern"
+    markdown, table = log[15].split("; "), log[16].split("; ")
+    assert markdown[0].startswith("| method | pattern | perplexity | change | 95 % interval | layer error |")
+    assert markdown[1] == "|---|---|---|---|---|---|---|---|---|"
+    names = [line.split(" |")[0] for line in markdown[2:7]]
+    assert names == ["| dense", "| magnitude", "| wanda", "| ria", "| zpruner"], "as sorted and filtered"
+    assert table[0] == "method,pattern,perplexity,change,95 % interval,layer error,sparsity,MB,seconds"
+    wanda = r"wanda,2:4 \(s24\),[\d.]+,\+[\d.]+ %,[+-].* to [+-].* %,0\.\d+,50\.00 %,269,[\d.]+"
+    assert re.fullmatch(wanda, table[3])
 
 
 def png_colours(path: Path) -> tuple[int, int, Counter[bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -11,38 +12,39 @@ from hypothesis import strategies as st
 from report_tree import METHODS, edit, make_tree, read
 
 from zpruner.artifacts.results import Interval, Layer
-from zpruner.report import _format as fmt
-from zpruner.report._axes import log_ticks
-from zpruner.report._heat import heat_groups
-from zpruner.report._plots import by_block
-from zpruner.report._summary import summarise
+from zpruner.report import format as fmt
+from zpruner.report.axes import log_ticks
+from zpruner.report.figures import heat
+from zpruner.report.figures.blocks import by_block
+from zpruner.report.ranking import Report
 
 
 def test_best_and_verdict_follow_perplexity_and_noise(tmp_path: Path) -> None:
     two = {name: METHODS[name] for name in ("wanda", "zpruner")}
     tree = make_tree(tmp_path, two, {"s50": "0.5"}, windows=40)
-    summary = summarise(read(tree, two, {"s50": "0.5"}))
-    (headline,) = summary.headlines
-    assert [row.best for row in summary.rows] == [False, True]
-    assert headline.row.spec is not None
-    assert headline.row.spec.name == "zpruner-s50"
-    assert headline.clear is True
-    assert "larger than the noise" in headline.verdict
+    report = Report.of(read(tree, two, {"s50": "0.5"}))
+    (ranking,) = report.rankings
+    assert [standing.best for standing in report.standings] == [False, True]
+    assert [standing.variant.spec.name for standing in ranking.standings] == ["zpruner-s50", "wanda-s50"]
+    assert ranking.lead is not None
+    assert ranking.lead.low > 1
+    assert "larger than the noise" in ranking.verdict
     # The same losses with opposite swings: a difference that the windows cannot carry.
     dense = list(read(tree, two, {"s50": "0.5"}).dense.details.window_losses)
     for sign, method in ((1, "wanda"), (-1, "zpruner")):
         swung = [loss + 0.2 + sign * (0.3 if i % 2 else -0.3) for i, loss in enumerate(dense)]
         edit(tree / f"evaluation/{method}/s50.layers.json", window_losses=swung)
-    (headline,) = summarise(read(tree, two, {"s50": "0.5"})).headlines
-    assert headline.clear is False
-    assert "40 windows are too few" in headline.verdict
+    (ranking,) = Report.of(read(tree, two, {"s50": "0.5"})).rankings
+    assert ranking.lead is not None
+    assert ranking.lead.low < 1 < ranking.lead.high
+    assert "40 windows are too few" in ranking.verdict
 
 
 def test_a_single_variant_is_not_called_best(tmp_path: Path) -> None:
     one = {"wanda": METHODS["wanda"]}
-    summary = summarise(read(make_tree(tmp_path, one), one))
-    assert not any(row.best for row in summary.rows)
-    assert all(headline.verdict == "" for headline in summary.headlines)
+    report = Report.of(read(make_tree(tmp_path, one), one))
+    assert not any(standing.best for standing in report.standings)
+    assert all(ranking.verdict == "" for ranking in report.rankings)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_block_sparsity_weighs_by_size_and_error_does_not() -> None:
             ("z", 0, 7, 0, 0),
         )
     )
-    assert by_block(layers) == [(0, 0.0, 0.0), (1, pytest.approx(0.3), pytest.approx(0.3))]
+    assert by_block(layers) == {0: (0.0, 0.0), 1: (pytest.approx(0.3), pytest.approx(0.3))}
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1.5, 1e6))
@@ -104,23 +106,22 @@ def test_log_ticks_lie_inside_and_rise(low: float, factor: float) -> None:
     assert len(ticks) >= (4 if factor > 4 else 1)
 
 
-def test_heat_maps_share_a_scale_and_gather_experts(tmp_path: Path) -> None:
+def test_heat_maps_share_a_scale_of_ranks_and_gather_experts(tmp_path: Path) -> None:
     two = {name: METHODS[name] for name in ("magnitude", "wanda")}
     tree = make_tree(tmp_path, two, {"s50": "0.5"}, blocks=3)
     base = {"block": 0, "weights": 10, "sparsity": 0.5}
     experts = [
         base | {"layer": f"m.{i}", "kind": f"mlp.experts.{i}.down_proj", "layer_error": e}
-        for i, e in enumerate([0.1, 0.3])
+        for i, e in enumerate([90.0, 30.0])
     ]
     edit(tree / "evaluation/magnitude/s50.layers.json", layers=experts)
-    (group,) = heat_groups(read(tree, two, {"s50": "0.5"}), "layer_error")
-    first, second = group.maps
-    assert first.rows[0][0] == "mlp.experts.*.down_proj"
-    assert first.rows[0][1][0] is not None
-    assert first.rows[0][1][0].text == "0.200"
-    assert first.rows[0][1][0].step == 9
-    assert len(second.rows) == 7
-    assert second.blocks == (0, 1, 2)
-    assert min(cell.step for _, cells in second.rows for cell in cells if cell) == 0
-    (uniform,) = heat_groups(read(tree, two, {"s50": "0.5"}), "sparsity")
-    assert uniform.uniform == "Every layer stands at 50.00 %."
+    report = Report.of(read(tree, two, {"s50": "0.5"}))
+    figure = heat.layer_error(report)
+    assert figure is not None
+    first, second = figure.body.split("<table")[1:]
+    assert '<th scope="row">mlp.experts.*.down_proj</th><td class="h9">60.0</td>' in first
+    # An outlier of 60 beside errors of a few hundredths: every shade is still used.
+    steps = [int(step) for step in re.findall(r'<td class="h(\d)">', second)]
+    assert len(steps) == 21
+    assert set(steps) == set(range(10))
+    assert heat.sparsity(report) is None, "every layer stands at 50 %"

@@ -12,10 +12,11 @@ import pytest
 from report_tree import METHODS, SPARSITIES, edit, make_tree, put, read
 
 from zpruner.report import render_table, write
-from zpruner.report._charts import block_panels
+from zpruner.report.figures import blocks
+from zpruner.report.ranking import Report
 
 HOSTILE = "<script>alert(1)</script>\"'&|`*]]>"
-FILES = ("report.html", "report.md", "plots/perplexity.json", "plots/layers.json")
+FILES = ("report.html", "report.md", "summary.json", "plots/perplexity.json", "plots/layers.json")
 
 
 class Page(HTMLParser):
@@ -83,21 +84,21 @@ def test_the_numbers_of_every_variant_appear(rendered: Path, tmp_path: Path) -> 
         assert f"data/pruned/{variant.spec.method}/{variant.spec.sparsity}" in markdown
     for text in (page.text, markdown):
         assert "by itself neither smaller nor faster" in text
-        assert "1f4e9a7" in text
-        assert "c0ffee12" in text
+    assert "1f4e9a7" in page.text
+    assert "c0ffee12" in page.text
 
 
 def test_html_is_well_formed_and_every_label_has_its_input(rendered: Path) -> None:
     page = Page((rendered / "report.html").read_text())
     assert len(page.ids) == len(set(page.ids))
     targets = [value for _, key, value in page.attributes if key in ("for", "aria-labelledby")]
-    targets += [value[1:] for tag, key, value in page.attributes if tag == "a" and key == "href"]
+    targets += [value[1:] for tag, key, value in page.attributes if tag == "a" and key == "href" and value[0] == "#"]
     assert targets
     assert set(targets) <= set(page.ids)
     assert page.tags.count("h1") == 1
     charts = [value for tag, key, value in page.attributes if tag == "svg" and (key, value) == ("role", "img")]
     labels = [value for tag, key, value in page.attributes if tag == "svg" and key == "aria-label"]
-    assert len(charts) == len(labels) == 2 + 3 + 3 + 3
+    assert len(charts) == len(labels) == 2 + 3 + 3, "perplexity twice; change and layer error at each sparsity"
 
 
 def test_html_asks_nothing_of_the_outside(rendered: Path) -> None:
@@ -105,7 +106,8 @@ def test_html_asks_nothing_of_the_outside(rendered: Path) -> None:
     page = Page(text)
     fetching = {"src", "href", "xlink:href", "srcset", "action", "data", "poster", "background", "formaction"}
     references = {value for _, key, value in page.attributes if key in fetching}
-    assert all(value.startswith(("#", "data:,")) for value in references), references
+    assert all(value.startswith(("#", "data:,", "../")) for value in references), references
+    assert "../pruned/wanda/s50/" in references, "checkpoints are linked"
     assert not set(page.tags) & {"iframe", "object", "embed", "base", "img", "video", "audio"}
     code = "\n".join(page.styles)
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(|//[a-z]+\.", code)
@@ -152,7 +154,7 @@ def test_only_dense(tmp_path: Path) -> None:
     write(data, tmp_path / "out")
     page = Page((tmp_path / "out/report.html").read_text())
     assert "Only the dense model has been evaluated so far: perplexity" in page.text
-    assert not {"charts", "layers", "filters", "rows"} & set(page.ids)
+    assert not {"perplexity", "layers", "masks", "filters"} & set(page.ids)
     assert "dense" in render_table(data, width=80, color=False)
     assert json.loads((tmp_path / "out/plots/layers.json").read_text()) == []
     assert len(json.loads((tmp_path / "out/plots/perplexity.json").read_text())) == 1
@@ -168,8 +170,8 @@ def test_broken_models_are_shown_and_not_drawn(tmp_path: Path) -> None:
     page = Page((tmp_path / "out/report.html").read_text())
     assert "Not drawn: magnitude-s50 (∞), magnitude-s60 (NaN)." in page.text
     table = render_table(data, width=80, color=False)
-    assert re.search(r"magnitude \| s50 50 % \| +50.00 % \| +inf +\| +inf", table)
-    assert re.search(r"magnitude \| s60 60 % \| +60.00 % \| +NaN +\| +NaN", table)
+    assert re.search(r"magnitude \| 50 % \(s50\) \| +inf +\| +inf", table)
+    assert re.search(r"magnitude \| 60 % \(s60\) \| +NaN +\| +NaN", table)
     points = json.loads((tmp_path / "out/plots/perplexity.json").read_text(), parse_constant=pytest.fail)
     assert points[1] == {"method": "magnitude", "pattern": "0.5", "sparsity": 0.5, "perplexity": None}
 
@@ -184,7 +186,7 @@ def test_nothing_finite_to_compare(tmp_path: Path, broken: str) -> None:
             edit(path, window_losses=[math.nan] * 16)
     write(read(tree, METHODS, {"s50": "0.5"}), tmp_path / "out")
     page = Page((tmp_path / "out/report.html").read_text())
-    assert "charts" not in page.ids
+    assert "perplexity" not in page.ids
     assert ("No pruned variant has a finite perplexity" in page.text) == (broken == "all")
 
 
@@ -223,12 +225,48 @@ def test_nothing_is_replaced_when_rendering_fails(rendered: Path, tmp_path: Path
     assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == before
 
 
-def test_ticks_of_nearly_equal_sparsities_have_different_labels(tmp_path: Path) -> None:
+def test_sparsity_per_block_is_drawn_where_it_differs_with_ticks_of_its_own(tmp_path: Path) -> None:
     methods, sparsities = {"wanda": METHODS["wanda"]}, {"s24": "2:4"}
     data = make_tree(tmp_path, methods, sparsities)
+    assert blocks.sparsity(Report.of(read(data, methods, sparsities))) is None, "every block stands at 50 %"
     path = data / "evaluation" / "wanda" / "s24.layers.json"
     layers = json.loads(path.read_text())["layers"]
-    edit(path, layers=[{**layer, "sparsity": 0.5 + 1e-6 * layer["block"]} for layer in layers])
-    (panel,) = block_panels(read(data, methods, sparsities), "sparsity")
-    labels = re.findall(r">([\d.]+%)<", panel.svg)
+    edit(path, layers=[{**layer, "sparsity": 0.5 + 1e-3 * layer["block"]} for layer in layers])
+    figure = blocks.sparsity(Report.of(read(data, methods, sparsities)))
+    assert figure is not None
+    labels = re.findall(r">([\d.]+%)<", figure.body)
     assert len(labels) == len(set(labels)) >= 2
+
+
+def test_one_sparsity_leaves_no_empty_frame(tmp_path: Path) -> None:
+    two = {"s50": "0.5", "s24": "2:4"}
+    write(read(make_tree(tmp_path, METHODS, two), METHODS, two), tmp_path / "out")
+    text = Page((tmp_path / "out/report.html").read_text()).text
+    assert "Perplexity against sparsity" not in text
+    assert "Change against dense" in text
+
+
+def test_markdown_holds_headline_table_and_commands(rendered: Path) -> None:
+    text = (rendered / "report.md").read_text()
+    assert re.findall(r"^#+ .*", text, re.MULTILINE) == [
+        "# Pruning report: SmolLM2-135M-Instruct",
+        "## Results",
+        "## Provenance",
+    ]
+    assert "In order: zpruner " in text
+    assert "| wanda | 50 % (s50) | " in text
+    assert "| wanda-s50 | `data/pruned/wanda/s50` | `dvc repro evaluate@wanda-s50` |" in text
+
+
+def test_the_summary_has_few_numbers_of_every_variant(rendered: Path, tmp_path: Path) -> None:
+    found = json.loads((rendered / "summary.json").read_text())
+    data = read(make_tree(tmp_path))
+    assert list(found) == sorted(["dense", *(v.spec.name for v in data.variants)])
+    assert found["dense"] == {"perplexity": data.dense.metrics.perplexity, "sparsity": 0.0, "MB": 269.0}
+    wanda = data.variants[3]
+    assert found["wanda-s50"] == {
+        "perplexity": wanda.metrics.perplexity,
+        "change": pytest.approx(wanda.metrics.perplexity / data.dense.metrics.perplexity - 1),
+        "sparsity": 0.5,
+        "MB": 269.0,
+    }

@@ -68,19 +68,23 @@ def test_markdown_has_the_numbers(pages: tuple[str, str]) -> None:
     assert "7 evaluations of 5 formulas in 42.0 s (10.0 a minute); 1 were rejected" in text
     rows = [line for line in text.splitlines() if line.startswith("| 4") or line.startswith("| 5")]
     assert rows == [
-        "| 45.00 (chosen) | `mul(W, add(X, G))` | 5 | crossover | 1 | -0.250 | 0.875 |",
+        "| 45.00 | **`mul(W, add(X, G))`** (chosen) | 5 | crossover | 1 | -0.250 | 0.875 |",
         "| 50.00 | `mul(W, sqrt(X))` | 4 | initial | 0 | 0.500 | 1.000 |",
-        "| 47.50 | RIA, the known method | | | | | |",
-        "| 50.00 | Wanda, the known method | | | | | |",
+        "| 47.50 | RIA, the known method |  |  |  |  |  |",
+        "| 50.00 | Wanda, the known method |  |  |  |  |  |",
     ]
-    # W stands in both of the best formulas, and in 4 of all 5 that were tried.
-    assert "| `W` | 1.00 | 0.80 |" in text
-    assert "| `mul` | 1.00 | 0.40 |" in text
-    assert "| `exp` | 0.00 | 0.20 |" in text
-    assert "score 10.00 %, mask 10.00 %, weights 5.00 %, forward 75.00 %." in text
     assert "mul\n├── W\n└── add\n    ├── X\n    └── G\n" in text
-    assert "- text.source: `a|b`" in text
-    assert "- inputs: `model abc; text def`" in text
+
+
+def test_page_has_materials_time_and_provenance(pages: tuple[str, str]) -> None:
+    text = re.sub(r"<[^>]*>", "", re.sub(r"</t[hd]>|</d[td]>", "|", pages[0])).replace("\u202f", " ")
+    # W stands in both of the best formulas, and in 4 of all 5 that were tried.
+    assert "W|1.00||0.80|" in text
+    assert "mul|1.00||0.40|" in text
+    assert "exp|0.00||0.20|" in text
+    assert "score 10.00 %, mask 10.00 %, weights 5.00 %, forward 75.00 %." in text
+    assert "text.source|a|b|" in text
+    assert "inputs|model abc; text def|" in text
 
 
 def test_page_is_offline_escaped_and_draws_what_can_be_drawn(pages: tuple[str, str]) -> None:

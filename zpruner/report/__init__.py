@@ -1,16 +1,8 @@
 """Tables, plots and the HTML report, from evaluation and cost files alone: no model, no tensors."""
 
-from zpruner.report._terminal import render_table
-from zpruner.report._write import write
+from zpruner.report.contents import write
 from zpruner.report.data import Evaluation, ReportData, Variant, VariantSpec
 from zpruner.report.load import load
+from zpruner.report.terminal import render_table
 
-__all__ = [
-    "Evaluation",
-    "ReportData",
-    "Variant",
-    "VariantSpec",
-    "load",
-    "render_table",
-    "write",
-]
+__all__ = ["Evaluation", "ReportData", "Variant", "VariantSpec", "load", "render_table", "write"]

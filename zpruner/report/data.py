@@ -15,7 +15,6 @@ class VariantSpec:
     method: str
     sparsity: str
     pattern: str
-    propagation: str = "dense"
 
     @property
     def name(self) -> str:
@@ -25,23 +24,31 @@ class VariantSpec:
     @property
     def is_nm(self) -> bool:
         """Whether the pattern is N:M."""
-        return ":" in self.pattern
+        kept, _, group = self.pattern.partition(":")
+        return kept.isdigit() and group.isdigit()
 
     @property
     def kind(self) -> str:
-        """What the pattern is: `unstructured`, or N:M itself."""
-        return self.pattern if self.is_nm else "unstructured"
+        """What the pattern is: `unstructured`, N:M itself, or what a prefix names, such as `neurons`."""
+        return self.pattern if self.is_nm else self.pattern.rpartition(":")[0] or "unstructured"
+
+    @property
+    def removed(self) -> float:
+        """The share of weights that the pattern removes."""
+        kept, _, group = self.pattern.rpartition(":")
+        return 1 - int(kept) / int(group) if self.is_nm else float(group)
 
     @property
     def share_text(self) -> str:
         """The share that the pattern removes: `50 %`."""
-        kept, _, group = self.pattern.partition(":")
-        return f"{(1 - int(kept) / int(group) if group else float(self.pattern)) * 100:.4g} %"
+        return f"{self.removed * 100:.4g} %"
 
     @property
     def pattern_text(self) -> str:
-        """The pattern for a reader: `50 %` or `2:4`."""
-        return self.pattern if self.is_nm else f"{float(self.pattern) * 100:.4g} %"
+        """The pattern for a reader: `50 %`, `2:4` or `neurons 25 %`."""
+        if self.is_nm:
+            return self.pattern
+        return self.share_text if self.kind == "unstructured" else f"{self.kind} {self.share_text}"
 
     @property
     def title(self) -> str:
@@ -132,11 +139,6 @@ class ReportData:
         """Sparsity label -> its variants, in order."""
         labels = dict.fromkeys(v.spec.sparsity for v in self.variants)
         return {label: tuple(v for v in self.variants if v.spec.sparsity == label) for label in labels}
-
-    @property
-    def sparsity_names(self) -> tuple[str, ...]:
-        """Sparsity labels of the variants shown, in order."""
-        return tuple(self.by_sparsity)
 
     @property
     def named(self) -> dict[str, Evaluation]:

@@ -20,7 +20,6 @@ def load(
     methods: Mapping[str, Mapping[str, object]],
     sparsities: Mapping[str, str],
     *,
-    propagation: str = "dense",
     model: Mapping[str, object],
     calibration: Mapping[str, object],
     evaluation: Mapping[str, object] | None = None,
@@ -33,7 +32,6 @@ def load(
         folder: the data folder, with `evaluation/` and `costs/` inside.
         methods: label -> settings, as in params.yaml.
         sparsities: label -> pattern, `"0.5"` or `"2:4"`.
-        propagation: of the calibration statistics, `dense` or `pruned`.
         model: settings and facts to show about the model; `source` makes the title.
         calibration: settings to show about the calibration.
         evaluation: settings to show about the evaluation.
@@ -46,7 +44,7 @@ def load(
     """
     dense = _evaluation(folder / "evaluation", "dense", "dvc repro evaluate_dense")
     costs = _Costs(folder / "costs", computed)
-    specs = [VariantSpec(m, s, str(pattern), propagation) for m in methods for s, pattern in sparsities.items()]
+    specs = [VariantSpec(m, s, str(pattern)) for m in methods for s, pattern in sparsities.items()]
     return ReportData(
         folder=folder.name,
         dense=dense,

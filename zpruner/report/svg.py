@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import vl_convert
 from markupsafe import Markup
 
-from zpruner.report._theme import COLOURS
+from zpruner.report.theme import COLOURS
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _CLASS = {light: name for name, (light, _) in COLOURS.items()}
@@ -47,7 +47,7 @@ def to_svg(spec: dict[str, Any], label: str) -> Markup:
     software the chart is one image called `label`, because a table holds the same numbers.
 
     Args:
-        spec: Vega-Lite without `config`; colours are the light values of `_theme.COLOURS`.
+        spec: Vega-Lite without `config`; colours are the light values of `theme.COLOURS`.
         label: what the chart shows.
     """
     source = vl_convert.vegalite_to_svg({**spec, "config": CONFIG}, allowed_base_urls=[])

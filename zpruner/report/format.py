@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
+from zpruner.artifacts.result_file import Shown
 from zpruner.artifacts.results import Interval
 
 
@@ -57,6 +58,15 @@ def interval(found: Interval | None, show: Callable[[float], str]) -> str:
 def error(value: float) -> str:
     """Three significant digits."""
     return _special(value) or f"{value:#.3g}"
+
+
+def metric(shown: Shown, value: float) -> str:
+    """A metric as its form in the schema says; the unit of bytes stands in the title."""
+    if shown.form == "perplexity":
+        return perplexity(value)
+    if shown.form == "share":
+        return percent(value)
+    return error(value) if shown.form == "error" else _special(value) or f"{shown.number(value):,.4g}"
 
 
 def seconds(value: float) -> str:

@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from zpruner.report import _format as fmt
-from zpruner.report._axes import quantity
-from zpruner.report._charts import Panel
-from zpruner.report._svg import to_svg
-from zpruner.report._theme import COLOURS
-from zpruner.search import SearchLog, fitness_curve
+from markupsafe import Markup
+
+from zpruner.report import format as fmt
+from zpruner.report.axes import quantity
+from zpruner.report.page import Figure, panels
+from zpruner.report.search_data import SearchData, name_of
+from zpruner.report.svg import to_svg
+from zpruner.report.theme import COLOURS
+from zpruner.search import fitness_curve
 from zpruner.search.log import Evaluation
 
 OPERATORS = {"initial": "c5", "random": "c7", "crossover": "c0", "mutation": "c2"}
@@ -21,38 +24,40 @@ _FAR = 4.0
 _WIDTH = 400
 
 
-def progress_panels(log: SearchLog, known: Mapping[str, float], names: Mapping[str, str]) -> list[Panel]:
-    """Return a panel per rung: every formula measured there, the best so far, and on the highest the known methods.
-
-    Args:
-        log: of the search.
-        known: method -> fitness on all windows.
-        names: method -> how it is called on the page.
-    """
-    panels = []
-    for rung in reversed(range(len(log.settings["rungs"]))):
-        shown = [e for e in log.evaluations if e.rung == rung and e.fitness is not None]
-        if not shown:
+def figure(data: SearchData) -> Figure:
+    """Draw every formula measured, the best so far, and on the highest rung the known methods."""
+    rungs = data.log.settings["rungs"]
+    charts = []
+    for rung in reversed(range(len(rungs))):
+        fitnesses = [e.fitness for e in data.log.evaluations if e.rung == rung and e.fitness is not None]
+        if not fitnesses:
             continue
-        top = rung == len(log.settings["rungs"]) - 1
-        best = min(e.fitness for e in shown if e.fitness is not None)
-        near = [e for e in shown if e.fitness is not None and e.fitness - best <= math.log(_FAR)]
-        lines = {n: f for n, f in known.items() if f - best <= math.log(_FAR)} if top else {}
-        windows = log.settings["rungs"][rung]
-        title = f"{windows} window{'s' if windows != 1 else ''}: {len(shown)} formulas"
-        if len(near) < len(shown):
-            title += f", {len(shown) - len(near)} of them beyond {_FAR:g} times the best not drawn"
-        label = f"Perplexity against evaluations on {windows} windows; the table holds the best."
-        panels.append(Panel(title, to_svg(_spec(near, fitness_curve(log.evaluations, rung), lines, names, log), label)))
-    return panels
+        limit = min(fitnesses) + math.log(_FAR)
+        near = [e for e in data.log.evaluations if e.rung == rung and e.fitness is not None and e.fitness <= limit]
+        known = {name: f for name, f in data.known.items() if f <= limit} if rung == len(rungs) - 1 else {}
+        windows = f"{rungs[rung]} window{'s' if rungs[rung] != 1 else ''}"
+        title = f"{windows}: {len(fitnesses)} formulas"
+        if len(near) < len(fitnesses):
+            title += f", {len(fitnesses) - len(near)} of them beyond {_FAR:g} times the best not drawn"
+        label = f"Perplexity against evaluations on {windows}; the table holds the best."
+        charts.append((title, to_svg(_spec(near, fitness_curve(data.log.evaluations, rung), known, data), label)))
+    caption = (
+        "Lower is better; the line is the best so far, dashed are known methods. Only the best of all measured on few "
+        "windows so far are measured on more."
+    )
+    items = Markup().join(
+        Markup('<li><i class="dot" style="background:var(--{})"></i>{}</li>').format(colour, name)
+        for name, colour in OPERATORS.items()
+    )
+    legend = Markup('<ul class="legend" aria-label="Legend">{}</ul>\n').format(items)
+    return Figure(legend + panels(charts, "two"), "Perplexity against evaluations", caption)
 
 
 def _spec(
     shown: list[Evaluation],
     curve: list[tuple[int, float]],
     known: Mapping[str, float],
-    names: Mapping[str, str],
-    log: SearchLog,
+    data: SearchData,
 ) -> dict[str, Any]:
     points = [
         {
@@ -64,12 +69,12 @@ def _spec(
         for e in shown
         if e.fitness is not None
     ]
-    last = len(log.evaluations)
+    last = len(data.log.evaluations)
     steps = [{"x": x, "y": math.exp(y)} for x, y in curve if any(p["x"] == x for p in points)]
     steps.append({"x": last, "y": steps[-1]["y"]})
     # Side by side, so that the names of lines close to each other can be read.
     lines = [
-        {"y": math.exp(f), "at": _WIDTH - 4 - 98 * i, "t": f"{names.get(n, n)} {fmt.perplexity(math.exp(f))}"}
+        {"y": math.exp(f), "at": _WIDTH - 4 - 98 * i, "t": f"{name_of(n)} {fmt.perplexity(math.exp(f))}"}
         for i, (n, f) in enumerate(known.items())
     ]
     across = {"field": "at", "type": "quantitative", "scale": None}

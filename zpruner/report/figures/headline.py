@@ -1,0 +1,70 @@
+"""The best variant of every sparsity, how sure that is, and where all others stand."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from zpruner.report import format as fmt
+from zpruner.report.marks import swatch_of
+from zpruner.report.page import Figure
+from zpruner.report.ranking import Ranking, Report
+from zpruner.report.table import escape
+
+_NAMED = 8
+"""More methods than this are not listed in order: the table holds them."""
+
+
+def figure(report: Report) -> Figure:
+    """Return one entry per sparsity, or what can be said without any."""
+    dense = fmt.perplexity(report.data.dense.metrics.perplexity)
+    if not report.rankings:
+        text = (
+            f"No pruned variant has a finite perplexity; dense stands at {dense}."
+            if report.data.variants
+            else f"Only the dense model has been evaluated so far: perplexity {dense}."
+        )
+        return Figure(Markup('<p class="lead">{}</p>').format(fmt.typeset(text)), markdown=text)
+    items = Markup("\n").join(_item(report, ranking, dense) for ranking in report.rankings)
+    lines = "".join(f"- {_line(ranking)}\n" for ranking in report.rankings)
+    return Figure(Markup('<ol class="heads">{}</ol>').format(items), markdown=lines)
+
+
+def _item(report: Report, ranking: Ranking, dense: str) -> Markup:
+    best, spec = ranking.standings[0], ranking.standings[0].variant.spec
+    noise = f" (95 % interval {fmt.change_interval(best.ratio_interval)})" if best.ratio_interval else ""
+    order = Markup()
+    if 2 < len(ranking.standings) <= _NAMED:
+        order = Markup('<span class="order">{}</span>').format(
+            Markup().join(
+                Markup("<span>{}{} {}</span> ").format(
+                    swatch_of(report, s.variant.spec), s.variant.spec.method, fmt.typeset(fmt.perplexity(s.perplexity))
+                )
+                for s in ranking.standings
+            )
+        )
+    verdict = Markup('<span class="verdict">{}</span>').format(fmt.typeset(ranking.verdict)) if ranking.verdict else ""
+    return Markup(
+        '<li><p class="big">{}<small>{}</small></p>\n<p><b class="method">{}</b>{} perplexity <b>{}</b> against {} '
+        "dense, <b>{}</b>{}.{}{}</p></li>"
+    ).format(
+        fmt.typeset(spec.pattern_text),
+        spec.sparsity,
+        spec.method,
+        " loses least:" if len(ranking.standings) > 1 else ":",
+        fmt.typeset(fmt.perplexity(best.perplexity)),
+        fmt.typeset(dense),
+        fmt.typeset(fmt.change(best.ratio)),
+        fmt.typeset(noise),
+        verdict,
+        order,
+    )
+
+
+def _line(ranking: Ranking) -> str:
+    best, spec = ranking.standings[0], ranking.standings[0].variant.spec
+    words = (
+        f"**{escape(spec.pattern_text)}** ({escape(spec.sparsity)}): {escape(spec.method)} loses least, perplexity "
+        f"{fmt.perplexity(best.perplexity)} ({fmt.change(best.ratio)} against dense). {escape(ranking.verdict)}"
+    )
+    others = ", ".join(f"{escape(s.variant.spec.method)} {fmt.perplexity(s.perplexity)}" for s in ranking.standings)
+    return f"{words.rstrip()} In order: {others}." if 2 < len(ranking.standings) <= _NAMED else words.rstrip()

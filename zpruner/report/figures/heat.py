@@ -1,0 +1,94 @@
+"""Layer errors as heat maps of blocks x layer kinds, coloured by rank so that differences show."""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+
+from markupsafe import Markup
+
+from zpruner.artifacts.results import Layer
+from zpruner.report import format as fmt
+from zpruner.report.data import Variant
+from zpruner.report.figures.blocks import UNIFORM, aggregate
+from zpruner.report.marks import swatch
+from zpruner.report.page import Figure
+from zpruner.report.ranking import Report
+from zpruner.report.theme import HEAT
+
+Cells = Mapping[tuple[str, int], float]
+"""(kind, block) -> value."""
+
+
+def layer_error(report: Report) -> Figure | None:
+    """Return one map per variant."""
+    caption = (
+        "Rows are kinds of layers, columns decoder blocks; darker is worse. Each shade holds a tenth of all layers of "
+        "its sparsity, so that an outlier hides no difference. Point at a cell, or focus a map and use the arrow keys, "
+        "to read its number."
+    )
+    return _figure(report, 1, fmt.error, "Layer error, layer by layer", caption)
+
+
+def sparsity(report: Report) -> Figure | None:
+    """Return one map per variant, of the sparsities that methods spread unevenly."""
+    caption = "Share of zeros in every layer; each shade holds a tenth of all layers of its sparsity."
+    return _figure(report, 0, fmt.percent, "Achieved sparsity, layer by layer", caption)
+
+
+def _figure(report: Report, column: int, show: Callable[[float], str], title: str, caption: str) -> Figure | None:
+    groups = Markup()
+    for variants in report.data.by_sparsity.values():
+        maps = [(variant, _cells(variant.details.layers, column)) for variant in variants if variant.details.layers]
+        values = sorted(value for _, cells in maps for value in cells.values() if math.isfinite(value))
+        if not values or (column == 0 and values[-1] - values[0] < UNIFORM):
+            continue
+        edges = [values[len(values) * i // len(HEAT)] for i in range(1, len(HEAT))]
+        tables = Markup().join(_map(report, variant, cells, edges, show) for variant, cells in maps)
+        groups += Markup('<details{}><summary>{} {}</summary>\n<div class="maps">{}</div></details>\n').format(
+            "" if groups else Markup(" open"), fmt.typeset(variants[0].spec.title), _scale(values, show), tables
+        )
+    return Figure(groups, title, caption) if groups else None
+
+
+def _cells(layers: Sequence[Layer], column: int) -> Cells:
+    # Numbered modules inside a block (experts) share a row, or a mixture model would have hundreds.
+    members: dict[tuple[str, int], list[Layer]] = {}
+    for layer in layers:
+        kind = re.sub(r"(?<=\.)\d+(?=\.)", "*", layer.kind)
+        members.setdefault((kind, layer.block), []).append(layer)
+    return {place: aggregate(group)[column] for place, group in members.items()}
+
+
+def _scale(values: Sequence[float], show: Callable[[float], str]) -> Markup:
+    steps = Markup().join(Markup('<i class="h{}"></i>').format(i) for i in range(len(HEAT)))
+    low, middle, high = (fmt.typeset(show(values[i])) for i in (0, len(values) // 2, -1))
+    return Markup(
+        '<span class="scale">{} <span class="steps" aria-hidden="true">{}</span> {} (median {})</span>'
+    ).format(low, steps, high, middle)
+
+
+def _map(
+    report: Report, variant: Variant, cells: Cells, edges: Sequence[float], show: Callable[[float], str]
+) -> Markup:
+    blocks = sorted({block for _, block in cells})
+    every = 5 if len(blocks) <= 45 else 10
+    heads = Markup().join(
+        Markup('<th scope="col"{}>{}</th>').format(Markup(' class="q"') if block % every else "", block)
+        for block in blocks
+    )
+    rows = Markup()
+    for kind in dict.fromkeys(kind for kind, _ in cells):
+        row = Markup()
+        for block in blocks:
+            value = cells.get((kind, block))
+            step = len(HEAT) - 1 if value is None or not math.isfinite(value) else bisect_right(edges, value)
+            cell = '<td class="h{}">{}</td>' if value is not None else "<td></td>"
+            row += Markup(cell).format(step, "" if value is None else show(value))
+        rows += Markup('<tr><th scope="row">{}</th>{}</tr>\n').format(kind, row)
+    return Markup(
+        '<table class="hm" tabindex="0"><caption>{}{}</caption>\n<thead><tr><td></td>{}</tr></thead>\n'
+        "<tbody>{}</tbody></table>\n"
+    ).format(swatch(report.styles[variant.spec.method]), variant.spec.method, heads, rows)

@@ -151,20 +151,23 @@ def test_change_the_update_of_a_method(project):
 
 @pytest.mark.slow
 def test_metrics_plots_and_experiments(project):
+    file = "data/evaluation/wanda/s50.json"
     keep_only(project, ["wanda"], ["s50"])
     tiny.repro(project)
     tiny.run(["git", "add", "."], project)
     tiny.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "one"], project)
     metrics = json.loads(tiny.run(["dvc", "metrics", "show", "--json"], project).stdout)
-    found = metrics[""]["data"]["data/evaluation/wanda/s50.json"]["data"]
-    assert found["sparsity"] == pytest.approx(0.5)
+    found = metrics[""]["data"]["data/report/summary.json"]["data"]
+    assert found["wanda-s50"]["sparsity"] == pytest.approx(0.5)
+    whole = json.loads(tiny.run(["dvc", "metrics", "show", "--json", file], project).stdout)
+    assert whole[""]["data"][file]["data"]["layer_error"] > 0, "the rest of a variant is a question away"
     tiny.run(["dvc", "plots", "show", "-o", "plots"], project)
     assert (project / "plots" / "index.html").is_file()
     # dvc.yaml reads the labels of methods and sparsities: -S changes a value beneath them.
     tiny.run(["dvc", "exp", "run", "-S", "sparsities.s50=0.25"], project)
     metrics = json.loads(tiny.run(["dvc", "metrics", "show", "--json"], project).stdout)
-    found = metrics[""]["data"]["data/evaluation/wanda/s50.json"]["data"]
-    assert found["sparsity"] == pytest.approx(0.25)
+    found = metrics[""]["data"]["data/report/summary.json"]["data"]
+    assert found["wanda-s50"]["sparsity"] == pytest.approx(0.25)
 
 
 @pytest.mark.slow

@@ -188,7 +188,7 @@ def test_published_numbers_only_under_their_protocol(tmp_path: Path) -> None:
         ({"score": "wanda", "group": "layer"}, False),
         ({"score": "wanda", "update": {"name": "obs"}}, False),
         ({"score": "wanda", "refine": {"name": "swaps"}}, False),
-        ({"score": "ria", "settings": {"power": 1.0}}, False),
+        ({"score": "ria", "settings": {"activation_power": 1.0}}, False),
         ({"score": "sparsegpt", "update": {"name": "obs"}}, True),
         ({"score": "sparsegpt"}, False),
         ({"score": "sparsegpt", "update": {"name": "obs"}, "correct": {}}, False),

@@ -59,6 +59,12 @@ CODE: dict[str, tuple[str, str, str, set[str]]] = {
         WRAPPED.format("token_losses"),
         {"evaluate"},
     ),
+    "a metric": (
+        "zpruner/artifacts/results.py",
+        "    loss: float\n",
+        "    loss: float\n    bits: float = 0.0\n",
+        {"evaluate dense", "report"} | of(*ALL, stages=("evaluate",)),
+    ),
     "a chart": ("zpruner/report/style.css.j2", "{", "{ ", {"report"}),
     "how a text is cut": (
         "zpruner/text/windows.py",

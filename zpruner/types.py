@@ -29,6 +29,8 @@ class Stat(StrEnum):
     """Per input channel, the largest absolute input: float (in,)."""
     GRAM = "gram"
     """X X^T summed over all tokens: float32 (in, in)."""
+    GRAM_HALF = "gram_half"
+    """X X^T over the first half of the tokens of every batch: with the rest it tells what holds on other text."""
     CROSS = "cross"
     """X_dense X^T summed over all tokens, X_dense being the input in the unpruned model: float32 (in, in)."""
     GRAD_SQ = "grad_sq"
@@ -54,8 +56,8 @@ _COLLECTED = {
 class LayerStats:
     """Calibration statistics of one layer's input; fields not collected are None.
 
-    Shapes: sq_sum, abs_sum, max_abs (in,); gram, cross (in, in); grad_sq (out, in). `tokens` and `windows` count
-    what the sums ran over. `energy` is ||W X||^2 of the unpruned layer, without its bias.
+    Shapes: sq_sum, abs_sum, max_abs (in,); gram, gram_half, cross (in, in); grad_sq (out, in). `tokens` and `windows`
+    count what the sums ran over. `energy` is ||W X||^2 of the unpruned layer, without its bias.
     """
 
     layer: str
@@ -65,6 +67,7 @@ class LayerStats:
     abs_sum: Tensor | None = None
     max_abs: Tensor | None = None
     gram: Tensor | None = None
+    gram_half: Tensor | None = None
     grad_sq: Tensor | None = None
     cross: Tensor | None = None
     energy: float | None = None

@@ -29,6 +29,7 @@ def layer_stats(dead=(), scale=1.0):
         abs_sum=x.abs().sum(1),
         max_abs=x.abs().amax(1),
         gram=x @ x.T,
+        gram_half=x[:, : TOKENS // 2] @ x[:, : TOKENS // 2].T,
         grad_sq=grad.square().sum(0),
         cross=1.5 * x @ x.T,
     )

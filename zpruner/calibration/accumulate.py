@@ -85,6 +85,11 @@ class _Gram(_ProductSum):
             _add_gram(self.value, chunk.float())
 
 
+class _HalfGram(_Gram):
+    def add(self, inputs: Tensor, others: Mapping[Stat, Tensor]) -> None:
+        super().add(inputs[: len(inputs) // 2], others)
+
+
 class _Cross(_ProductSum):
     def add(self, inputs: Tensor, others: Mapping[Stat, Tensor]) -> None:
         dense = others[Stat.CROSS]
@@ -97,7 +102,7 @@ _CHANNEL_SUMS: dict[Stat, type[_ChannelSum]] = {
     Stat.ABS_SUM: _AbsoluteSum,
     Stat.MAX_ABS: _Maximum,
 }
-_PRODUCT_SUMS: dict[Stat, type[_ProductSum]] = {Stat.GRAM: _Gram, Stat.CROSS: _Cross}
+_PRODUCT_SUMS: dict[Stat, type[_ProductSum]] = {Stat.GRAM: _Gram, Stat.GRAM_HALF: _HalfGram, Stat.CROSS: _Cross}
 
 
 class InputAccumulator:

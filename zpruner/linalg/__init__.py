@@ -2,16 +2,19 @@
 
 from zpruner.linalg._conjugate_gradients import Solution, masked_cg
 from zpruner.linalg._energy import output_energy
-from zpruner.linalg._hessian import DampedHessian, damped_hessian, inverse_factor
+from zpruner.linalg._hessian import DampedHessian, checked_cholesky, damped_hessian, inverse_factor
 from zpruner.linalg._least_squares import Solver, choose_solver, least_squares
 from zpruner.linalg._masked_cholesky import masked_cholesky
 from zpruner.linalg._obs import ChooseMask, obs_sweep
+from zpruner.linalg._shrinkage import choose_shrinkage
 
 __all__ = [
     "ChooseMask",
     "DampedHessian",
     "Solution",
     "Solver",
+    "checked_cholesky",
+    "choose_shrinkage",
     "choose_solver",
     "damped_hessian",
     "inverse_factor",

@@ -30,12 +30,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "alps": {"score": "alps", "update": "least_squares"},
     # arXiv 2406.02924
     "pruner_zero": {"score": "pruner_zero", "group": "row"},
-    # Ours: the support by ADMM, the weights by joint least squares, both on a Hessian regularised enough not to fit
-    # the noise of a small calibration set; under pruned propagation, aimed in part at the dense model's outputs.
+    # Ours: the support by ADMM, the weights by joint least squares, both on a Hessian that is regularised as two halves
+    # of the calibration agree on; under pruned propagation, aimed in part at the dense model's outputs.
     "best": {
-        "score": "alps",
-        "settings": {"damping": 0.1, "shrinkage": 0.2, "growth": 1.2},
-        "update": {"name": "least_squares", "settings": {"damping": 0.1, "shrinkage": 0.2}},
+        "score": "admm",
+        "settings": {"damping": 0.03, "shrinkage": "auto"},
+        "update": {"name": "least_squares", "settings": {"damping": 0.03, "shrinkage": "auto"}},
         "correct": {},
     },
 }

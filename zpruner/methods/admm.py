@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -13,11 +14,12 @@ from zpruner.masks import select
 from zpruner.methods._base import MaskSolver, Solution
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
 
-_TYPICAL = 0.5
-"""An eigenvalue of the Hessian scaled to a unit diagonal: about the median of trained models' layers."""
+_TYPICAL = 0.8
+"""Share of the geometric mean of the eigenvalues that counts as a typical one (loud directions lift the mean)."""
+_LEAST = 0.1
+"""Added to the diagonal where the geometric mean is taken: eigenvalues far below it do not matter."""
 _BOLD = 1.37
-"""How much longer than the exact step one may be: up to about this it helps, from 1.5 the steps overshoot."""
-_LEAST_SHIFT = 0.3
+"""How much longer than ALPS' step one may be: up to about this it helps, from 1.5 on the steps overshoot."""
 
 
 class Admm(MaskSolver):
@@ -26,9 +28,9 @@ class Admm(MaskSolver):
     ADMM on `min ||(W - D) X||^2`, D sparse, with the Hessian scaled to a unit diagonal:
     `V <- W + (rho (D - W) - Y) P`, `V' <- r V + (1 - r) D`, `D <- project(V' + Y / rho)`, `Y <- Y + rho (V' - D)`,
     with over-relaxation r (Eckstein & Bertsekas 1992), and rho rising only through the range in which the support
-    moves. ALPS has `P = (H + rho I)^-1`, from an eigendecomposition; here it is `c (H + shift I)^-1`, with c such that
-    both are the same for a typical eigenvalue (a preconditioned ADMM). That is cheaper, and better, too: on layers of
-    four kinds 10 steps leave 3 % less loss than ALPS leaves after 55, on text that neither has seen 2 % less.
+    moves, which is around a typical eigenvalue t of H. ALPS has `P = (H + rho I)^-1`, from an eigendecomposition; here
+    it is `(t + shift) / (t + rho) (H + shift I)^-1`, the same in the typical direction (a preconditioned ADMM): one
+    factorisation, and one product per step. Measured on trained layers, 12 steps reach what ALPS reaches in 55.
 
     The weights to put on the support are those of the update `least_squares` with the same damping and shrinkage.
     """
@@ -41,11 +43,11 @@ class Admm(MaskSolver):
     shrinkage: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
     """Share of each entry of the Hessian's diagonal added to itself: guards against fitting a small calibration.
     auto: what two halves of the calibration agree on, layer by layer."""
-    rho: float = Field(default=0.4, gt=0.0)
-    """The first penalty on the distance between V and D."""
-    growth: float = Field(default=3.0, gt=1.0)
+    rho: float = Field(default=0.6, gt=0.0)
+    """The first penalty on the distance between V and D, as a share of the typical eigenvalue."""
+    growth: float = Field(default=5.0, gt=1.0)
     """The last penalty, as a multiple of the first; it rises by the same factor at every step."""
-    steps: int = Field(default=10, ge=2)
+    steps: int = Field(default=12, ge=2)
     """Steps: more are slower and a little better."""
     relaxation: float = Field(default=1.7, ge=1.0, lt=2.0)
     """r above; 1 is plain ADMM."""
@@ -69,8 +71,11 @@ class Admm(MaskSolver):
         scale = weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
         weight = weight / scale
         matrix = hessian.take().div_(root).div_(root.unsqueeze(1))
-        shift = _shift(shrinkage, self.rho * self.growth)
-        matrix.diagonal().add_(shift)
+        matrix.diagonal().add_(_LEAST)
+        pivots = checked_cholesky(matrix, hessian).diagonal()
+        typical = _TYPICAL * (math.exp(2 * float(pivots.double().log().mean())) - _LEAST)
+        shift = _shift(shrinkage / (1.0 + shrinkage), typical, self.rho * self.growth * typical)
+        matrix.diagonal().add_(shift - _LEAST)
         inverse = torch.cholesky_inverse(checked_cholesky(matrix, hessian))
 
         def project(matrix: Tensor) -> Tensor:
@@ -79,9 +84,9 @@ class Admm(MaskSolver):
         sparse, dual, keep = weight * project(weight), torch.zeros_like(weight), None
         pull, solved = torch.empty_like(weight), torch.empty_like(weight)
         for step in range(self.steps):
-            rho = self.rho * self.growth ** (step / (self.steps - 1))
+            rho = typical * self.rho * self.growth ** (step / (self.steps - 1))
             torch.sub(sparse, weight, out=pull).mul_(rho).sub_(dual)
-            torch.addmm(weight, pull, inverse, alpha=(_TYPICAL + shift) / (_TYPICAL + rho), out=solved)
+            torch.addmm(weight, pull, inverse, alpha=(typical + shift) / (typical + rho), out=solved)
             shifted = solved.lerp_(sparse, 1.0 - self.relaxation).add_(dual, alpha=1.0 / rho)
             keep = project(shifted)
             torch.mul(shifted, keep, out=sparse)
@@ -90,11 +95,15 @@ class Admm(MaskSolver):
         return Solution(keep, sparse.mul_(scale).div_(root))
 
 
-def _shift(shrinkage: float, rho: float) -> float:
-    """Return the least shift with which a step is at most `_BOLD` times the exact one, where rho is the last.
+def _shift(least: float, typical: float, rho: float) -> float:
+    """Return the least shift with which the last step is at most `_BOLD` times ALPS', at least 0.6 `typical`.
 
-    The step is boldest in the direction of the smallest eigenvalue, which is at least `shrinkage / (1 + shrinkage)`.
+    The step is boldest in the direction of the smallest eigenvalue.
+
+    Args:
+        least: what no eigenvalue is below.
+        typical: a typical eigenvalue.
+        rho: of the last step.
     """
-    least = shrinkage / (1.0 + shrinkage)
-    most = _BOLD * (_TYPICAL + rho) / (least + rho)  # of (typical + shift) / (least + shift)
-    return max((_TYPICAL - most * least) / (most - 1.0), _LEAST_SHIFT)
+    most = _BOLD * (typical + rho) / (least + rho)  # of (typical + shift) / (least + shift)
+    return max((typical - most * least) / (most - 1.0), 0.6 * typical) if most > 1.0 else 0.6 * typical

@@ -1,0 +1,98 @@
+"""The preconditioned ADMM against its steps written out, and against ALPS on layers like those of trained models."""
+
+import pytest
+import torch
+
+from zpruner.errors import InvalidPatternError, MissingStatisticError, SolverError
+from zpruner.masks import pruned_count, select
+from zpruner.methods.admm import Admm
+from zpruner.methods.alps import Alps
+from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern
+from zpruner.updates.least_squares import LeastSquares
+
+PATTERNS = [SparsityPattern(ratio=0.5), SparsityPattern(ratio=0.7), SparsityPattern(kept=2, group_size=4)]
+
+
+def problem(out=24, width=64, tokens=400, seed=0, dead=()):
+    """Inputs with a few loud common directions and a falling spectrum."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(width, tokens, generator=generator)
+    x += torch.randn(width, 3, generator=generator) @ torch.randn(3, tokens, generator=generator)
+    x = torch.randn(width, width, generator=generator) @ x / width**0.5 + x
+    x[list(dead)] = 0.0
+    half = x[:, : tokens // 2]
+    stats = LayerStats("blocks.0.up", tokens, 4, gram=x @ x.T, gram_half=half @ half.T)
+    return torch.randn(out, width, generator=generator), stats
+
+
+def steps_written_out(weight, gram, pattern, damping, shrinkage, steps):
+    weight, gram = weight.double(), gram.double()
+    diagonal = gram.diagonal()
+    hessian = gram + torch.diag(shrinkage * diagonal + damping * diagonal.mean())
+    root = hessian.diagonal().sqrt()
+    hessian, weight = hessian / torch.outer(root, root), weight * root
+    least = shrinkage / (1 + shrinkage)
+    values = torch.linalg.eigvalsh(hessian)
+    typical = 0.8 * (float((values + 0.1).log().mean().exp()) - 0.1)
+    bold = 1.37 * (typical + 3 * typical) / (least + 3 * typical)
+    shift = max((typical - bold * least) / (bold - 1), 0.6 * typical) if bold > 1 else 0.6 * typical
+    inverse = torch.linalg.inv(hessian + shift * torch.eye(len(gram)))
+    project = lambda x: select(x.abs().float(), pattern, ComparisonGroup.LAYER)  # noqa: E731
+    sparse, dual = weight * project(weight), torch.zeros_like(weight)
+    for step in range(steps):
+        rho = 0.6 * typical * 5.0 ** (step / (steps - 1))
+        solved = weight + (rho * (sparse - weight) - dual) @ inverse * (typical + shift) / (typical + rho)
+        solved = 1.7 * solved - 0.7 * sparse
+        keep = project(solved + dual / rho)
+        sparse = (solved + dual / rho) * keep
+        dual = dual + rho * (solved - sparse)
+    return keep
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("shrinkage", [0.0, 0.2, 2.0])
+def test_equals_its_steps_written_out(pattern, shrinkage):
+    weight, stats = problem()
+    found = Admm(damping=0.02, shrinkage=shrinkage).solve(weight, stats, pattern)
+    expected = steps_written_out(weight, stats.gram, pattern, 0.02, shrinkage, 12)
+    assert int((found.keep != expected).sum()) <= 2
+    assert torch.equal(found.weight != 0, found.keep)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_a_few_steps_are_no_worse_than_alps(pattern):
+    ratios = []
+    for seed in range(4):
+        weight, stats = problem(out=64, width=96, tokens=1500, seed=seed)
+        settings = {"damping": 0.03, "shrinkage": 0.1}
+        losses = []
+        for solver in (Admm(**settings), Alps(**settings)):
+            change = LeastSquares(**settings).update(weight, solver.solve(weight, stats, pattern).keep, stats) - weight
+            losses.append(float((change @ stats.gram * change).sum()))
+        ratios.append(losses[0] / losses[1])
+    assert sum(ratios) / 4 < 1.0
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.33, 0.99])
+def test_counts_are_exact(ratio):
+    weight, stats = problem(out=9, width=17)
+    keep = Admm().solve(weight, stats, SparsityPattern(ratio=ratio)).keep
+    assert int((~keep).sum()) == pruned_count(9 * 17, ratio)
+
+
+def test_dead_inputs_go_first_and_scales_drop_out():
+    weight, stats = problem(dead=(2, 3, 20))
+    found = Admm(shrinkage=0.1).solve(weight, stats, PATTERNS[0])
+    assert not found.keep[:, [2, 3, 20]].any()
+    assert torch.equal(found.keep, Admm(shrinkage=0.1).solve(weight * 2.0**90, stats, PATTERNS[0]).keep)
+
+
+def test_errors():
+    weight, stats = problem()
+    with pytest.raises(InvalidPatternError, match=r"blocks\.0\.up"):
+        Admm().solve(weight, stats, SparsityPattern(kept=3, group_size=5))
+    with pytest.raises(MissingStatisticError, match="gram_half"):
+        Admm().solve(weight, LayerStats("up", 1, 1, gram=stats.gram), PATTERNS[0])
+    singular = LayerStats("blocks.0.up", 1, 1, gram=torch.full((64, 64), -1.0) + 1.5 * torch.eye(64))
+    with pytest.raises(SolverError, match=r"layer blocks\.0\.up"):
+        Admm(shrinkage=0.0).solve(weight, singular, PATTERNS[0])

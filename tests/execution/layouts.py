@@ -101,5 +101,7 @@ def add_leftovers(folder: Path) -> None:
 
 
 def _embedding(tensors: Tensors) -> Tensor:
-    named = [name for name, t in tensors.items() if t.ndim == 2 and ("embed" in name or "wte" in name)]
-    return tensors[next((name for name in named if "position" not in name), named[0])]
+    matrices = [
+        name for name, t in tensors.items() if t.ndim == 2 and "position" not in name and "per_layer" not in name
+    ]
+    return tensors[next((name for name in matrices if "embed" in name or "wte" in name), matrices[0])]

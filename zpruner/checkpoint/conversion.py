@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zpruner.model.loader import by_kind, renamed
 from zpruner.model.opening import open_checkpoint
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ class Conversion:
 
         self.model = model
         transforms = get_model_conversion_mapping(model, None, quantizer)
-        self._renamings, self._converters = _by_kind(transforms)
+        self._renamings, self._converters = by_kind(transforms)
         self._undone = transforms if quantizer is None else get_model_conversion_mapping(model)
-        self._dense = ([], []) if quantizer is None else _by_kind(self._undone)
+        self._dense = ([], []) if quantizer is None else by_kind(self._undone)
         self._by_pattern = {pattern: entry for entry in self._converters for pattern in entry.source_patterns}
         self._known = model.state_dict()
 
@@ -116,29 +117,16 @@ class Conversion:
 
     def _target(self, source: str) -> tuple[str, str | None]:
         """Return the first parameter that a stored tensor becomes (part of), and the pattern of its converter."""
-        from transformers.core_model_loading import rename_source_key
-
         prefix = self.model.base_model_prefix
-        name, pattern = rename_source_key(source, self._renamings, self._converters, prefix, self._known)
-        if name not in self._known and source in self._known:
-            name, pattern = rename_source_key(source, [], [], prefix, self._known)
         if any(self._dense):  # notes which conversions match, of those that are undone
-            rename_source_key(source, *self._dense, prefix, self._known)
-        return name, pattern
+            renamed(source, prefix, self._known, *self._dense)
+        return renamed(source, prefix, self._known, self._renamings, self._converters)
 
     def _groups(self, stored: Iterable[str]) -> dict[str, list[str]]:
         groups: dict[str, list[str]] = {}
         for name in sorted(stored, key=_natural):
             groups.setdefault(self._target(name)[0], []).append(name)
         return groups
-
-
-def _by_kind(transforms: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Return the renamings and the converters among transformers' conversions."""
-    from transformers.core_model_loading import WeightConverter, WeightRenaming
-
-    renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
-    return renamings, [entry for entry in transforms if isinstance(entry, WeightConverter)]
 
 
 def _natural(name: str) -> Any:

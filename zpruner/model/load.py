@@ -110,7 +110,8 @@ def _torch_dtype(name: str) -> torch.dtype | str:
 def record_untied(model: PreTrainedModel) -> None:
     """Say in the config that the head is no longer the embedding, where a checkpoint has one of its own."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is None or embedding is None or head.weight is embedding.weight:
+    # Where other tensors are tied, the setting stays: of each pair transformers compares the values.
+    if head is None or embedding is None or head.weight is embedding.weight or model.all_tied_weights_keys:
         return
     for config in (model.config, model.config.get_text_config(decoder=True)):
         if getattr(config, "tie_word_embeddings", False):

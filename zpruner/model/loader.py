@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,6 +55,12 @@ class Loader:
                 self._cast(name)
         return account
 
+    def target(self, source: str) -> Tensor | None:
+        """Return what of the model a stored tensor becomes (part of); None where the model has no such."""
+        known = self.model.state_dict()
+        name, _ = renamed(source, self.model.base_model_prefix, known, *by_kind(self._transforms))
+        return known.get(name)
+
     def _cast(self, name: str) -> None:
         """Cast a tensor of the model to the type that it would have, were the weights not quantised."""
         from transformers.core_model_loading import build_glob_alternation
@@ -67,6 +73,34 @@ class Loader:
         if tensor.is_floating_point() and tensor.dtype != wanted:
             cast = tensor.detach().to(wanted)
             assign(self.model, name, nn.Parameter(cast) if isinstance(tensor, nn.Parameter) else cast)
+
+
+def by_kind(transforms: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the renamings and the converters among transformers' conversions."""
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+    every = list(transforms)
+    renamings = [entry for entry in every if isinstance(entry, WeightRenaming)]
+    return renamings, [entry for entry in every if isinstance(entry, WeightConverter)]
+
+
+def renamed(
+    source: str, prefix: str, known: Mapping[str, Tensor], renamings: list[Any], converters: list[Any]
+) -> tuple[str, str | None]:
+    """Return the first of a model's tensors that a stored one becomes (part of), and the pattern of its converter.
+
+    Args:
+        source: name of the stored tensor.
+        prefix: of the base model.
+        known: the model's tensors, by name.
+        renamings, converters: of which those that match are marked as used.
+    """
+    from transformers.core_model_loading import rename_source_key
+
+    name, pattern = rename_source_key(source, renamings, converters, prefix, known)
+    if name not in known and source in known:
+        name, pattern = rename_source_key(source, [], [], prefix, known)
+    return name, pattern
 
 
 class Later:

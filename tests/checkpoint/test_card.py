@@ -132,3 +132,14 @@ def test_a_dense_card_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00")
     assert read_metadata(tmp_path / "README.md") == {}
     assert read_metadata(tmp_path / "missing.md") == {}
+
+
+def test_metadata_that_is_a_bomb_or_has_no_end(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    aliases = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+    for text in (f"a0: &a0 [x]\n{aliases}", "license: " + "[" * 50000, "license: mit\n" + "x: y\n" * 100_000):
+        card.write_text(f"---\n{text}\n---\n# Tiny\n")
+        assert read_metadata(card) == {}
+        assert len(model_card(tmp_path, FACTS)) < 10_000
+    card.write_text("---\nlicense: mit\n---\n" + "long\n" * 1_000_000)
+    assert read_metadata(card) == {"license": "mit"}

@@ -30,6 +30,8 @@ LATER = (
     "Perplexity and task scores against the dense model are measured after this card is written: `zpruner export` "
     "copies the checkpoint with them in it."
 )
+_METADATA = 1 << 18
+"""Bytes of a card in which its metadata ends."""
 _CALIBRATION = "## Calibration\n"
 _HEAD = "| | |\n|---|---|\n"
 
@@ -147,8 +149,9 @@ def packed_card(text: str) -> str:
 def read_metadata(card: Path) -> dict[str, Any]:
     """Return the YAML metadata of a model card, empty where there is no readable one."""
     try:
-        match = re.match(r"---\n(.*?)\n---\n", card.read_text(encoding="utf-8"), re.DOTALL)
-        found = parse_yaml(match[1], str(card)) if match else {}
+        with card.open("rb") as file:
+            match = re.match(rb"---\r?\n(.*?)\r?\n---\r?\n", file.read(_METADATA), re.DOTALL)
+        found = parse_yaml(match[1].decode(), str(card)) if match else {}
     except (OSError, UnicodeDecodeError, InvalidSettingError):
         return {}
     return found if isinstance(found, dict) else {}

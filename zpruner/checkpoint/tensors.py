@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -54,3 +55,10 @@ def write_tensors(
             file.write(part.cpu().numpy().data)
         del tensor
     return end
+
+
+def share_weights(folder: Path) -> None:
+    """Make weights as readable as config.json: safetensors makes its files private, and a cache may be shared."""
+    mode = (folder / "config.json").stat().st_mode
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(mode)

@@ -79,6 +79,7 @@ def save(model: PreTrainedModel, tokenizer: Any, output: Path, card: str, source
         DiskFullError: no space left.
     """
     from zpruner.checkpoint import write_manifest
+    from zpruner.checkpoint.tensors import share_weights
     from zpruner.runtime.quiet import quiet
 
     with place(output, force) as staging, quiet():
@@ -86,6 +87,7 @@ def save(model: PreTrainedModel, tokenizer: Any, output: Path, card: str, source
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
         (staging / "README.md").write_text(card, encoding="utf-8")
+        share_weights(staging)
         write_manifest(staging, source)
 
 

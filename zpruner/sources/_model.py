@@ -59,6 +59,7 @@ def fetch_model(
         ModelStructureError: it is not a decoder-only causal language model.
         DiskFullError: no space left.
     """
+    from zpruner.checkpoint.tensors import share_weights
     from zpruner.execution.copy import copy_checkpoint
     from zpruner.model.gguf import parsed_once
 
@@ -90,13 +91,6 @@ def fetch_model(
         raise
     share_weights(destination)
     step()
-
-
-def share_weights(folder: Path) -> None:
-    """Make weights as readable as config.json: safetensors makes its files private, and a cache may be shared."""
-    mode = (folder / "config.json").stat().st_mode
-    for weights in folder.glob("*.safetensors"):
-        weights.chmod(mode)
 
 
 def load_tokenizer(checkpoint: Path, *, trust_remote_code: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def test_prune_writes_an_ordinary_checkpoint(place: Path, command: Command) -> N
             assert torch.equal(pruned[kept], before[kept])
         else:
             assert torch.equal(pruned, before), name
+    assert len({path.stat().st_mode for path in (place / "out").iterdir()}) == 1, "as readable as each other"
     card = (place / "out/README.md").read_text()
     assert "neither smaller nor faster" in card
     assert "| perplexity (source/text.txt, 4 windows of 32) |" in card
@@ -136,6 +138,18 @@ def test_mistakes_are_one_sentence(place: Path, command: Command, options: tuple
     assert message in err
     assert "Traceback" not in err
     assert not (place / "out").exists()
+
+
+@pytest.mark.filterwarnings("default::zpruner.errors.ZprunerWarning")
+def test_what_was_decided_for_the_user_is_one_line(place: Path, command: Command) -> None:
+    config = json.loads((place / "source/model/config.json").read_text())
+    (place / "source/model/config.json").write_text(json.dumps(config | {"_attn_implementation": "flash_attention_2"}))
+    code, _, err = command("prune", "source/model", *PRUNE, "-o", "out")
+    assert code == 0
+    assert (
+        err
+        == "note: source/model: config.json asks for the attention 'flash_attention_2'; torch's own is used instead.\n"
+    )
 
 
 def test_ctrl_c_is_one_sentence(place: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

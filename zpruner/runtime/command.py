@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from zpruner.errors import InvalidSettingError, ZprunerError, one_line, without_credentials
+from zpruner.errors import InvalidSettingError, ZprunerError, ZprunerWarning, one_line, without_credentials
 
 DEBUG = "ZPRUNER_DEBUG"
 """The environment variable that, set to anything but 0, shows the traceback of every failure."""
@@ -42,7 +44,9 @@ def run_command(
     """
     try:
         _require_text(arguments)
-        app(args=list(arguments))
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show, warnings.showwarning)
+            app(args=list(arguments))
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             typer.echo(interrupted, err=True)
@@ -56,6 +60,14 @@ def run_command(
             traceback.print_exc()
         typer.secho(f"error: {_sentence(error, wording or {})}", fg="red", err=True)
         sys.exit(1)
+
+
+def _show(others: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """Show what was decided for the user as one line, and other warnings as `others` does."""
+    if issubclass(category, ZprunerWarning):
+        typer.echo(f"note: {message}", err=True)
+    else:
+        others(message, category, *place)
 
 
 def _sentence(error: Exception, wording: Mapping[str, str]) -> str:

@@ -130,6 +130,27 @@ def test_validate_without_the_model_says_what_it_cannot_check(place: Path, comma
     assert "nothing is estimated" in out
 
 
+def test_a_model_that_cannot_be_fetched_is_found(place: Path, command: Command) -> None:
+    config = place / "source/model/config.json"
+    good = json.loads(config.read_text())
+    for change, message in (
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised weights ('gptq')"),
+        ({"num_attention_heads": 5}, "a checkpoint that cannot be read"),
+        ({"intermediate_size": 4}, "of shape"),
+    ):
+        config.write_text(json.dumps(good | change))
+        code, _, err = command("validate")
+        assert (code, err.count("\n")) == (1, 1)
+        assert message in err
+    params = tiny.read_params(place)
+    params["model"]["source"] = "source/model.gguf"
+    tiny.write_params(place, params)
+    (place / "source/model.gguf").write_bytes(b"GGUF" + b"\xff" * 60)
+    code, _, err = command("validate")
+    assert code == 1
+    assert "GGUF version 4294967295" in err
+
+
 def table(place: Path, **changes: dict[str, object]) -> dict[str, Estimate]:
     """Return the estimate of the project with some sections of its settings changed."""
     data = json.loads((place / "params.yaml").read_text())

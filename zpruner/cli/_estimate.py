@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from zpruner.artifacts.results import Cost
 from zpruner.pruning.composition import statistics_of
 from zpruner.types import Stat
@@ -41,26 +39,32 @@ class Shapes:
 
 
 def read_shapes(params: Params, root: Path) -> Shapes | None:
-    """Return the shapes of the fetched or local model, built without weights; None where there is neither."""
-    from zpruner.model import empty_model, limits_of, take_inventory
+    """Return the shapes of the fetched or local model, whose weights are not read; None where there is neither.
+
+    Raises:
+        SourceError, ModelStructureError: it cannot be fetched: as `open_checkpoint` and `check_header`.
+    """
+    from zpruner.model import limits_of, open_checkpoint, take_inventory
+    from zpruner.model.gguf_header import check_header
     from zpruner.sources import LocalPath, parse_source
 
     source = parse_source(params.model.source)
     folders = [root / "data" / "models" / "dense"]
-    folders += [root / source.path] if isinstance(source, LocalPath) else []
+    if isinstance(source, LocalPath):
+        folders.append(root / source.path)
+        if (root / source.path).is_file():
+            check_header(root / source.path)
     folder = next((path for path in folders if (path / "config.json").is_file()), None)
     if folder is None:
         return None
-    model = empty_model(folder, trust_remote_code=params.model.trust_remote_code)
-    inventory = take_inventory(model, params.model.blocks, params.model.ignore)
+    opened = open_checkpoint(folder, params.model.dtype, trust_remote_code=params.model.trust_remote_code)
+    inventory = take_inventory(opened.model, params.model.blocks, params.model.ignore)
     # Which layers share an input only a forward pass tells; layers of one parent module and width usually do.
     groups = {(layer.name.rpartition(".")[0], layer.in_features) for layer in inventory.layers}
-    itemsize = 4 if params.model.dtype == "float32" else 2
-    if params.model.dtype == "auto":
-        itemsize = torch.empty(0, dtype=model.config.dtype or torch.float32, device="cpu").element_size()
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in opened.model.parameters())
     inputs = tuple(width for _, width in sorted(groups))
-    return Shapes(inventory.layers, inventory.n_blocks, parameters, inputs, limits_of(model.config)[1], itemsize)
+    longest = limits_of(opened.model.config)[1]
+    return Shapes(inventory.layers, inventory.n_blocks, parameters, inputs, longest, opened.dtype.itemsize)
 
 
 @dataclass(frozen=True)

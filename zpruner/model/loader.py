@@ -55,11 +55,10 @@ class Loader:
                 self._cast(name)
         return account
 
-    def target(self, source: str) -> Tensor | None:
-        """Return what of the model a stored tensor becomes (part of); None where the model has no such."""
+    def target(self, source: str) -> str:
+        """Return the name that a stored tensor has in the model, or the first of those that it is part of."""
         known = self.model.state_dict()
-        name, _ = renamed(source, self.model.base_model_prefix, known, *by_kind(self._transforms))
-        return known.get(name)
+        return renamed(source, self.model.base_model_prefix, known, *by_kind(self._transforms))[0]
 
     def _cast(self, name: str) -> None:
         """Cast a tensor of the model to the type that it would have, were the weights not quantised."""

@@ -223,7 +223,7 @@ def _check(folder: Path, loader: Loader, tensors: Tensors) -> frozenset[str]:
     odd = [
         name
         for name, facts in stored.items()
-        if later[name].wanted and not _wide(facts.dtype) and _wide_in_model(loader.target(name))
+        if later[name].wanted and not _wide(facts.dtype) and _wide_in_model(before.get(loader.target(name)))
     ]
     narrow = [name for name in odd if quantizer is None or not _has_scale(name, later)]
     if narrow:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
+from zpruner.cli._bench import bench
 from zpruner.cli._evaluate import evaluate
 from zpruner.cli._export import export
 from zpruner.cli._inspect import inspect
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (prune, evaluate, export, pack, unpack, inspect, methods, validate):
+for command in (prune, evaluate, export, pack, unpack, bench, inspect, methods, validate):
     app.command()(command)
 
 

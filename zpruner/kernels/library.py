@@ -11,7 +11,7 @@ import torch
 ABI = 1
 VALUE_TYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 """Number formats that are multiplied by the kernels; others are expanded."""
-KERNEL_ROWS = 16
+KERNEL_ROWS = 32
 """Rows of x up to which a kernel multiplies; more of them are multiplied by torch, with the weights expanded."""
 
 

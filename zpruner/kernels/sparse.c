@@ -22,6 +22,7 @@
 #define ABI 1
 #define FEW 2  /* rows of x that meet each weight as it is expanded; more of them meet TILE rows of W in a buffer */
 #define TILE 4 /* rows of W, and of x, whose sums are in registers together */
+#define AHEAD 8192 /* bytes */
 #define INLINE static inline __attribute__((always_inline))
 
 enum { PORTABLE, NEON, AVX2, AVX512, AVX512_BF16, ISAS };
@@ -149,6 +150,12 @@ INLINE const uint8_t *dense_tail(uint8_t *tail, const uint8_t *values, int64_t c
     return tail;
 }
 
+/* Ask for weights that are needed soon: where x fills the first cache, the processor's own guesses come too late. A word
+ * takes `size` times 64 bytes, about half of them where there is a mask. */
+INLINE void ahead(const uint8_t *values, int masked, int size) {
+    for (int at = 0; at < (masked ? 32 : 64) * size; at += 64) __builtin_prefetch(values + AHEAD + at);
+}
+
 INLINE void portable_row(ROW_ARGUMENTS, int type) {
     int size = size_of(type);
     for (int m = 0; m < batch; m++) sums[m] = 0;
@@ -232,6 +239,7 @@ INLINE TARGET_AVX2 void avx2_row(ROW_ARGUMENTS, int type) {
     for (int64_t word = 0; word * 64 < columns; word++) {
         uint64_t bits = mask ? load64(mask + word * 8) : 0;
         if (!mask && columns - word * 64 < 64) values = dense_tail(tail, values - word * 64 * size, columns, size);
+        ahead(values, mask != NULL, size);
         const uint8_t *part = x + word * 256;
         for (int step = 0; step < 8; step++, bits >>= 8) {
             __m256 v = avx2_weights(bits & 255, mask != NULL, values, type);
@@ -293,6 +301,7 @@ INLINE TARGET_AVX512 void avx512_row(ROW_ARGUMENTS, int type) {
     for (int64_t word = 0; word * 64 < columns; word++) {
         uint64_t bits = mask ? load64(mask + word * 8) : 0;
         if (!mask && columns - word * 64 < 64) values = dense_tail(tail, values - word * 64 * size, columns, size);
+        ahead(values, mask != NULL, size);
         const uint8_t *part = x + word * 256;
         __m512 v[4];
         if (type == FP32) {
@@ -351,6 +360,7 @@ INLINE TARGET_BF16 void dpbf16_row(ROW_ARGUMENTS) {
         __m512i low = expand16((uint32_t)bits, mask != NULL, values);
         __m512i high = expand16((uint32_t)(bits >> 32), mask != NULL, values + kept * 2);
         values += (mask ? __builtin_popcountll(bits) : 64) * 2;
+        ahead(values, mask != NULL, 2);
         for (int m = 0; m < batch; m++) {
             __m512i first = _mm512_loadu_si512(part + m * stride * 2);
             __m512i second = _mm512_loadu_si512(part + m * stride * 2 + 64);
@@ -411,6 +421,7 @@ INLINE void neon_row(ROW_ARGUMENTS, int type) {
     for (int64_t word = 0; word * 64 < columns; word++) {
         uint64_t bits = mask ? load64(mask + word * 8) : 0;
         if (!mask && columns - word * 64 < 64) values = dense_tail(tail, values - word * 64 * size, columns, size);
+        ahead(values, mask != NULL, size);
         const uint8_t *part = x + word * 256;
         for (int step = 0; step < 8; step++, bits >>= 8) {
             float32x4_t v[2];
@@ -489,6 +500,7 @@ INLINE TARGET_AVX2 void avx2_fill(const uint8_t *mask, const uint8_t *values, in
     for (int64_t word = 0; word * 64 < columns; word++) {
         uint64_t bits = mask ? load64(mask + word * 8) : 0;
         if (!mask && columns - word * 64 < 64) values = dense_tail(tail, values - word * 64 * size, columns, size);
+        ahead(values, mask != NULL, size);
         for (int step = 0; step < 8; step++, bits >>= 8) {
             __m256 v = avx2_weights(bits & 255, mask != NULL, values, type);
             values += (mask ? __builtin_popcount(bits & 255) : 8) * size;
@@ -503,6 +515,7 @@ INLINE TARGET_AVX512 void avx512_fill(const uint8_t *mask, const uint8_t *values
     for (int64_t word = 0; word * 64 < columns; word++) {
         uint64_t bits = mask ? load64(mask + word * 8) : 0;
         if (!mask && columns - word * 64 < 64) values = dense_tail(tail, values - word * 64 * size, columns, size);
+        ahead(values, mask != NULL, size);
         for (int step = 0; step < 4; step++, bits >>= 16) {
             __m512 v;
             if (type == FP32) {
@@ -526,6 +539,7 @@ static TARGET_AVX512 void narrow_fill(const uint8_t *mask, const uint8_t *values
     for (int64_t word = 0; word * 64 < columns; word++) {
         uint64_t bits = mask ? load64(mask + word * 8) : 0;
         if (!mask && columns - word * 64 < 64) values = dense_tail(tail, values - word * 128, columns, 2);
+        ahead(values, mask != NULL, 2);
         int kept = mask ? __builtin_popcount((uint32_t)bits) : 32;
         _mm512_storeu_si512(out + word * 128, expand16((uint32_t)bits, mask != NULL, values));
         __m512i high = expand16((uint32_t)(bits >> 32), mask != NULL, values + kept * 2);

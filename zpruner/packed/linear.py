@@ -13,8 +13,8 @@ from zpruner.kernels.expand import expand_rows
 from zpruner.model.bfloat16 import linear, multiplies_bfloat16
 
 _PARTS = ("weight_bitmask", "weight_values", "weight_offsets")
-_PIECE = 1 << 22
-"""Bytes of weights that are expanded at once: they are multiplied while they are in the processor's caches."""
+_PIECES = {128: 1 << 22, 1 << 62: 1 << 23}
+"""Rows of x, at most -> bytes of weights expanded at once: they are multiplied while caches hold them."""
 
 
 class SparseLinear(nn.Module):
@@ -93,7 +93,8 @@ class SparseLinear(nn.Module):
         """Return the product with W expanded piece by piece."""
         multiply = nn.functional.linear if multiplies_bfloat16(x.device) else linear
         matrix, bias = self.matrix, self.bias
-        rows = max(1, _PIECE // max(1, self.in_features * matrix.dtype.itemsize))
+        size = next(size for most, size in _PIECES.items() if len(x) <= most)
+        rows = max(1, size // max(1, self.in_features * matrix.dtype.itemsize))
         pieces = [
             multiply(
                 x,

@@ -1,0 +1,192 @@
+"""Packed weights against their controls: products out of cache, and a random model of Llama-3.2-1B's shape.
+
+    python benchmarks/packed.py gemv                      # seconds; one thread by its own clock, or all by the wall's
+    python benchmarks/packed.py model --folder /tmp/big   # minutes, 6 GB of memory, 5 GB of disk
+    python benchmarks/packed.py bytes DENSE_CHECKPOINT    # what 50, 60 and 70 % of zeros save
+
+Others' load on the machine is in every number: rows take turns, and minima (gemv) or medians of pairs are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zpruner.bench import Plan, bench, markdown
+from zpruner.kernels import DenseMatrix, Kernels, SparseMatrix, choose
+from zpruner.kernels.library import Isa
+from zpruner.packed.encode import bitmask_of, nonzero, offsets_of, values_of
+from zpruner.packed.pack import pack
+
+SHAPES = ((11008, 4096), (4096, 11008), (8192, 8192))
+
+
+def zeroed(weight: Tensor, share: float) -> Tensor:
+    return weight.masked_fill_(torch.rand(weight.shape) < share, 0)
+
+
+def packed(kernels: Kernels, weight: Tensor) -> SparseMatrix:
+    keep = nonzero(weight)
+    return SparseMatrix(kernels, "w", bitmask_of(keep), values_of(weight, keep), offsets_of(keep), *weight.shape)
+
+
+def least(runs: dict[str, Callable[[], object]], turns: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Milliseconds of the fastest run of each, in turns."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(turns + 1):
+        for name, run in runs.items():
+            start = clock()
+            run()
+            if turn:
+                found[name].append((clock() - start) * 1e3)
+    return {name: min(times) for name, times in found.items()}
+
+
+def gemv(threads: int) -> None:
+    torch.set_num_threads(threads)
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    best = choose()
+    assert best.library is not None, best.why
+    isas = [isa for isa in Isa if best.library.zp_supports(isa)]
+    print(f"{best.why}; {threads} threads; least milliseconds of 40 runs in turns\n")
+    print("| out x in | zeros | kernel | torch bf16 | dense control | packed | over control | over torch |")
+    print("|---|---:|---|---:|---:|---:|---:|---:|")
+    for rows, columns in SHAPES:
+        x = torch.randn(1, columns).bfloat16()
+        dense = torch.randn(rows, columns).bfloat16()
+        for share in (0.5, 0.6, 0.7):
+            weight = zeroed(dense.clone(), share)
+            runs: dict[str, Callable[[], object]] = {"torch": partial(torch.nn.functional.linear, x, dense)}
+            for isa in isas:
+                kernels = Kernels(best.library, isa, "")
+                runs[f"dense {isa.name}"] = partial(DenseMatrix(kernels, dense).multiply, x)
+                runs[f"packed {isa.name}"] = partial(packed(kernels, weight).multiply, x)
+            times = least(runs, 40, clock)
+            control = min(times[f"dense {isa.name}"] for isa in isas)
+            for isa in isas[1:]:
+                own, sparse = times[f"dense {isa.name}"], times[f"packed {isa.name}"]
+                base = control if isa is isas[-1] else own
+                print(
+                    f"| {rows} x {columns} | {share:.0%} | {isa.name.lower()} | {times['torch']:.2f} | {base:.2f} "
+                    f"| {sparse:.2f} | {base / sparse:.2f} | {times['torch'] / sparse:.2f} |"
+                )
+
+
+def batches(threads: int) -> None:
+    torch.set_num_threads(threads)
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    weight = zeroed(torch.randn(4096, 4096).bfloat16(), 0.5)
+    from zpruner.packed.linear import SparseLinear
+
+    layer = SparseLinear("w", 4096, 4096, torch.bfloat16, 0, torch.int32, None, "cpu")
+    keep = nonzero(weight)
+    layer.weight_bitmask, layer.weight_values, layer.weight_offsets = (
+        bitmask_of(keep),
+        values_of(weight, keep),
+        offsets_of(keep),
+    )
+    print("\n| rows of x | torch bf16 | packed layer | over torch |")
+    print("|---:|---:|---:|---:|")
+    for rows in (1, 2, 4, 8, 16, 17, 32, 64, 128, 256, 512):
+        x = torch.randn(rows, 4096).bfloat16()
+        runs: dict[str, Callable[[], object]] = {
+            "torch": partial(torch.nn.functional.linear, x, weight),
+            "packed": partial(layer, x),
+        }
+        with torch.no_grad():
+            times = least(runs, 20 if rows < 100 else 8, clock)
+        ratio = times["torch"] / times["packed"]
+        print(f"| {rows} | {times['torch']:.2f} | {times['packed']:.2f} | {ratio:.2f} |")
+
+
+def model(folder: Path, share: float, plan: Plan, layers: int) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+    )
+    dense, made = folder / "dense", folder / f"packed-{share:.0%}".rstrip("%")
+    if not made.exists():
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)
+        network = LlamaForCausalLM(config)
+        torch.set_default_dtype(before)
+        with torch.no_grad():
+            for name, weight in network.named_parameters():
+                if "proj" in name:
+                    zeroed(weight, share)
+        network.save_pretrained(dense)
+        del network
+        made.mkdir(parents=True)
+        print(pack(dense, made))
+        shutil.rmtree(dense)
+    found = bench([made], plan)
+    print(markdown(found))
+    ratios = [a / b for a, b in zip(found.rows[0].decode, found.rows[1].decode, strict=True)]
+    print(f"over the control, round by round: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
+    print(f"milliseconds a token: {[round(1e3 / statistics.median(row.decode), 1) for row in found.rows]}")
+
+
+def sizes(folder: Path) -> None:
+    from zpruner.model import load_model, take_inventory
+
+    network = load_model(folder, device="cpu")
+    layers = take_inventory(network).layers
+    print("| zeros | MB | of dense | prunable weights, of dense |\n|---:|---:|---:|---:|")
+    for share in (0.5, 0.6, 0.7):
+        for layer in layers:
+            weight = layer.view(network.get_parameter(layer.tensor).detach())
+            weight.copy_(torch.randn(weight.shape).clamp(min=1e-3))
+            zeroed(weight, share)
+        with tempfile.TemporaryDirectory() as made:
+            network.save_pretrained(Path(made, "dense"))
+            Path(made, "packed").mkdir()
+            saved = pack(Path(made, "dense"), Path(made, "packed"))
+        print(
+            f"| {share:.0%} | {saved.packed / 1e6:.1f} | {saved.share:.3f} "
+            f"| {saved.weights_packed / saved.weights_dense:.3f} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["gemv", "batches", "model", "bytes"])
+    parser.add_argument("checkpoint", nargs="?", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "zpruner-packed")
+    parser.add_argument("--zeros", type=float, default=0.5)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(given.threads)
+    if given.what == "gemv":
+        gemv(given.threads)
+    elif given.what == "batches":
+        batches(given.threads)
+    elif given.what == "model":
+        model(given.folder, given.zeros, Plan(new_tokens=given.tokens, rounds=given.rounds), given.layers)
+    else:
+        sizes(given.checkpoint)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""A bench for people: a table, and the sentences that follow from it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from zpruner.bench.measure import CONTROL, PACKED, TORCH, Bench, Row, median_ratio
+
+_HEAD = (
+    "| model | run as | MB on disk | MB a token | decode, tokens/s | prefill, tokens/s | memory, MB | of bandwidth |\n"
+    "|---|---|---:|---:|---:|---:|---:|---:|\n"
+)
+
+
+def markdown(bench: Bench) -> str:
+    """Return the table and its sentences."""
+    lines = [_line(row, bench.bandwidth) for row in bench.rows]
+    plan = bench.plan
+    how = (
+        f"{bench.kernels}; {bench.threads} thread{'s' if bench.threads > 1 else ''}; memory read at "
+        f"{bench.bandwidth / 1e9:.1f} GB/s. Decode: {plan.new_tokens} tokens after {plan.prompt}, batch 1, greedy; "
+        f"prefill: {plan.prefill} tokens. Medians of {plan.rounds} rounds (least and most), all rows in turns in one "
+        "process.\n"
+    )
+    return _HEAD + "".join(lines) + "\n" + how + "".join(f"\n{sentence}\n" for sentence in sentences(bench))
+
+
+def sentences(bench: Bench) -> list[str]:
+    """Return what follows from the numbers, one sentence per packed model, and what was not measured."""
+    found = []
+    for row in bench.rows:
+        beside = {other.how: other for other in bench.rows if other.model == row.model}
+        if row.how != PACKED or CONTROL not in beside or TORCH not in beside:
+            continue
+        decode = [median_ratio(row.decode, beside[how].decode) for how in (CONTROL, TORCH)]
+        prefill = median_ratio(row.prefill, beside[TORCH].prefill)
+        gained = "the zeros gain speed" if decode[0] > 1.05 else "the zeros gain no speed here"
+        found.append(
+            f"{row.model} decodes at {decode[0]:.2f} x the same weights with their zeros by the same code and at "
+            f"{decode[1]:.2f} x torch: {gained}. Its prefill runs at {prefill:.2f} x torch's, and a token reads "
+            f"{row.read / beside[TORCH].read:.2f} x the bytes."
+        )
+    if found:
+        found.append(
+            "Not in this table: dense int8 and int4. At equal bytes 4-bit quantisation usually loses less quality than "
+            "pruning: compare before you choose."
+        )
+    return found
+
+
+def _line(row: Row, bandwidth: float) -> str:
+    cells = (
+        row.model,
+        row.how,
+        _mb(row.disk),
+        _mb(row.read),
+        _speed(row.decode),
+        _speed(row.prefill),
+        _mb(row.memory),
+        f"{row.read * statistics.median(row.decode) / bandwidth:.0%}",
+    )
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def _mb(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:.1f}"
+
+
+def _speed(runs: Sequence[float]) -> str:
+    return f"{statistics.median(runs):.1f} ({min(runs):.1f} to {max(runs):.1f})"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zpruner.artifacts.work import Work
-from zpruner.evaluate import Predictor, batch_losses, compare_batches
+from zpruner.evaluate import CHOICES, Logits, Predictor, batch_losses, compare_batches, first_choices
 from zpruner.execution import Runner
 from zpruner.settings.params import PerplexitySettings
 
@@ -36,7 +36,9 @@ def measure(
     counted: int,
     step: Step,
 ) -> dict[str, list[float]]:
-    """Return losses, divergences and seconds; batches that an interrupted run measured are taken from the journal.
+    """Return losses, divergences, seconds, and the first choices in the first window.
+
+    Batches that an interrupted run measured are taken from the journal.
 
     Args:
         work: the open work folder.
@@ -61,18 +63,22 @@ def measure(
                 work.record(_item(span), entry)
                 step()
         batches = [windows[slice(*span)] for span in others]
-        losses = predictor.run(batches, lambda index, logits: batch_losses(logits, batches[index], counted))
-        for span, values in zip(others, losses, strict=True):
-            work.record(_item(span), {"losses": values})
+
+        def predicted(index: int, logits: Logits) -> dict[str, list[float]]:
+            ids = batches[index]
+            return {"losses": batch_losses(logits, ids, counted), "choices": [*first_choices(logits, ids)]}
+
+        for span, entry in zip(others, predictor.run(batches, predicted), strict=True):
+            work.record(_item(span), entry)
             step()
     runner.release()
     result: dict[str, list[float]] = {
-        key: [] for key in ("losses", "kl", "agreement", "seconds", "dense_seconds", "compared_tokens")
+        key: [] for key in ("losses", "kl", "agreement", "seconds", "dense_seconds", "compared_tokens", "choices")
     }
     for span in spans:
         for key, values in (work.done(_item(span)) or {}).items():
             result[key] += values
-    return result
+    return result | {"choices": result["choices"][: windows.shape[1] - 1][:CHOICES]}
 
 
 def _compare(

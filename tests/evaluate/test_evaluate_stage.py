@@ -128,6 +128,21 @@ def test_everything_is_that_of_the_pruned_model(root: Path) -> None:
     assert "tokens_per_second" not in json.dumps(metrics), "timings would make metrics differ from run to run"
 
 
+def test_the_sample_is_what_the_model_ranks_first(root: Path) -> None:
+    evaluate.run("wanda", "s24", root=root)
+    evaluate.run(dense=True, root=root)
+    _, details, _ = results(root, "wanda")
+    whole = json.loads((root / "data/evaluation/dense.layers.json").read_text())
+    windows, _ = read_windows(root / "data/evaluation/tokens.arrow")
+    for folder, found in (("pruned/wanda/s24", details), ("models/dense", whole)):
+        model, tokenizer = zpruner.load(root / "data" / folder)
+        with torch.no_grad():
+            choices = model(input_ids=windows[:1].long()).logits[0, -25:-1].argmax(dim=-1)
+        assert found["sample"]["text"] == [tokenizer.decode([token]) for token in windows[0, -24:].tolist()]
+        assert found["sample"]["choices"] == [tokenizer.decode([token]) for token in choices.tolist()]
+    assert details["sample"]["choices"] != whole["sample"]["choices"]
+
+
 def test_histograms_and_samples(root: Path) -> None:
     for method in ("wanda", "zpruner"):
         evaluate.run(method, "s24", root=root)

@@ -19,6 +19,7 @@ def make_full_tree(root: Path) -> Path:
     """Write `root`/data with sizes, speeds, divergences, zero-shot scores, mask samples and histograms."""
     data, rng = make_tree(root), np.random.default_rng(11)
     edit(data / "evaluation/dense.json", bytes={"stored": STORED}, zero_shot=zero_shot(0.0, 0.0))
+    edit(data / "evaluation/dense.layers.json", sample={"text": ["the", " <b>"], "choices": ["the", " dog"]})
     ranks = {method: rng.random(4096) for method in METHODS}
     shared = rng.random(4096)
     for i, method in enumerate(METHODS):
@@ -43,6 +44,7 @@ def make_full_tree(root: Path) -> Path:
             keep = 0.3 * ranks[method] + 0.7 * shared
             edit(
                 path.with_name(f"{label}.layers.json"),
+                sample={"text": ["the", " <b>"], "choices": ["a" if harm > 0.03 else "the", "\n"]},
                 mask_sample=base64.b64encode(np.packbits(keep > np.quantile(keep, sparsity)).tobytes()).decode(),
                 score_histograms=[
                     histogram(f"model.layers.2.{kind}") for kind in ("self_attn.q_proj", "mlp.down_proj")

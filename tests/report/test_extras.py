@@ -14,7 +14,7 @@ from report_tree import METHODS, edit, make_tree, read
 
 from zpruner.report import ReportData, write
 from zpruner.report.data import Variant
-from zpruner.report.figures import cost, overlap, published, scores, size, tasks
+from zpruner.report.figures import cost, overlap, published, samples, scores, size, tasks
 from zpruner.report.page import Figure
 from zpruner.report.ranking import Report
 
@@ -67,6 +67,21 @@ def test_columns_that_nothing_fills_are_left_out(tmp_path: Path) -> None:
     text = words(size.figure(Report.of(read(make_tree(tmp_path)))))
     assert "dense|269.0 MB|\n" in text
     assert "tokens/s" not in text
+
+
+def test_samples_stand_side_by_side_with_what_differs_from_dense_marked(report: Report) -> None:
+    figure = samples.figure(report)
+    assert figure is not None
+    rows = dict(re.findall(r"<dt>(?:<svg.*?</svg>)?(.*?)</dt><dd>(.*?)</dd>", figure.body))
+    assert rows["the text"] == "<span>the</span> <span> &lt;b&gt;</span>"
+    assert rows["dense"] == "<span>the</span> <span> dog</span>"
+    assert rows["wanda-s50"] == "<mark>a</mark> <mark>↵</mark>"
+    assert rows["zpruner-s50"] == "<span>the</span> <mark>↵</mark>"
+    plain = replace(
+        report.data,
+        dense=replace(report.data.dense, details=report.data.dense.details.model_copy(update={"sample": None})),
+    )
+    assert samples.figure(Report.of(plain)) is None, "a model without a tokenizer"
 
 
 def test_tasks_say_what_was_run_and_on_which_model(report: Report) -> None:

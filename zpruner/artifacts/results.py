@@ -131,6 +131,13 @@ class Histogram(Part):
         return self
 
 
+class Sample(Part):
+    """The end of the first window, token by token, and what the model ranks first at each of its places."""
+
+    text: tuple[str, ...]
+    choices: tuple[str, ...]
+
+
 class Details(Result):
     """data/evaluation/METHOD/SPARSITY.layers.json: what the metrics were made from.
 
@@ -142,6 +149,7 @@ class Details(Result):
         window_agreement: share of equal top tokens of each compared window.
         mask_sample: of `zpruner.evaluate.sample_bits`, empty where there is no mask.
         score_histograms: of the first and last layer of the middle block.
+        sample: what the model would say, None where it has no tokenizer.
         provenance: of the checkpoint and the text.
     """
 
@@ -152,6 +160,7 @@ class Details(Result):
     window_agreement: tuple[float, ...] = ()
     mask_sample: str = ""
     score_histograms: tuple[Histogram, ...] = ()
+    sample: Sample | None = None
     provenance: dict[str, Scalar]
 
 

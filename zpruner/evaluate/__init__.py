@@ -4,13 +4,14 @@ from zpruner.evaluate.divergence import Comparison, compare, compare_batches
 from zpruner.evaluate.intervals import mean_interval, perplexity_interval, ratio_interval
 from zpruner.evaluate.layer_error import error_basis, layer_error
 from zpruner.evaluate.masks import jaccard, pack_sample, sample_bits, sample_mask, score_histogram
-from zpruner.evaluate.perplexity import batch_losses, perplexity, perplexity_of, window_losses
+from zpruner.evaluate.perplexity import CHOICES, batch_losses, first_choices, perplexity, perplexity_of, window_losses
 from zpruner.evaluate.predict import Logits, Predictor
 from zpruner.evaluate.protocols import PROTOCOLS, check_protocol, evaluation_text, protocol
 from zpruner.evaluate.storage import achieved_sparsity, share_of_zeros, storage, stored_bytes
 from zpruner.evaluate.zero_shot import ZeroShot, find_tasks
 
 __all__ = [
+    "CHOICES",
     "PROTOCOLS",
     "Comparison",
     "Logits",
@@ -24,6 +25,7 @@ __all__ = [
     "error_basis",
     "evaluation_text",
     "find_tasks",
+    "first_choices",
     "jaccard",
     "layer_error",
     "mean_interval",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from zpruner.errors import ShapeMismatchError
-from zpruner.evaluate.perplexity import POSITIONS, counted_positions, token_losses
+from zpruner.evaluate.perplexity import POSITIONS, counted_positions, first_choices, token_losses
 from zpruner.evaluate.predict import Logits, Predictor
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Comparison:
         agreement: share of these tokens for which both models rank the same token first.
         seconds: of the pruned model's forward passes.
         dense_seconds: of the dense model's.
+        choices: the pruned model's `first_choices`.
     """
 
     losses: list[float]
@@ -34,6 +35,7 @@ class Comparison:
     agreement: list[float]
     seconds: float
     dense_seconds: float
+    choices: list[int]
 
 
 def compare(model: PreTrainedModel, dense: PreTrainedModel, windows: Tensor, stride: int | None = None) -> Comparison:
@@ -78,7 +80,8 @@ def compare_batches(
             losses.append(loss / tokens)
             kl.append(divergence / tokens)
             agreement.append(same / tokens)
-        return Comparison(losses, kl, agreement, logits.seconds, reference.seconds)
+        choices = first_choices(logits, batches[index])
+        return Comparison(losses, kl, agreement, logits.seconds, reference.seconds, choices)
 
     yield from model.run(batches, compared)
 

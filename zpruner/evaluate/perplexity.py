@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 POSITIONS = 128
 """Positions whose float32 distributions are held at once: 24 MiB of 49,152 tokens, whose pages the process keeps."""
 
+CHOICES = 24
+"""Positions whose most likely tokens a report shows side by side."""
+
 
 def window_losses(
     model: PreTrainedModel, windows: Tensor, batch_size: int = 8, stride: int | None = None
@@ -47,6 +50,17 @@ def batch_losses(logits: Logits, ids: Tensor, stride: int | None = None) -> list
         sums = [token_losses(logits.rows(window, at), targets[at]) for at in logits.spans(counted)]
         losses.append(sum(sums) / (counted.stop - counted.start))
     return losses
+
+
+def first_choices(logits: Logits, ids: Tensor) -> list[int]:
+    """Return the token ranked first after each of the last words of the first window of a batch, CHOICES at most.
+
+    Args:
+        logits: of the batch.
+        ids: int (windows, seqlen).
+    """
+    spans = logits.spans(counted_positions(ids.shape[1], CHOICES))
+    return [int(choice) for at in spans for choice in logits.rows(0, at).argmax(dim=-1)]
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> float:

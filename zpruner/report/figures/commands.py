@@ -37,6 +37,6 @@ def _rows(data: ReportData) -> list[Row]:
         (path, stage), found = places[name], fmt.flat(evaluation.details.provenance)
         own = "; ".join(f"{key}: {value}" for key, value in found.items() if key not in common and key not in _TOLD)
         kept = found.get("weights") != _IN_MEMORY
-        place = Cell(f"{data.folder}/{path}", code=True, link=f"../{path}/") if kept else Cell(_IN_MEMORY)
+        place = Cell(f"{data.folder}/{path}", code=True, link=f"../{path}/") if kept else Cell(f"none: {_IN_MEMORY}")
         rows.append(Row((name, place, Cell(f"dvc repro {stage}", code=True), Cell(own))))
     return rows

@@ -88,6 +88,52 @@ def capturing(
         yield
 
 
+class Reached(Exception):  # noqa: N818 - no error: what is left of a forward pass is not needed
+    """Every product that was waited for has been seen."""
+
+
+@contextmanager
+def until(
+    model: PreTrainedModel, inventory: Inventory, layers: Iterable[PrunableLayer], reads: Mapping[str, int] | None
+) -> Iterator[None]:
+    """Leave the block, forward pass and all, once the products that `reads` counts by layer have begun.
+
+    With None the forward pass runs to its end. What else watches the products is to be entered within.
+    """
+    if reads is None:
+        yield
+        return
+    left = sum(reads.values())
+
+    def observe(_layer: PrunableLayer, _inputs: Tensor) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Reached
+
+    try:
+        with _Watch(model, inventory, layers, observe):
+            yield
+    except Reached:
+        pass
+
+
+@contextmanager
+def noting(
+    model: PreTrainedModel, inventory: Inventory, layers: Iterable[PrunableLayer]
+) -> Iterator[list[tuple[str, object]]]:
+    """Yield a list that fills, until the block ends, with every product: the layer's name, and what memory it reads."""
+    found: list[tuple[str, object]] = []
+    held: list[Tensor] = []  # so that no address is reused
+
+    def observe(layer: PrunableLayer, inputs: Tensor) -> None:
+        held.append(inputs)
+        found.append((layer.name, (inputs.data_ptr(), inputs.shape, inputs.stride())))
+
+    with _Watch(model, inventory, layers, observe):
+        yield found
+
+
 @contextmanager
 def keeping(
     model: PreTrainedModel, inventory: Inventory, layers: Iterable[PrunableLayer]

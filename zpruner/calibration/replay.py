@@ -8,8 +8,8 @@ argument may change with what the blocks before put out, else replaying is refus
 
 from __future__ import annotations
 
-from collections.abc import Set
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Set
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import zip_longest
 from threading import local
@@ -19,14 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from zpruner.calibration.calls import Call, Key, Place, by_key, hidden_of, others_of
-from zpruner.calibration.capture import capturing, keeping
+from zpruner.calibration.capture import capturing, keeping, noting, until
 from zpruner.calibration.collection import Collection
 from zpruner.calibration.dense import check_finite
 from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts
+from zpruner.calibration.order import SubModule, submodules
 from zpruner.calibration.reached import check_blocks_reached, check_reached
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.execution import Runner, WholeRunner
-from zpruner.model import Inventory, PrunableLayer, get_weight
+from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
 from zpruner.types import Stat, all_finite
 
 if TYPE_CHECKING:
@@ -77,39 +78,91 @@ class BlockReplay:
         """Return a context manager during which the weights of `block` stay in memory, changes included."""
         return self.runner.holding(block)
 
-    def measure(self, block: int, stats: Set[Stat], min_expert_tokens: int = MIN_EXPERT_TOKENS) -> Collection:
+    def measure(
+        self,
+        block: int,
+        stats: Set[Stat],
+        min_expert_tokens: int = MIN_EXPERT_TOKENS,
+        part: SubModule | None = None,
+        unpruned: Mapping[PrunableLayer, Tensor] | None = None,
+    ) -> Collection:
         """Return the statistics `stats` of what the layers of `block` read, given the current hidden states.
 
-        The block's weights must still be dense. Relative statistics need `follow_dense`, with which the dense hidden
-        states move on by one block.
+        Relative statistics need `follow_dense`, with which the dense hidden states move on by one block, unless `part`
+        is given: then `advance_dense` does that.
+
+        Args:
+            block: its index; the weights of the layers that are measured must still be dense.
+            stats: what to collect.
+            min_expert_tokens: see `zpruner.calibration.fill_experts`.
+            part: of the block, to be measured alone; the pass ends once its layers are reached.
+            unpruned: layers of the block that are pruned by now, and their weights (out, in) in the unpruned model.
         """
         collection = Collection(windows=self.windows.shape[0])
         layers = [layer for layer in self.inventory.layers if layer.block == block]
+        layers = layers if part is None else list(part.layers)
+        reads = None if part is None else part.reads
         with torch.no_grad(), self.holding(block):
             for index, (hidden, call) in enumerate(zip(self.hidden, self._calls[block], strict=True)):
-                dense = self._advance_dense(block, index, layers) if self.dense is not None else None
+                dense = None
+                if self.dense is not None:
+                    with self._with_weights(unpruned or {}):
+                        dense = self._run_dense(block, index, layers, reads, move=part is None)
                 self._bring_back(index)
-                with capturing(self.model, self.inventory, collection, stats, layers, dense):
+                with (
+                    until(self.model, self.inventory, layers, reads),
+                    capturing(self.model, self.inventory, collection, stats, layers, dense),
+                ):
                     call.repeat(self.blocks[block], hidden, self._returned[index])
                 self._keep_small(index)
         check_finite(collection)
-        fill_experts(Inventory(self.inventory.blocks, 1, tuple(layers), ()), collection, min_expert_tokens)
-        check_reached(self.inventory, collection.owner, block)
+        measured = Inventory(self.inventory.blocks, 1, tuple(layers), ())
+        fill_experts(measured, collection, min_expert_tokens)
+        check_reached(measured, collection.owner, block)
         return collection
 
-    def advance_dense(self, block: int) -> None:
-        """Move the dense hidden states on by one block, whose weights must still be dense; for a resumed run."""
-        if self.dense is not None and self._calls[block]:
-            with torch.no_grad(), self.holding(block):
-                for index in range(len(self.dense)):
-                    self._advance_dense(block, index, [])
+    def parts(self, block: int) -> list[SubModule]:
+        """Return the sub-modules of `block` in the order in which they are reached, from one batch run through it."""
+        layers = [layer for layer in self.inventory.layers if layer.block == block]
+        if not self._calls[block]:
+            return []
+        with torch.no_grad(), self.holding(block):
+            self._bring_back(0)
+            with noting(self.model, self.inventory, layers) as reads:
+                self._calls[block][0].repeat(self.blocks[block], self.hidden[0], self._returned[0])
+            self._keep_small(0)
+        return submodules(layers, reads)
 
-    def _advance_dense(self, block: int, index: int, layers: list[PrunableLayer]) -> dict[str, Tensor]:
+    def advance_dense(self, block: int, unpruned: Mapping[PrunableLayer, Tensor] | None = None) -> None:
+        """Move the dense hidden states on by one block; `unpruned` as in `measure`."""
+        if self.dense is not None and self._calls[block]:
+            with torch.no_grad(), self.holding(block), self._with_weights(unpruned or {}):
+                for index in range(len(self.dense)):
+                    self._run_dense(block, index, [], None, move=True)
+
+    def _run_dense(
+        self, block: int, index: int, layers: list[PrunableLayer], reads: Mapping[str, int] | None, move: bool
+    ) -> dict[str, Tensor]:
         """Run one batch of the dense hidden states through a dense block; return what `layers` read."""
         assert self.dense is not None
-        with keeping(self.model, self.inventory, layers) as inputs:
-            self.dense[index] = hidden_of(self._calls[block][index].repeat(self.blocks[block], self.dense[index]))
+        with (
+            until(self.model, self.inventory, layers, reads),
+            keeping(self.model, self.inventory, layers) as inputs,
+        ):
+            result = self._calls[block][index].repeat(self.blocks[block], self.dense[index])
+            if move:
+                self.dense[index] = hidden_of(result)
         return inputs
+
+    @contextmanager
+    def _with_weights(self, weights: Mapping[PrunableLayer, Tensor]) -> Iterator[None]:
+        """Put other weights in place, and those that were there back at the end."""
+        now = {layer: get_weight(self.model, layer).clone() for layer in weights}
+        for layer, weight in weights.items():
+            set_weight(self.model, layer, weight)
+        yield
+        for layer, weight in now.items():
+            set_weight(self.model, layer, weight)
 
     def advance(self, block: int) -> None:
         """Run the current hidden states through `block`, as its weights are now."""

@@ -37,6 +37,7 @@ class Composition:
     """What a label in params.yaml under `methods` stands for.
 
     `takes_solution` says that the update is what the solver itself does on its mask: its weights are taken.
+    `by_submodule` has sequential pruning measure each sub-module of a block with those before it pruned.
     """
 
     method: Method
@@ -46,6 +47,7 @@ class Composition:
     allocation: Allocation | None = None
     correction: Correction | None = None
     takes_solution: bool = False
+    by_submodule: bool = False
 
     @property
     def solves(self) -> bool:
@@ -202,6 +204,7 @@ def compose(settings: MethodSettings) -> Composition:
         _chosen(ALLOCATIONS, settings.allocate),
         _chosen(CORRECTIONS, settings.correct),
         own is not None and build(UPDATES, *own) == update,
+        settings.measure == "submodule",
     )
 
 

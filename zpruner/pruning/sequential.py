@@ -47,9 +47,10 @@ def prune_blocks(
 ) -> Iterator[int]:
     """Prune a model in memory block after block; yields each block's index when its weights are in place.
 
-    All layers of a block are measured together, before any of them is pruned; then the block runs once more, so
-    that the next one sees what the pruned block puts out. Besides the block there is in memory what is left to do:
-    the statistics of an input go when the last layer that reads it is pruned.
+    All layers of a block are measured together, before any of them is pruned, or sub-module by sub-module, as the
+    composition says; then the block runs once more, so that the next one sees what the pruned block puts out. Besides
+    the block there is in memory what is left to do: the statistics of an input go when the last layer that reads it is
+    pruned.
 
     Args:
         model: its weights are overwritten.
@@ -81,7 +82,23 @@ def prune_blocks(
         set_weight(model, layer, pruned)
 
     def prune_block(block: int, todo: list[PrunableLayer]) -> None:
-        collection = replay.measure(block, wanted, min_expert_tokens)
+        if not composition.by_submodule:
+            prune_layers(replay.measure(block, wanted, min_expert_tokens), todo)
+            return
+        unpruned: dict[PrunableLayer, Tensor] = {}
+        parts = replay.parts(block)
+        for layer in inventory.layers:
+            if layer.block == block and layer.name in known:
+                unpruned[layer] = get_weight(model, layer).clone()
+                set_weight(model, layer, known[layer.name]())
+        for part in parts:
+            if left := [layer for layer in part.layers if layer in todo]:
+                collection = replay.measure(block, wanted, min_expert_tokens, part, unpruned)
+                unpruned |= {layer: get_weight(model, layer).clone() for layer in left}
+                prune_layers(collection, left)
+        replay.advance_dense(block, unpruned)
+
+    def prune_layers(collection: Collection, todo: list[PrunableLayer]) -> None:
         measured(collection)
         readers = Counter(collection.owner[layer.name] for layer in todo)
         for layer in todo:

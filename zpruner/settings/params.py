@@ -222,7 +222,8 @@ class MethodSettings(Settings):
     """A composition: score or solver, comparison group, optional allocation, mask refinement and weight update.
 
     `settings` are the hyper-parameters of the score; `allocate` spreads the sparsity over the layers; `correct` (`{}`
-    for the defaults) makes up for what earlier pruned blocks changed.
+    for the defaults) makes up for what earlier pruned blocks changed. Under pruned propagation `measure` says what is
+    measured together before any of it is pruned: a whole block, or a sub-module of it (layers that read one input).
     """
 
     score: str
@@ -232,6 +233,7 @@ class MethodSettings(Settings):
     refine: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
     update: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
     correct: Annotated[Choice | None, BeforeValidator(_as_correction)] = None
+    measure: Literal["block", "submodule"] = "block"
 
 
 class Params(Settings):

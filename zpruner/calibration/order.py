@@ -1,0 +1,55 @@
+"""The order in which a block's layers are reached: those that wait for nothing of each other belong together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from zpruner.model import PrunableLayer
+
+
+@dataclass(frozen=True)
+class SubModule:
+    """Layers of one block that read the same input, or are experts of one mixture.
+
+    `reads` has how often each is multiplied in a forward pass; None where that depends on the tokens.
+    """
+
+    layers: tuple[PrunableLayer, ...]
+    reads: Mapping[str, int] | None
+
+
+def submodules(layers: Iterable[PrunableLayer], reads: Sequence[tuple[str, object]]) -> list[SubModule]:
+    """Return the sub-modules that a block's layers form, in the order in which the first layer of each is reached.
+
+    Args:
+        layers: of the block.
+        reads: every product of a forward pass in order: the layer's name, and something that is equal where two layers
+            read the same input.
+    """
+    group: dict[object, object] = {}  # a layer's name, an input or a pool of experts -> what stands for its group
+
+    def root(key: object) -> object:
+        while (above := group.setdefault(key, key)) != key:
+            key = above
+        return key
+
+    by_name = {layer.name: layer for layer in layers}
+    for name, read in reads:
+        group[root(("input", read))] = root(name)
+    for layer in by_name.values():
+        if layer.pool is not None:
+            group[root(("pool", layer.pool))] = root(layer.name)
+    reached = [*dict.fromkeys(name for name, _ in reads), *by_name]
+    found: dict[object, dict[str, PrunableLayer]] = {}
+    for name in reached:
+        found.setdefault(root(name), {})[name] = by_name[name]
+    times = Counter(name for name, _ in reads)
+    return [
+        SubModule(
+            tuple(layer for layer in by_name.values() if layer.name in names),
+            None if any(layer.pool is not None for layer in names.values()) else {name: times[name] for name in names},
+        )
+        for names in found.values()
+    ]

@@ -40,6 +40,8 @@ class Stat(StrEnum):
 CHANNEL_SUMS = frozenset({Stat.SQ_SUM, Stat.ABS_SUM, Stat.MAX_ABS})
 """Statistics of one number per channel: every artifact of activations has them, so that a method listed later needs no
 other calibration."""
+SQUARES = frozenset({Stat.GRAM, Stat.GRAM_HALF, Stat.CROSS})
+"""Statistics of one number per pair of channels."""
 RELATIVE = frozenset({Stat.CROSS})
 """Statistics that set a half-pruned model against the unpruned one: there are none without pruned propagation."""
 

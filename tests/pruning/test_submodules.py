@@ -23,13 +23,13 @@ def solved(model, method, windows=WINDOWS, finished=None, stop=None):
     inventory, found = take_inventory(model), {}
     composition = compose(MethodSettings(**method))
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def note(layer: SolvedLayer) -> None:
         found[layer.mask.layer] = layer
         if len(found) == stop:
-            raise Stop
+            raise StopError
 
     patterns = layer_patterns(composition, HALF, inventory, lambda _: pytest.fail("no allocation"))
     try:
@@ -37,7 +37,7 @@ def solved(model, method, windows=WINDOWS, finished=None, stop=None):
             model, inventory, windows, composition, patterns, batch_size=2, solved=note, finished=finished
         ):
             pass
-    except Stop:
+    except StopError:
         pass
     return found
 

@@ -36,8 +36,8 @@ COUNTED: dict[str, tuple[Any, str]] = {
     "gradients-wanted": (gradients, "_accumulating"),
     "score": (Composition, "score"),
     "mask": (Composition, "mask"),
-    "mask-propagated": (Composition, "mask"),
-    "mask-best": (Composition, "mask"),
+    "mask-propagated": (Composition, "prune"),
+    "mask-best": (Composition, "prune"),
     "apply": (Composition, "apply"),
     "evaluate": (stages._layers, "layer_error"),
 }

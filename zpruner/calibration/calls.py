@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -41,6 +43,31 @@ class Call:
         """Return the tensors that the block is given besides the hidden state and what earlier blocks returned."""
         arguments = by_key(self.args, self.kwargs).items()
         return [(key, tensor) for key, value in arguments if key not in self.passed for tensor in _tensors(value)]
+
+
+@contextmanager
+def left_out(blocks: Sequence[nn.Module], beside: Mapping[int, int | None]) -> Iterator[None]:
+    """Let blocks return the hidden state that they are given, until the context ends: their work is left out.
+
+    Args:
+        blocks: of the decoder.
+        beside: index of a block -> how many empty places it returns beside the hidden state; None: that alone.
+    """
+
+    def instead(places: int | None, *args: Any, **kwargs: Any) -> Any:
+        hidden = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        return hidden if places is None else (hidden, *[None] * places)
+
+    before = {index: blocks[index].__dict__.get("forward") for index in beside}
+    try:
+        for index, places in beside.items():
+            blocks[index].__dict__["forward"] = partial(instead, places)
+        yield
+    finally:
+        for index, own in before.items():
+            blocks[index].__dict__.pop("forward", None)
+            if own is not None:
+                blocks[index].__dict__["forward"] = own
 
 
 def hidden_of(result: Any) -> Tensor:

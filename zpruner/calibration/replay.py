@@ -9,7 +9,7 @@ argument may change with what the blocks before put out, else replaying is refus
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import zip_longest
 from threading import local
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zpruner.calibration.calls import Call, Key, Place, by_key, hidden_of, others_of
+from zpruner.calibration.calls import Call, Place, hidden_of, left_out, others_of
 from zpruner.calibration.capture import capturing, keeping, noting, until
 from zpruner.calibration.collection import Collection
 from zpruner.calibration.dense import check_finite
 from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts
 from zpruner.calibration.order import SubModule, submodules
+from zpruner.calibration.passes import Pass
 from zpruner.calibration.reached import check_blocks_reached, check_reached
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.execution import Runner, WholeRunner
@@ -187,16 +188,38 @@ class BlockReplay:
             self.runner.keep_small(index, self.hidden[index])
 
     def _record(self, batches: tuple[Tensor, ...], follow_dense: bool) -> None:
-        """Run every batch through the whole decoder and keep what each block was called with.
+        """Keep what each block is called with, batch by batch.
 
-        A few tokens run twice more, once with another input of the first block.
+        A few tokens run twice, once with another input of the first block, and in one window every block runs twice.
+        Where that shows that a block hands on nothing but its hidden state, and weights are in memory, the batches then
+        run with the work of the blocks left out.
         """
         few = batches[0][:1, :_FEW]
-        passes = [_Pass(self, check=number == 0) for number in range(len(batches))]
-        plain, disturbed = _Pass(self, compare=True), _Pass(self, compare=True, disturb=True)
+        plain, disturbed = Pass(self, compare=True), Pass(self, compare=True, disturb=True)
+        passes = [Pass(self, check=self.runner.streamed and number == 0) for number in range(len(batches))]
+        every = list(zip(passes, batches, strict=True))
+        if self.runner.streamed:  # one pass over the weights for all
+            self._run_passes([*every, (plain, few), (disturbed, few)])
+        else:
+            self._run_passes([(plain, few), (disturbed, few), (Pass(self, check=True), batches[0][:1])])
+            beside = plain.beside_hidden()
+            with nullcontext() if beside is None else left_out(self.blocks, beside):
+                self._run_passes(every)
+        self._settle(passes)
+        self._check_independent(plain, disturbed)
+        if follow_dense and plain.written:
+            raise ModelStructureError(
+                f"model {type(self.model).__name__}",
+                "blocks that read what earlier ones left in an argument, such as shared keys and values",
+                "blocks that hand on what they return, for methods with `correct`",
+                "Leave out methods with `correct`, or set calibration.propagation to dense.",
+            )
+
+    def _run_passes(self, passes: list[tuple[Pass, Tensor]]) -> None:
+        """Run windows through the decoder, each watched by its pass."""
         current = local()  # passes may run side by side, each in its thread
 
-        def decode(found: _Pass, batch: Tensor) -> None:
+        def decode(found: Pass, batch: Tensor) -> None:
             current.found = found
             ids = batch.to(self.runner.device, torch.long)
             self.model.base_model(input_ids=ids, use_cache=False)
@@ -213,12 +236,14 @@ class BlockReplay:
             handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(block.register_forward_hook(after))
         try:
-            todo = [*zip(passes, batches, strict=True), (plain, few), (disturbed, few)]
-            for _ in self.runner.run([partial(decode, *one) for one in todo]):
+            for _ in self.runner.run([partial(decode, *one) for one in passes]):
                 pass
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _settle(self, passes: list[Pass]) -> None:
+        """Take what the passes recorded, one per batch."""
         for index in range(len(self.blocks)):
             calls = [recorded.calls[index] for recorded in passes]
             for found in calls if any(calls) else ():
@@ -229,16 +254,8 @@ class BlockReplay:
         check_blocks_reached(self.inventory, [index for index, calls in enumerate(self._calls) if calls])
         self.hidden = [recorded.first for recorded in passes]
         self._returned = [{} for _ in passes]
-        self._check_independent(plain, disturbed)
-        if follow_dense and plain.written:
-            raise ModelStructureError(
-                f"model {type(self.model).__name__}",
-                "blocks that read what earlier ones left in an argument, such as shared keys and values",
-                "blocks that hand on what they return, for methods with `correct`",
-                "Leave out methods with `correct`, or set calibration.propagation to dense.",
-            )
 
-    def _check_independent(self, plain: _Pass, disturbed: _Pass) -> None:
+    def _check_independent(self, plain: Pass, disturbed: Pass) -> None:
         """Refuse a model that gives a block what depends on earlier blocks in ways that a replay does not follow."""
         for index, (before, after) in enumerate(zip(plain.given, disturbed.given, strict=True)):
             for (key, one), (_, other) in zip_longest(before, after, fillvalue=(None, None)):
@@ -274,82 +291,3 @@ class BlockReplay:
             expected,
             "This model cannot be pruned block after block: set calibration.propagation to dense.",
         )
-
-
-class _Pass:
-    """What one forward pass calls the blocks with.
-
-    Args:
-        replay: the replay that it is for.
-        check: call every block again and compare.
-        compare: note what the blocks are given, to be compared with another pass.
-        disturb: put another input in place of the first block's.
-    """
-
-    def __init__(
-        self, replay: BlockReplay, *, check: bool = False, compare: bool = False, disturb: bool = False
-    ) -> None:
-        self.calls: list[list[Call]] = [[] for _ in replay.blocks]
-        self.given: list[list[tuple[Key, Tensor]]] = [[] for _ in replay.blocks]
-        """With `compare`, what each block is given that no earlier block has made."""
-        self.written: dict[int, Tensor] = {}
-        """With `compare`, what blocks left in an argument that all of them are given; a replay finds it there, too."""
-        self._returned: dict[int, tuple[Place, Tensor]] = {}  # holds the tensors, so that no identity is reused
-        self._check, self._compare, self._disturb = check, compare, disturb
-        self.first: Tensor
-        """The input of the first block that is called."""
-        self._first: int | None = None
-        self._replay, self._again = replay, False
-        self._input: Tensor | None = None
-        self._last: Tensor | None = None
-
-    def before(
-        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Note that a block is called. Returns what to call it with instead, or None."""
-        if self._again:
-            return None
-        if args:
-            name, hidden, others, named = None, args[0], args[1:], dict(kwargs)
-        else:
-            name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
-            hidden, others, named = kwargs[name], (), {key: value for key, value in kwargs.items() if key != name}
-        known = {key: self._returned.get(id(value)) for key, value in by_key(others, named).items()}
-        passed = {key: found[0] for key, found in known.items() if found is not None}
-        call = Call(name, others, named, passed)
-        self.calls[index].append(call)
-        if self._compare:
-            self.given[index] += [(key, tensor) for key, tensor in call.tensors() if id(tensor) not in self.written]
-        if self._first is None:
-            self._first, self.first = index, hidden
-            if self._disturb:
-                changed = hidden.flip(1) * -1.5
-                return ((changed, *others), named) if name is None else (others, {**named, name: changed})
-        elif self._check and (self._last is None or not torch.equal(hidden, self._last)):
-            raise self._replay.refused(
-                index, "an input other than the previous block's output", "blocks that follow each other"
-            )
-        self._input = hidden if self._check else None
-        return None
-
-    def after(self, index: int, block: nn.Module, result: Any) -> None:
-        """Note what a block returns, and what it has left in its arguments; call it again and compare."""
-        if self._again:
-            return
-        self._returned |= {id(value): (place, value) for place, value in others_of(index, result)}
-        if self._compare:
-            before = {id(tensor) for _, tensor in self.given[index]}
-            now = (tensor for _, tensor in self.calls[index][-1].tensors())
-            self.written |= {id(tensor): tensor for tensor in now if id(tensor) not in before}
-        if self._input is None:
-            return
-        self._last = hidden_of(result)
-        self._replay.check_finite(index, self._last)
-        self._again = True
-        again = hidden_of(self.calls[index][-1].repeat(block, self._input))
-        self._again = False
-        if not torch.equal(again, self._last):
-            worst = float((again.float() - self._last.float()).abs().max())
-            raise self._replay.refused(
-                index, f"a replay that differs by up to {worst:.2g}", "the dense forward's output"
-            )

@@ -36,7 +36,7 @@ class Admm(MaskSolver):
     """
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
-    workspace: ClassVar[int] = 3
+    workspace: ClassVar[int] = 4
 
     damping: float = Field(default=0.01, ge=0.0)
     """Share of the mean of the Hessian's diagonal added to it."""

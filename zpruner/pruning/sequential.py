@@ -13,7 +13,7 @@ from zpruner.calibration import MIN_EXPERT_TOKENS, BlockReplay, Collection
 from zpruner.execution import Runner
 from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
 from zpruner.pruning.composition import Composition
-from zpruner.types import RELATIVE, LayerStats, Mask, SparsityPattern, Stat
+from zpruner.types import RELATIVE, SQUARES, LayerStats, Mask, SparsityPattern, Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -131,20 +131,19 @@ def beside_the_weights(
     """Return about how many bytes `prune_blocks` holds beside a model in memory: hidden states and Gram matrices.
 
     Hidden states are taken to be float32 and as wide as what most layers read; a correction follows the dense model's,
-    too, and has a second matrix of every input. Of layers that lie side by side and read inputs of the same width, such
+    too. Of layers that lie side by side and read inputs of the same width, such
     as an attention's, all but one are taken to read the same one.
     """
     widths = Counter(layer.in_features for layer in inventory.layers)
     wanted = composition.needs | stats
-    models = 2 if wanted & RELATIVE else 1
-    hidden = 4 * windows.numel() * widths.most_common(1)[0][0] * models
-    if Stat.GRAM not in wanted:
+    hidden = 4 * windows.numel() * widths.most_common(1)[0][0] * (2 if wanted & RELATIVE else 1)
+    if not wanted & SQUARES:
         return hidden
     readers = Counter((layer.block, _beside(layer), layer.part, layer.in_features) for layer in inventory.layers)
-    matrices: Counter[int] = Counter()  # block -> numbers in its Gram matrices
+    matrices: Counter[int] = Counter()  # block -> numbers in one matrix of each of its inputs
     for (block, _, _, width), count in readers.items():
         matrices[block] += width**2 * min(count, 2)
-    return hidden + 4 * (max(matrices.values()) * models + composition.workspace * max(widths) ** 2)
+    return hidden + 4 * (max(matrices.values()) * len(wanted & SQUARES) + composition.workspace * max(widths) ** 2)
 
 
 def _beside(layer: PrunableLayer) -> str:

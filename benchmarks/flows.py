@@ -4,6 +4,7 @@
     python -m benchmarks.flows --tiny     # a tiny random model, as in the tests
     python -m benchmarks.flows --noop     # only: nothing to do, with 20, 60 and 150 stage instances
     python -m benchmarks.flows --batching # only: 6 methods x 3 sparsities, few tokens, in separate processes and warm
+    python -m benchmarks.flows --start    # only: a stage that imports what stages import and does nothing
 
 Overhead per instance is the wall time less what the stages say they worked (data/costs), start-up apart, divided by
 the number of instances; where several run at a time it is not given.
@@ -30,7 +31,9 @@ from rich.table import Table
 from ruamel.yaml import YAML
 
 from flows._api import TemporaryApi
-from flows.slots import cores
+from warm.libraries import LIBRARIES
+from warm.worker import Worker
+from zpruner.runtime.machine import cores
 
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
@@ -166,6 +169,28 @@ def measure_batching() -> Table:
     return table
 
 
+def measure_start(runs: int = 15) -> Table:
+    """Measure starting a stage: in a process of its own, and forked from the warm worker, in turns."""
+    table = Table("", "median, s", "least, s", title="A stage that does nothing")
+    with scratch() as root:
+        (root / "stages").mkdir()
+        (root / "stages" / "__init__.py").touch()
+        (root / "stages" / "nothing.py").write_text("".join(f"import {name}\n" for name in LIBRARIES))
+        command = ["/bin/sh", "-c", "python -m stages.nothing"]
+        with Worker(root, LIBRARIES, environment()) as worker:
+            path = worker.environment["PATH"]
+            first = seconds(command, root, PATH=path)
+            costs: dict[str, list[Cost]] = {"a process of its own": [], "forked from the warm worker": []}
+            for _ in range(runs):
+                costs["a process of its own"].append(seconds(command, root))
+                costs["forked from the warm worker"].append(seconds(command, root, PATH=path))
+    for name, all_ in costs.items():
+        walls = sorted(cost.wall for cost in all_)  # the processor's time of a fork is the worker's
+        table.add_row(name, f"{walls[runs // 2]:.2f}", f"{walls[0]:.2f}")
+    table.caption = f"the first, which waits for the worker's imports: {first.wall:.1f} s"
+    return table
+
+
 def chain(folder: Path, instances: int) -> Path:
     """Make a project of `instances` stages that are up to date: thirds that need one another, as in a grid."""
     rows = instances // 3
@@ -207,9 +232,13 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny random model instead of the default one")
     parser.add_argument("--noop", action="store_true", help="only with nothing to do")
     parser.add_argument("--batching", action="store_true", help="only 6 methods x 3 sparsities on few tokens")
+    parser.add_argument("--start", action="store_true", help="only the start of a stage")
     parser.add_argument("--parallel", type=int, default=cores(), help="instances at a time")
     options = parser.parse_args()
     console = Console()
+    if options.start:
+        console.print(measure_start())
+        return
     if options.batching:
         console.print(measure_batching())
         return

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,8 +23,6 @@ from zpruner.errors import UnknownNameError, did_you_mean
 T = TypeVar("T")
 
 LOCK_SECONDS = 60.0
-_ALWAYS = ["always changed"]
-"""What DVC says of a stage that it runs every time and whose files are otherwise as they were."""
 
 
 @dataclass(frozen=True)
@@ -157,25 +153,13 @@ def read_graph(root: Path) -> Graph:
 def read_stale(root: Path, graph: Graph) -> set[str]:
     """Return the instances that DVC would look at again: those whose files or settings changed, and all below them.
 
-    An instance below a changed one may turn out unchanged once that has run; DVC decides that when it gets there. What
-    DVC runs every time is run here, so that it makes stale only what reads what it changed.
+    An instance below a changed one may turn out unchanged once that has run; DVC decides that when it gets there.
     """
     names = _read(root, lambda repo: {one.addressing: _name(one) for one in _runnable(repo.index.graph.nodes)})
     with Repo(str(root)) as repo:
         forget_dead(repo)
         changed = _status(repo)
-    always = [names[address] for address, why in changed.items() if why == _ALWAYS and names.get(address) in graph]
-    if done := [name for name in always if _look(root, name)]:
-        with Repo(str(root)) as repo:
-            changed = _status(repo)
-        changed = {address: why for address, why in changed.items() if not (names[address] in done and why == _ALWAYS)}
     return graph.below(names[address] for address in changed if names.get(address) in graph)
-
-
-def _look(root: Path, name: str) -> bool:
-    """Run an instance that DVC runs every time; return whether it ended well (a run shows why it did not)."""
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--quiet", "--single-item", name]
-    return subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 0
 
 
 def _read(root: Path, read: Callable[[Repo], T]) -> T:

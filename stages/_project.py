@@ -87,8 +87,8 @@ class Project:
         return self.data / "activations" / "dense"
 
     def sources(self, what: str) -> Path:
-        """The content hash of a model or text that lies on this machine, or of packages that offer methods."""
-        return self.data / "sources" / f"{what}.json"
+        """Where DVC sees a source change: a link to a local one, else a note of what is fetched."""
+        return self.data / "sources" / what
 
     def plan(self, search: bool = False) -> Path:
         """What decides each stage instance of the pipeline, or of the search: its code and settings."""

@@ -6,8 +6,11 @@ import json
 import shutil
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
+from stages._deciding import text_of
 from stages._project import Project, Root, main
+from stages.sources import content_of, fetched_source
 from zpruner.checkpoint import Checkpoint, find_converted, write_manifest
 from zpruner.errors import ArtifactError
 from zpruner.evaluate import evaluation_text
@@ -17,13 +20,10 @@ from zpruner.runtime.progress import counter
 from zpruner.settings.params import TextSettings
 from zpruner.sources import (
     FETCH_STEPS,
-    Content,
     Documents,
-    LocalPath,
     TokenTable,
     fetch_model,
     load_tokenizer,
-    parse_source,
     read_text,
 )
 from zpruner.text import calibration_windows, encoding_of, evaluation_windows, write_windows
@@ -55,15 +55,14 @@ def run(what: What, root: Root = Path()) -> None:
 
 def _fetch_model(project: Project) -> None:
     settings = project.params.model
-    sha256 = settings.sha256
-    content = Content.read(project.sources("model"), "dvc repro").content
-    with project.work("fetch", "model", content=content) as work:
+    source, content = fetched_source(project, "model"), content_of(project, "model")
+    with project.work("fetch", "model", fetched=content or source) as work:
         if work.done("model") is None or not _whole(work.files):
             shutil.rmtree(work.files)
             with counter(f"fetch model ({', '.join(FETCH_STEPS)})", len(FETCH_STEPS), "step") as step:
                 fetch_model(
-                    _located(settings.source, project.root),
-                    sha256,
+                    source,
+                    settings.sha256,
                     work.files,
                     project.downloads,
                     settings.dtype,
@@ -74,11 +73,13 @@ def _fetch_model(project: Project) -> None:
             config = json.loads((work.files / "config.json").read_text(encoding="utf-8"))
             dtype = config.get("dtype") or config.get("torch_dtype") or settings.dtype
             converted = find_converted(work.files, trust_remote_code=settings.trust_remote_code)
-            form = {"converted": converted} if converted else {}
-            write_manifest(work.files, settings.source, role="dense", dtype=dtype, **form)
+            facts: dict[str, Any] = {"converted": converted} if converted else {}
+            if source != settings.source and not content:  # a name on the hub, with its commit
+                facts["fetched"] = source
+            write_manifest(work.files, settings.source, role="dense", dtype=dtype, **facts)
             work.record("model", {})
         work.publish(project.dense)
-        project.write_cost("fetch", "model", seconds=work.seconds, layers=0)
+        project.write_cost("fetch", "model", seconds=work.seconds, layers=0, source=content)
 
 
 def _whole(folder: Path) -> bool:
@@ -92,13 +93,10 @@ def _whole(folder: Path) -> bool:
 
 def _fetch_tokens(project: Project, what: What) -> None:
     params = project.params
-    settings: TextSettings = {
-        What.calibration: lambda: params.calibration,
-        What.evaluation: lambda: params.evaluation.perplexity,
-        What.search: lambda: params.the_search().text,
-    }[what]()
+    settings = text_of(params, what.value)
     with project.work("fetch", what.value) as work, counter(f"fetch {what.value} text", 2, "step") as step:
-        text = _read(settings, project)
+        content = content_of(project, what.value)
+        text = _read(settings, fetched_source(project, what.value), project)
         step()
         dense = project.open_dense()
         tokenizer = load_tokenizer(dense.folder, trust_remote_code=params.model.trust_remote_code)
@@ -145,18 +143,12 @@ def _fetch_tokens(project: Project, what: What) -> None:
         origin = project.windows_origin(what.value, dense)
         write_windows(project.tokens(what.value), windows, settings.source, origin, settings.begin, begin)
         step()
-        project.write_cost("fetch", what.value, seconds=work.seconds, layers=0)
+        project.write_cost("fetch", what.value, seconds=work.seconds, layers=0, source=content)
 
 
-def _located(source: str, root: Path) -> str:
-    """Return a source with a local path taken relative to the project folder."""
-    parsed = parse_source(source)
-    return str(root / parsed.path) if isinstance(parsed, LocalPath) else source
-
-
-def _read(settings: TextSettings, project: Project) -> Documents | TokenTable:
+def _read(settings: TextSettings, source: str, project: Project) -> Documents | TokenTable:
     return read_text(
-        _located(settings.source, project.root),
+        source,
         settings.sha256,
         project.downloads,
         column=settings.column,

@@ -1,50 +1,110 @@
-"""Sources: what lies outside the project and may change under the same name: local models and texts, other packages.
+"""Sources: what model and texts come from, where DVC sees it change.
 
-DVC runs this stage every time; it writes content hashes, so that nothing else runs while they stay what they are.
+DVC watches files, and a source is a string. So a local source is linked to below data/sources, which DVC follows: size
+and time first, the hash where they differ. For anything else a file says what is fetched, with the commit that a name
+on the hub stood for when it was first looked up: the same one from then on.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-from importlib.util import find_spec
+import json
+import os
+import shutil
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from stages._deciding import source_of
 from stages._project import Project, Root, main
-from zpruner.artifacts.work import checksum, digest_of
-from zpruner.sources import Content, Fingerprints, LocalPath, parse_source
+from zpruner.artifacts.work import atomic_file
+from zpruner.errors import SourceError
+from zpruner.sources import LocalPath, content_sha256, hub_name, parse_source, resolve_source
+
+KINDS = ("model", "calibration", "evaluation", "search")
+_NOTE = 10_000
+"""More bytes than a note has."""
 
 
-def run(root: Root = Path()) -> None:
-    """Write data/sources: one file per model and text, and packages.json for packages that offer methods.
+def run(names: Annotated[list[str], typer.Argument(help=f"Of {', '.join(KINDS)}.")], root: Root = Path()) -> None:
+    """Write data/sources/NAME.
 
     Args:
+        names: what is fetched.
         root: the project folder.
     """
     project = Project.open(root)
-    fingerprints = Fingerprints(root / ".zpruner" / "fingerprints.json")
-    for what in ("model", "calibration", "evaluation", *(["search"] if project.params.search else [])):
-        source = parse_source(source_of(project.params, what))
-        content = fingerprints.of(f"{what}.source", root / source.path) if isinstance(source, LocalPath) else ""
-        Content(content=content).write(project.sources(what))
-    Content(content=_packages()).write(project.sources("packages"))
+    for name in names:
+        place, source = project.sources(name), source_of(project.params, name)
+        if (path := local_path(project, name)) is None:
+            _note(place, source, fetched_source(project, name))
+        elif (root / path).exists():
+            _link(place, path, root)
+        else:
+            raise SourceError(
+                f"source of {name}",
+                f"no file or folder {root / path}",
+                "one that is here",
+                "Correct params.yaml; `dvc repro --downstream calibrate` goes on with what was fetched from it.",
+            )
 
 
-def _packages() -> str:
-    """Return a digest of the source files of every package that offers methods or other parts; empty without any."""
-    groups = sorted(group for group in entry_points().groups if group.startswith("zpruner."))
-    names = sorted({point.module.split(".")[0] for group in groups for point in entry_points(group=group)})
-    found = {name: [checksum(file) for file in _files(name)] for name in names}
-    return digest_of(found) if found else ""
+def local_path(project: Project, name: str) -> Path | None:
+    """Return the path of a local source from the project folder; None for what comes from elsewhere."""
+    source = source_of(project.params, name)
+    parsed = parse_source(source)
+    if not isinstance(parsed, LocalPath):
+        return None
+    return parsed.path if (project.root / parsed.path).exists() or hub_name(source) is None else None
 
 
-def _files(package: str) -> list[Path]:
-    spec = find_spec(package)
-    if spec is None:
-        return []
-    if spec.submodule_search_locations is None:
-        return [Path(str(spec.origin))]
-    return [file for place in spec.submodule_search_locations for file in sorted(Path(place).rglob("*.py"))]
+def fetched_source(project: Project, name: str) -> str:
+    """Return a source as it is fetched: a local path below the project folder, a name on the hub with its commit.
+
+    The commit is the one of data/sources, where it speaks of this source.
+
+    Raises:
+        SourceError: as `resolve_source`.
+    """
+    place, source = project.sources(name), source_of(project.params, name)
+    if not place.is_symlink() and place.is_file() and place.stat().st_size < _NOTE:
+        try:
+            note = json.loads(place.read_text(encoding="utf-8"))
+        except ValueError:
+            note = None
+        if isinstance(note, dict) and note.get("given") == source and isinstance(note.get("source"), str):
+            return str(note["source"])
+    return resolve_source(source, "model" if name == "model" else "dataset", project.root)
+
+
+def content_of(project: Project, name: str) -> str:
+    """Return the hash of a local source, so that a changed one is fetched anew; empty for what comes from elsewhere."""
+    path = local_path(project, name)
+    if path is None or not (project.root / path).exists():
+        return ""
+    return content_sha256(project.root / path, project.downloads / "hashes")
+
+
+def _link(place: Path, path: Path, root: Path) -> None:
+    """Link to a local source, given from the project folder: relative where it is, for the project may be moved."""
+    _clear(place)
+    place.symlink_to(path if path.is_absolute() else os.path.relpath(root.resolve() / path, place.parent.resolve()))
+
+
+def _note(place: Path, given: str, source: str) -> None:
+    if place.is_symlink() or place.is_dir():
+        _clear(place)
+    with atomic_file(place) as file:
+        file.write(f"{json.dumps({'given': given, 'source': source}, indent=1)}\n".encode())
+
+
+def _clear(place: Path) -> None:
+    """Remove a link (never what it points to), or what a copied project has in its place."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -182,9 +182,10 @@ def plan(root: Path) -> None:
     """Run what comes before every other stage: a look at the sources, and the plans."""
     from stages import plan, sources
 
-    sources.run(root)
+    searching = read_params(root).get("search")
+    sources.run(["model", "calibration", "evaluation", *(["search"] if searching else [])], root)
     plan.run(root)
-    if read_params(root).get("search"):
+    if searching:
         plan.run(root, search=True)
 
 
@@ -245,14 +246,10 @@ def run(command: list[str], root: Path, check: bool = True, **changes: str) -> s
 
 
 def repro(root: Path, *targets: str) -> list[str]:
-    """Run `dvc repro` in the warm worker and return the stage instances that were executed, in order.
-
-    `sources`, which DVC executes every time, is left out.
-    """
+    """Run `dvc repro` in the warm worker and return the stage instances that were executed, in order."""
     done = run(["dvc", "repro", *targets], root, PATH=_warm_path())
     assert "plain start-up" not in done.stderr
-    found = [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage '")]
-    return [name for name in found if name != "sources"]
+    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage '")]
 
 
 @cache

@@ -26,7 +26,7 @@ def test_the_graph_is_that_of_dvc(project: Path) -> None:
     graph = read_graph(project)
     listed = tiny.run(["dvc", "stage", "list", "--all", "--name-only"], project).stdout.split()
     assert set(graph) == set(listed)
-    assert len(listed) == 28
+    assert len(listed) == 29
     drawn = tiny.run(["dvc", "dag", "--mermaid"], project).stdout.splitlines()
     names = dict(line.strip().rstrip("]").split("[", 1) for line in drawn if "[" in line)
     names = {node: name.strip('"') for node, name in names.items()}
@@ -48,7 +48,7 @@ def test_everything_is_stale_in_a_new_project(project: Path) -> None:
 def test_the_search_is_no_part_of_the_pipeline(project: Path) -> None:
     graph = read_graph(project)
     own = {name for name in graph if name.startswith("search/dvc.yaml:")}
-    assert own == {f"search/dvc.yaml:{stage}" for stage in ("plan", "text", "gradients", "search", "report")}
+    assert own == {f"search/dvc.yaml:{stage}" for stage in ("plan", "sources", "text", "gradients", "search", "report")}
     assert set(graph.part(None)) == set(graph) - own
     needed = {"fetch@model", "fetch@calibration", "calibrate", "plan", "sources", "gradients"}
     assert set(graph.part(["search/dvc.yaml"])) == own | needed

@@ -13,7 +13,7 @@ from stages import apply, calibrate, evaluate, fetch, gradients, mask, report, s
 METHOD, SPARSITY = "swapped", "s24"
 
 INSTANCES: dict[str, Callable[[Path], None]] = {
-    "sources": lambda root: sources.run(root),
+    "sources": lambda root: sources.run(["model", "calibration", "evaluation"], root),
     "plan": tiny.plan,
     "fetch-model": lambda root: fetch.run(fetch.What.model, root),
     "fetch-calibration": lambda root: fetch.run(fetch.What.calibration, root),

@@ -34,6 +34,7 @@ def project(tmp_path: Path) -> Path:
     """A tiny project whose tokenizer adds a BOS."""
     staged.make(tmp_path)
     with_bos(tmp_path / "source" / "model")
+    tiny.plan(tmp_path)
     return tmp_path
 
 

@@ -41,14 +41,14 @@ def change(root: Path, **values: object) -> None:
 def test_only_what_changed_runs_and_the_search_goes_on(project: Path) -> None:
     assert tiny.repro(project) == []
     executed = tiny.repro(project, FILE)
-    assert sorted(executed[:2]) == sorted(own("text", "gradients"))  # neither needs the other
-    assert executed[2:] == own("search", "report")
+    assert sorted(executed[:4]) == sorted(own("plan", "sources", "text", "gradients"))
+    assert executed[4:] == own("search", "report")
     first = read_log(project / "data/search/log.jsonl").evaluations
     assert "Formula search" in (project / "data/search/report/report.html").read_text()
     assert tiny.repro(project, FILE) == []
     assert tiny.repro(project) == []
     change(project, generations=3)
-    assert tiny.repro(project, FILE) == own("search", "report")
+    assert tiny.repro(project, FILE) == own("plan", "search", "report")
     more = read_log(project / "data/search/log.jsonl").evaluations
     assert more[: len(first)] == first
     assert len(more) > len(first)
@@ -66,8 +66,8 @@ def test_what_else_runs_it_again(project: Path) -> None:
     assert tiny.repro(project, FILE) == []
     # A formula that mentions G has the search collect gradients; budgets and seeds leave text and gradients alone.
     change(project, terminals=["W", "G"])
-    assert tiny.repro(project, FILE) == own("gradients", "search", "report")
+    assert tiny.repro(project, FILE) == own("plan", "gradients", "search", "report")
     change(project, seed=8)
-    assert tiny.repro(project, FILE) == own("search", "report")
+    assert tiny.repro(project, FILE) == own("plan", "search", "report")
     change(project, seed=5)
     assert tiny.repro(project, FILE) == []  # from the run cache

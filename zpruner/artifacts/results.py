@@ -186,6 +186,7 @@ class Cost(Result):
         windows: windows treated.
         evaluations: formulas evaluated by a search.
         streamed: whether weights were read block by block.
+        source: SHA-256 of the local file or folder that was fetched; empty for what came from elsewhere.
         batch_divisor: what batch sizes were divided by after memory had run out.
         tokens_per_second: of the variant; the fields below say of what, beside which dense model, and on what.
     """
@@ -197,6 +198,7 @@ class Cost(Result):
     windows: Count | None = None
     evaluations: Count | None = None
     streamed: bool | None = None
+    source: str | None = None
     batch_divisor: Count | None = None
     tokens_per_second: float | None = None
     dense_tokens_per_second: float | None = None

@@ -54,8 +54,9 @@ def evaluate(
     from zpruner.text import windows_hash
 
     resolve_device(device)
-    network, tokenizer, _ = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code)
-    ids, counted = option.read_evaluation_windows(settings, downloads, network, tokenizer)
+    opened = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code)
+    network = opened.model
+    ids, counted = option.read_evaluation_windows(settings, downloads, network, opened.tokenizer)
     losses: list[float] = []
     with counter("evaluate", len(ids), "window") as step:
         for batch in window_losses(network, ids, batch_size, counted):

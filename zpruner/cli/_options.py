@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zpruner.errors import InvalidSettingError
+from zpruner.runtime.downloads import DOWNLOADS as DOWNLOADS
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from zpruner.pruning.opening import OpenedModel
     from zpruner.settings.params import PerplexitySettings
 
-SOURCES = "a local path, hf:ORG/NAME@REVISION[/FILE], or pip:NAME==VERSION/FILE"
+SOURCES = "a local path, ORG/NAME on the hub, hf:ORG/NAME@REVISION[/FILE], or pip:NAME==VERSION/FILE"
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"A checkpoint folder or .gguf file: {SOURCES}.")]
 Sha256 = Annotated[str | None, typer.Option(help="SHA-256 that MODEL must have (required for pip: sources).")]
@@ -81,8 +83,6 @@ NEWS = "pip:gensim==4.4.0/gensim/test/test_data/lee_background.cor"
 """The calibration text where none is named: that of the repository's params.yaml, 65,536 tokens and more."""
 NEWS_SHA256 = "5d78d6dafd953bbf65797bef09a9ffb9ec430583381be705f8fd460000f370fb"
 
-DOWNLOADS = Path(".zpruner/downloads")
-
 
 def open_model(
     source: str,
@@ -93,43 +93,19 @@ def open_model(
     trust_remote_code: bool,
     *,
     only_dense: bool = False,
-) -> tuple[PreTrainedModel, Any, Path]:
-    """Return model, tokenizer (or None) and checkpoint folder of any model source.
+) -> OpenedModel:
+    """Load the model of any source, as `open_source` does."""
+    from zpruner.pruning.opening import open_source
 
-    A local checkpoint folder is loaded as it is; anything else is first made into one below `downloads`, once. With
-    `only_dense` a packed checkpoint is refused.
-
-    Raises:
-        SourceError, HashMismatchError, InvalidSettingError, ModelStructureError: as `fetch_model` and `load_model`.
-        ArtifactError: a checkpoint with checksums that are not right.
-    """
-    from zpruner.artifacts.work import digest_of
-    from zpruner.checkpoint import MANIFEST, Checkpoint
-    from zpruner.execution import copy_checkpoint
-    from zpruner.model import load_model
-    from zpruner.model.config import is_packed, packed
-    from zpruner.sources import LocalPath, fetch_model, folder_sha256, load_tokenizer, parse_source
-
-    parsed = parse_source(source)
-    if isinstance(parsed, LocalPath) and (parsed.path / "config.json").is_file():
-        folder = parsed.path
-        if sha256 is not None:
-            _require(source, folder_sha256(folder), sha256)
-        if (folder / MANIFEST).is_file():
-            Checkpoint(folder).verify_all()
-    else:
-        folder = downloads / "models" / digest_of([source, sha256, dtype])
-        if not (folder / "config.json").is_file():
-            unfinished = folder.with_name(f".{folder.name}.tmp")
-            _remove(unfinished)
-            fetch_model(
-                source, sha256, unfinished, downloads, dtype, trust_remote_code=trust_remote_code, copy=copy_checkpoint
-            )
-            unfinished.rename(folder)
-    if only_dense and is_packed(folder):
-        raise packed(folder)
-    model = load_model(folder, dtype, device, trust_remote_code=trust_remote_code)
-    return model, load_tokenizer(folder, trust_remote_code=trust_remote_code), folder
+    return open_source(
+        source,
+        dtype,
+        device,
+        sha256=sha256,
+        downloads=downloads,
+        trust_remote_code=trust_remote_code,
+        only_dense=only_dense,
+    )
 
 
 def read_evaluation_windows(
@@ -138,11 +114,11 @@ def read_evaluation_windows(
     """Return the consecutive windows of a text, int32 (windows, seqlen), and how many last tokens of each count."""
     from zpruner.evaluate import evaluation_text
     from zpruner.model import limits_of
-    from zpruner.sources import read_text
+    from zpruner.sources import read_text, resolve_source
     from zpruner.text import counted_tokens, encoding_of, evaluation_windows
 
     text = read_text(
-        settings.source,
+        resolve_source(settings.source, "dataset"),
         settings.sha256,
         downloads,
         column=settings.column,
@@ -164,18 +140,3 @@ def read_evaluation_windows(
         bos=settings.begin,
     )
     return windows, counted_tokens(settings.seqlen, settings.stride, len(begin))
-
-
-def _require(source: str, got: str, expected: str) -> None:
-    from zpruner.errors import HashMismatchError
-
-    if got != expected.lower():
-        raise HashMismatchError(
-            source, f"content with SHA-256 {got}", expected, "Correct --sha256, or do not use this model."
-        )
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

@@ -107,9 +107,8 @@ def prune(
 
     composition = compose(checked)
     resolve_device(device)
-    network, tokenizer, folder = option.open_model(
-        model, sha256, dtype, device, downloads, trust_remote_code, only_dense=True
-    )
+    opened = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code, only_dense=True)
+    network, tokenizer = opened.model, opened.tokenizer
     # What cannot be pruned is told before anything is downloaded or measured.
     inventory = take_inventory(network, blocks, ignore or ())
     for layer in inventory.layers:
@@ -146,7 +145,7 @@ def prune(
     from zpruner.checkpoint.card import PruningFacts, model_card
 
     facts = PruningFacts(
-        base=model,
+        base=opened.source,
         method=method,
         pattern=str(pattern),
         settings=settings,
@@ -164,7 +163,7 @@ def prune(
         layer_error_from="gram" if Stat.GRAM in composition.needs else "diagonal",
         results=results,
     )
-    save(network, tokenizer, output, model_card(folder, facts), model, force)
+    save(network, tokenizer, output, model_card(opened.folder, facts), opened.source, force)
     lost = f"layer error unknown: {pruned_before}" if pruned_before else f"mean layer error {error:.3g}"
     typer.echo(f"{len(layers)} layers, {achieved:.2%} of their weights removed, {lost}")
     for name, (dense, pruned) in results.items():

@@ -105,35 +105,37 @@ def check_formulas(formulas: Sequence[str]) -> None:
 
 
 def check_sources(params: Params, root: Path) -> list[str]:
-    """Return what will be downloaded, one line per source.
+    """Return what will be fetched, one line per source, and whether a local one has changed since it was.
 
     Raises:
         InvalidSettingError: a malformed source, or one that nothing pins.
         SourceError: a local path that does not exist.
     """
-    texts: list[tuple[str, TextSettings]] = [
-        ("calibration", params.calibration),
-        ("evaluation.perplexity", params.evaluation.perplexity),
+    texts: list[tuple[str, str, TextSettings]] = [
+        ("calibration", "calibration", params.calibration),
+        ("evaluation.perplexity", "evaluation", params.evaluation.perplexity),
     ]
     if params.search is not None:
-        texts.append(("search.text", params.search.text))
-    lines = [_check_source("model", params.model.source, params.model.sha256, root)]
-    return lines + [_check_source(name, text.source, text.sha256, root) for name, text in texts]
+        texts.append(("search.text", "search", params.search.text))
+    lines = [_check_source("model", "model", params.model.source, params.model.sha256, root)]
+    return lines + [_check_source(where, name, text.source, text.sha256, root) for where, name, text in texts]
 
 
-def _check_source(where: str, source: str, sha256: str | None, root: Path) -> str:
+def _check_source(where: str, name: str, source: str, sha256: str | None, root: Path) -> str:
     from zpruner.errors import SourceError
-    from zpruner.sources import HubRef, LocalPath, PackageFile, checked_sha256, parse_source
+    from zpruner.sources import HubRef, LocalPath, PackageFile, checked_sha256, hub_name, parse_source
 
     parsed = parse_source(source)
     checked_sha256(f"{where}.source", sha256)
     match parsed:
+        case LocalPath(path) if (root / path).exists():
+            return f"{where}: {source} {_since_fetched(root, name, root / path)}"
+        case LocalPath() if (named := hub_name(source)) is not None:
+            return f"{where}: {named[0]} comes from the Hugging Face hub, at the commit of the day it is first fetched"
         case LocalPath(path):
-            if not (root / path).exists():
-                raise SourceError(
-                    f"{where}.source", f"no file or folder {root / path}", "one that exists", "Correct params.yaml."
-                )
-            return f"{where}: {source} is here"
+            raise SourceError(
+                f"{where}.source", f"no file or folder {root / path}", "one that exists", "Correct params.yaml."
+            )
         case PackageFile():
             if sha256 is None:
                 raise InvalidSettingError(
@@ -146,3 +148,21 @@ def _check_source(where: str, source: str, sha256: str | None, root: Path) -> st
                     f"{where}.source", f"'{source}' without sha256", "a commit of 40 digits, or a sha256", "Pin it."
                 )
             return f"{where}: {parsed.repo} at {parsed.revision} comes from the Hugging Face hub"
+
+
+def _since_fetched(root: Path, name: str, path: Path) -> str:
+    """Return whether a local source is what was fetched, where something was."""
+    from zpruner.artifacts.results import Cost
+    from zpruner.errors import ArtifactError
+    from zpruner.sources import content_sha256
+
+    data = root / "data" / "search" if name == "search" else root / "data"
+    try:
+        fetched = Cost.read(data / "costs" / "fetch" / f"{name}.json", "dvc repro").source
+    except ArtifactError:  # nothing was fetched yet
+        fetched = None
+    if not fetched:
+        return "is here"
+    if content_sha256(path, root / "data" / ".downloads" / "hashes") == fetched:
+        return "is here, as it was fetched"
+    return "has changed since it was fetched: `dvc repro` fetches it again"

@@ -28,19 +28,20 @@ from zpruner.model import (
     check_in_memory,
     get_weight,
     limits_of,
-    load_model,
     set_weight,
     take_inventory,
     undisturbed,
 )
 from zpruner.pruning.composition import Composition, compose, statistics_of
+from zpruner.pruning.opening import open_source
 from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
+from zpruner.runtime.downloads import DOWNLOADS
 from zpruner.runtime.transfer import to_host
 from zpruner.settings.explain import explain
 from zpruner.settings.params import MethodSettings
 from zpruner.settings.wording import speaks_of_arguments
-from zpruner.sources import load_tokenizer, read_text
+from zpruner.sources import read_text, resolve_source
 from zpruner.text import Bos, calibration_windows
 from zpruner.types import RELATIVE, LayerStats, Mask, SparsityPattern, Stat
 
@@ -72,16 +73,40 @@ class PrunedLayer:
 
 
 @speaks_of_arguments
-def load(folder: str | Path, dtype: str = "auto", device: str = "auto") -> tuple[PreTrainedModel, Any]:
-    """Return model and tokenizer (None where there is none) of a checkpoint folder, ready for inference.
+def load(
+    source: str | Path,
+    dtype: str = "auto",
+    device: str = "auto",
+    *,
+    sha256: str | None = None,
+    downloads: str | Path = DOWNLOADS,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, Any]:
+    """Return model and tokenizer (None where there is none) of any source, ready for inference.
 
     Args:
-        folder: a Hugging Face checkpoint with safetensors weights.
+        source: a checkpoint folder or .gguf file; `ORG/NAME` on the hub, whose commit is printed, or
+            `hf:ORG/NAME@REVISION`; `pip:NAME==VERSION/FILE`.
         dtype: `bfloat16`, `float16`, `float32`, or `auto` for the checkpoint's own.
         device: `auto` is the accelerator where there is one, else the CPU.
+        sha256: of the file or folder, checked when given; required for `pip:`.
+        downloads: where downloads, and what they are made into, are kept.
+        trust_remote_code: whether Python code that comes with the model may run.
+
+    Raises:
+        SourceError: it cannot be obtained or read.
+        InvalidSettingError: a malformed source, hash, dtype or device.
+        ModelStructureError: it is no causal language model.
     """
-    path = Path(folder)
-    return load_model(path, dtype, device), load_tokenizer(path)
+    opened = open_source(
+        str(source),
+        dtype,
+        device,
+        sha256=sha256,
+        downloads=Path(downloads),
+        trust_remote_code=trust_remote_code,
+    )
+    return opened.model, opened.tokenizer
 
 
 @speaks_of_arguments
@@ -96,7 +121,7 @@ def load_windows(
     part: tuple[float, float] = (0.0, 1.0),
     bos: Bos = "auto",
     sha256: str | None = None,
-    downloads: str | Path = ".zpruner/downloads",
+    downloads: str | Path = DOWNLOADS,
 ) -> Tensor:
     """Return token windows of a text, int32 (nsamples, seqlen), chosen at random with `seed`.
 
@@ -115,7 +140,7 @@ def load_windows(
     """
     nsamples, seqlen = whole_number("nsamples", nsamples, 1), whole_number("seqlen", seqlen, 2)
     seed = whole_number("seed", seed, 0)
-    text = read_text(str(source), sha256, Path(downloads))
+    text = read_text(resolve_source(str(source), "dataset"), sha256, Path(downloads))
     vocab_size, longest = limits_of(model.config)
     return calibration_windows(
         text,

@@ -16,6 +16,7 @@ ARGUMENTS: Mapping[str, str] = {
     "model.ignore": "`ignore`",
     "set model.trust_remote_code to true": "pass trust_remote_code=True",
     "machine.device": "`device`",
+    "set source in params.yaml to its local path": "pass its local path",
     "calibration.batch_size": "`batch_size`",
     "set calibration.gram: true or auto in params.yaml (in python: gram among `stats`)": "put gram among `stats`",
     "list the method in params.yaml (in python: grad_sq among `stats`)": "put grad_sq among `stats`",
@@ -30,12 +31,14 @@ OPTIONS: Mapping[str, str] = {
     "model.ignore": "--ignore",
     "set model.trust_remote_code to true": "add --trust-remote-code",
     "machine.device": "--device",
+    "set source in params.yaml to its local path": "give its local path",
     "calibration.batch_size": "--batch-size",
     "set calibration.propagation to dense": "leave out --propagation",
     "batch_size": "--batch-size",
     "nsamples": "--nsamples",
     "seqlen": "--seqlen",
     "seed": "--seed",
+    "bos": "--bos",
 }
 """The options of `zpruner prune` and `zpruner evaluate`."""
 

@@ -22,13 +22,17 @@ def folder_sha256(folder: Path) -> str:
     It is the SHA-256 of the lines `HASH  NAME` (as `sha256sum` prints them) of all files below the folder, sorted
     by NAME, the path relative to the folder with `/`; files and folders whose name begins with a dot are left out.
     """
-    names = sorted(
+    lines = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in folder_files(folder))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def folder_files(folder: Path) -> list[str]:
+    """Return the names, as `folder_sha256` has them, of the files that it covers."""
+    return sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
-    lines = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names)
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def texts_sha256(texts: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,8 @@ from zpruner.sources._parse import HubRef
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Kind = Literal["model", "dataset"]
 
 # Weights as safetensors only; the rest is configuration and tokenizer. Pickles (*.bin, *.pt) are never downloaded.
 _MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja"]
@@ -45,9 +47,7 @@ def fetch_hub_model(ref: HubRef, sha256: str | None, downloads: Path, trust_remo
     return folder
 
 
-def fetch_hub_file(
-    ref: HubRef, file: str, sha256: str | None, downloads: Path, repo_type: Literal["model", "dataset"]
-) -> Path:
+def fetch_hub_file(ref: HubRef, file: str, sha256: str | None, downloads: Path, repo_type: Kind) -> Path:
     """Download one file of `ref` and return its path. Raises as `fetch_hub_model`."""
     from huggingface_hub import hf_hub_download
 
@@ -58,6 +58,23 @@ def fetch_hub_file(
     if sha256 is not None:
         require_sha256(str(ref), file_sha256(path), sha256)
     return path
+
+
+def hub_commit(repo: str, revision: str, kind: Kind) -> str:
+    """Return the commit, 40 hexadecimal digits, that `revision` of a model or data set stands for now.
+
+    Raises:
+        SourceError: there is none, it is gated, or the hub cannot be asked.
+    """
+    ref = HubRef(repo, revision)
+    with _hub_errors(ref):
+        from huggingface_hub import dataset_info, model_info
+
+        found = (model_info if kind == "model" else dataset_info)(repo, revision=revision)
+        commit = found.sha
+    if commit is None or not HubRef(repo, commit).is_pinned:
+        raise SourceError(str(ref), f"the commit {commit!r} from the hub", "40 hexadecimal digits", "Name the commit.")
+    return commit
 
 
 def load_hub_table(ref: HubRef, config: str | None, split: str | None, downloads: Path) -> pa.Table:
@@ -98,12 +115,12 @@ def _local_folder(ref: HubRef, downloads: Path) -> Path:
 
 
 @contextmanager
-def _hub_errors(ref: HubRef, folder: Path) -> Iterator[None]:
+def _hub_errors(ref: HubRef, folder: Path | None = None) -> Iterator[None]:
     """Turn what the hub's libraries raise into one sentence."""
     import httpx
 
     try:
-        with disk_full(folder):
+        with nullcontext() if folder is None else disk_full(folder):
             yield
     except ImportError as error:
         raise SourceError(
@@ -122,6 +139,26 @@ def _unobtainable(ref: HubRef, error: Exception) -> SourceError:
         str(ref),
         f"nothing from the hub ({first_line(error)})",
         f"{ref.repo} at revision {ref.revision}",
-        "Check the name, your access to it and the network, or download it elsewhere and set source in params.yaml "
-        "to its local path.",
+        f"{_next_step(ref, error)}, or download it elsewhere and set source in params.yaml to its local path.",
     )
+
+
+def _next_step(ref: HubRef, error: Exception) -> str:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    match error:
+        case GatedRepoError():
+            return f"It is gated: ask for access at https://huggingface.co/{ref.repo} and log in (hf auth login)"
+        case RepositoryNotFoundError():
+            return "Nothing has this name here or there: check it; log in (hf auth login) if it is private"
+        case RevisionNotFoundError():
+            return f"Name a branch, tag or commit that https://huggingface.co/{ref.repo} has"
+        case OfflineModeIsEnabled():
+            return "Unset HF_HUB_OFFLINE"
+        case _:
+            return "Check the name, your access to it and the network"

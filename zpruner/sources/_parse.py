@@ -12,10 +12,10 @@ from zpruner.sources._quote import quoted
 
 FORMS = "pip:NAME==VERSION/PATH/INSIDE/WHEEL, hf:ORG/NAME@REVISION[/FILE], ORG/NAME on the hub, or a local path"
 
-_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
-_PACKAGE = re.compile(rf"({_NAME})==([A-Za-z0-9][A-Za-z0-9.!+_]*)/(.+)")
-_HUB = re.compile(rf"({_NAME}/{_NAME})@([A-Za-z0-9][A-Za-z0-9._-]*)(?:/(.+))?")
-_HUB_ADDRESS = re.compile(rf"https?://(?:www\.)?huggingface\.co/(?:datasets/)?({_NAME}/{_NAME})/?(?:[?#].*)?", re.I)
+NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_PACKAGE = re.compile(rf"({NAME})==([A-Za-z0-9][A-Za-z0-9.!+_]*)/(.+)")
+_HUB = re.compile(rf"({NAME}/{NAME})@([A-Za-z0-9][A-Za-z0-9._-]*)(?:/(.+))?")
+_HUB_ADDRESS = re.compile(rf"https?://(?:www\.)?huggingface\.co/(?:datasets/)?({NAME}/{NAME})/?(?:[?#].*)?", re.I)
 _LONGEST = {"path": (4095, 255), "inner": (1000, 200)}
 """Bytes of a whole path, and from one / to the next; of a path below the downloads, where more is put around it."""
 

@@ -76,7 +76,7 @@ def _deciding(params: Params, instance: Instance) -> dict[str, Any]:
             reads = Stat.GRAD_SQ in compose(params.method(method)).needs
             return {**found, "propagation": calibration.propagation, "gradients": reads}
         case ("mask", method, sparsity):
-            measuring = ("batch_size", "gram", "min_expert_tokens") if calibration.propagation == "pruned" else ()
+            measuring = ("batch_size", "min_expert_tokens") if calibration.propagation == "pruned" else ()
             steps = _json(calibration, "propagation", *measuring)
             return {**_variant(params, method, sparsity), **layers, **steps}
         case ("apply", method, sparsity):

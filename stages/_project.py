@@ -99,9 +99,9 @@ class Project:
         """Gradient statistics of the unpruned model; without files where no listed method needs them."""
         return self.data / "gradients"
 
-    def propagated(self, method: str, sparsity: str) -> Path:
-        """Activation statistics of a variant, taken with the earlier blocks already pruned."""
-        return self.data / "activations" / "pruned" / method / sparsity
+    def solved(self, method: str, sparsity: str) -> Path:
+        """Weights of a variant as pruned propagation solved them; without files under dense propagation."""
+        return self.data / "solved" / method / sparsity
 
     @property
     def search(self) -> Path:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from stages._project import Project
 from zpruner.artifacts.store import ArtifactReader, Provenance
-from zpruner.calibration import Activations
-from zpruner.checkpoint import Checkpoint
+from zpruner.checkpoint import Checkpoint, SolvedWeights
 from zpruner.errors import MEND, ArtifactError
 from zpruner.model import PrunableLayer, resolve_device
 from zpruner.pruning.composition import compose
@@ -41,11 +40,10 @@ class Variant:
         )
         self.masks = ArtifactReader(project.masks(method, sparsity), "masks", expected)
         made_from = self.masks.provenance
-        if made_from.propagation == "pruned":
-            own = replace(made_from, dtype="")  # the statistics must be this very variant's
-            self.activations = Activations(project.propagated(method, sparsity), own)
-        else:
-            self.activations = project.open_activations(dense, made_from.calibration_hash)
+        self.activations = project.open_activations(dense, made_from.calibration_hash)
+        pruned = made_from.propagation == "pruned"
+        own = replace(made_from, dtype=dense.dtype)  # the weights must be this very variant's
+        self._solved = SolvedWeights(project.solved(method, sparsity), own) if pruned else None
         self.facts = {
             "role": "pruned",
             "method": method,
@@ -61,12 +59,15 @@ class Variant:
             "masks": self.masks.digest,
             "dense": dense.model_hash,
             "activations": self.activations.reader.digest,
+            "solved": self._solved and self._solved.digest,
         }
         """What determines the weights, beside the code."""
 
     def prune(self, layer: PrunableLayer, weight: Tensor) -> Tensor:
         """Return the pruned weight, on the CPU, of a layer's dense weight (out, in), in the same dtype."""
         composition = self._composition
+        if self._solved is not None:
+            return self._solved.read(layer, weight)
         mask = read_mask(self.masks, layer).to(self._device)
         weight = to_device(weight, self._device)
         with torch.no_grad():

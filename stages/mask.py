@@ -1,8 +1,8 @@
 """Mask: which weights stay, from the scores and a sparsity pattern.
 
 With dense propagation that needs the scores, and where a solver or a refinement looks at them the weights and the
-statistics. With pruned propagation the model is pruned block after block, and this stage also stores the statistics
-that it measured on the way, so that `apply` gives the same weights again.
+statistics. With pruned propagation the model is pruned block after block, and this stage also stores the weights that
+it solved, which `apply` puts together.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from stages._project import Method, Project, Root, Sparsity, main, say
 from zpruner.artifacts.store import ArtifactReader, ArtifactWriter, Provenance, artifact_writer
-from zpruner.artifacts.work import atomic_file
-from zpruner.calibration import Activations, Collection, finish_activations, write_inputs
-from zpruner.checkpoint import Checkpoint, Stored, write_tensors
+from zpruner.calibration import Activations
+from zpruner.checkpoint import Checkpoint, SolvedWriter
 from zpruner.execution import choose, open_runner
 from zpruner.model import PrunableLayer, resolve_device
 from zpruner.pruning.composition import Composition, compose, derive_mask
@@ -29,11 +27,11 @@ from zpruner.runtime.prefetch import ahead
 from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_device
 from zpruner.settings.params import canonical_json
-from zpruner.types import CHANNEL_SUMS, LayerStats, Mask, ScoreMatrix, SparsityPattern, Stat
+from zpruner.types import LayerStats, Mask, ScoreMatrix, SparsityPattern, Stat
 
 
 def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
-    """Write data/masks/METHOD/SPARSITY and data/activations/pruned/METHOD/SPARSITY.
+    """Write data/masks/METHOD/SPARSITY and data/solved/METHOD/SPARSITY.
 
     Args:
         method: a label under `methods` in params.yaml.
@@ -56,14 +54,12 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     provenance = replace(
         made_from, dtype="bool", method=method, settings=canonical_json(settings), pattern=str(pattern)
     )
-    measured = replace(provenance, dtype=activations.provenance.dtype)
+    solved_from = replace(provenance, dtype=dense.dtype)
     inputs = {"scores": scores.digest, "activations": activations.reader.digest}
     mask_work = project.work("mask", method, sparsity, **inputs)
-    stats_work = project.work("mask", method, sparsity, part="propagate", **inputs)
-    with (
-        artifact_writer(mask_work, "masks", provenance) as masks,
-        artifact_writer(stats_work, "activations", measured) as stats,
-    ):
+    solved_work = project.work("mask", method, sparsity, part="solved", **inputs)
+    with artifact_writer(mask_work, "masks", provenance) as masks, solved_work:
+        solved = SolvedWriter(solved_work, solved_from)
         patterns = layer_patterns(
             composition,
             pattern,
@@ -71,10 +67,10 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
             lambda layer: (dense.read_weight(layer), activations.stats(layer.name)),
         )
         if propagation == "pruned":
-            _prune_blocks(project, composition, patterns, activations, dense, scores, masks, stats)
+            _prune_blocks(project, composition, patterns, activations, dense, scores, masks, solved)
         else:
             _select(project, composition, patterns, activations, dense, scores, masks)
-        finish_activations(stats, project.propagated(method, sparsity), activations.inventory)
+        solved.finish(project.solved(method, sparsity))
         masks.finish(project.masks(method, sparsity), layers=activations.reader.index["layers"])
         project.write_cost("mask", method, sparsity, seconds=mask_work.seconds, layers=len(patterns))
 
@@ -111,7 +107,7 @@ def _select(
         else:
             assert values is not None
             mask = derive_mask(composition, values, pattern)
-        _write_mask(masks, mask, composition, scores)
+        _write_mask(masks, mask, _read_later(composition, scores, layer))
 
 
 def _prune_blocks(
@@ -122,37 +118,23 @@ def _prune_blocks(
     dense: Checkpoint,
     scores: ArtifactReader,
     masks: ArtifactWriter,
-    stats: ArtifactWriter,
+    solved: SolvedWriter,
 ) -> None:
-    """Prune the model in memory block after block, storing the masks and what they were derived from."""
+    """Prune the model in memory block after block, storing masks and weights."""
     params, inventory, work = project.params, activations.inventory, masks.work
-    also = CHANNEL_SUMS | ({Stat.GRAM} if params.calibration.gram is True else frozenset())
     windows, _ = project.open_windows("calibration", dense)
-    choice = choose(params.machine, dense.tensor_bytes + beside_the_weights(composition, inventory, windows, also))
+    choice = choose(params.machine, dense.tensor_bytes + beside_the_weights(composition, inventory, windows))
     say(f"{work.name}: {choice.words}")
     runner = open_runner(dense, params.model, params.machine, choice.streamed, work.scratch / "hidden")
     model = runner.model
 
-    def file_of(layer: str) -> Path:
-        return work.scratch / f"weight-{layer}.safetensors"
-
-    def finished(layer: str) -> Tensor:
-        return load_file(file_of(layer), device=str(runner.device))["weight"]
-
-    def measured(collection: Collection) -> None:
-        write_inputs(stats, collection)
-        stats.drain()
-
-    def solved(found: SolvedLayer) -> None:
-        _write_mask(masks, found.mask, composition, scores)
+    def keep(found: SolvedLayer) -> None:
+        _write_mask(masks, found.mask)
         masks.drain()
-        path = file_of(found.mask.layer)
-        with atomic_file(path) as file:
-            write_tensors(file, {"weight": Stored.of(found.weight)})
-        work.record(f"weight-{found.mask.layer}", {}, path, file.checksum)
+        solved.write(found.mask.layer, found.weight)
 
-    done = [layer for layer in inventory.layers if work.done(f"weight-{layer.name}") is not None]
-    known = {layer.name: partial(finished, layer.name) for layer in done}
+    done = [layer.name for layer in inventory.layers if solved.has(layer.name)]
+    known = {layer: partial(solved.read, layer, str(runner.device)) for layer in done}
 
     blocks = prune_blocks(
         model,
@@ -161,11 +143,9 @@ def _prune_blocks(
         composition,
         patterns,
         batch_size=params.calibration.batch_size,
-        stats=also,
         min_expert_tokens=params.calibration.min_expert_tokens,
         finished=known,
-        measured=measured,
-        solved=solved,
+        solved=keep,
         runner=runner,
         gradient=_gradient(scores, inventory.layers),
     )
@@ -186,11 +166,15 @@ def _gradient(scores: ArtifactReader, layers: Iterable[PrunableLayer]) -> Callab
     return lambda layer: scores.read_matrix(layer, "grad_sq", torch.float32, shapes[layer])
 
 
-def _write_mask(masks: ArtifactWriter, mask: Mask, composition: Composition, scores: ArtifactReader) -> None:
-    """Write a layer's mask, and the gradients that its weight update reads: `apply` reads no scores."""
-    columns = {"keep": mask.keep}
-    if composition.update is not None and Stat.GRAD_SQ in composition.update.required():
-        columns["grad_sq"] = scores.read(mask.layer)["grad_sq"]
+def _read_later(composition: Composition, scores: ArtifactReader, layer: PrunableLayer) -> dict[str, Tensor]:
+    """Return the gradients that the weight update reads: `apply` reads no scores."""
+    if composition.update is None or Stat.GRAD_SQ not in composition.update.required():
+        return {}
+    return {"grad_sq": scores.read_matrix(layer.name, "grad_sq", torch.float32, layer.shape)}
+
+
+def _write_mask(masks: ArtifactWriter, mask: Mask, besides: Mapping[str, Tensor] | None = None) -> None:
+    columns = {"keep": mask.keep, **(besides or {})}
     masks.write(mask.layer, columns, kept=int(mask.keep.sum()), weights=mask.keep.numel())
 
 

@@ -129,7 +129,7 @@ def counting(stage: str, instance: Callable[[Path], None], root: Path, moments: 
     record = Work.record
 
     def noted(this: Work, item: str, *args: Any, **more: Any) -> None:
-        recorded.append(item)
+        recorded.append(named(this.name, item))
         record(this, item, *args, **more)
 
     Work.record = noted
@@ -142,13 +142,18 @@ def whole_of(part: str) -> str:
     return part.removeprefix("part-").rpartition("-")[0]
 
 
+def named(work: str, item: str) -> str:
+    """Return an item's name, in which weights and masks of a layer differ."""
+    return f"solved:{item}" if work.startswith("solved-") else item
+
+
 def finished_items(root: Path) -> list[str]:
     """Return the items that the journals of a killed run hold whole."""
     found = []
     for journal in (root / "data" / ".work").rglob(JOURNAL):
         for line in journal.read_text().splitlines(keepends=True):
             if line.endswith("\n"):
-                found.append(json.loads(line)["item"])
+                found.append(named(journal.parent.parent.name, json.loads(line)["item"]))
     return found
 
 
@@ -183,8 +188,8 @@ def trials(folder: Path, stage: str, instance: Callable[[Path], None], before: P
         different = [name for name in expected if result[name] != expected[name]]
         assert not different, f"{where}: other bytes in {different}"
         repeated = set(again["recorded"]) & set(finished)
-        if stage in ("mask-propagated", "mask-best"):  # the weight comes last; inputs and masks have the same names
-            repeated = {item for item in repeated if item.startswith("weight-")}
+        if stage in ("mask-propagated", "mask-best"):  # a layer's weight comes after its mask
+            repeated = {item for item in repeated if item.startswith("solved:")}
         # Parts stand for nothing before their snapshot is whole.
         repeated = {item for item in repeated if not item.startswith("part-") or whole_of(item) in finished}
         assert not repeated, f"{where}: repeated {repeated}"
@@ -203,7 +208,7 @@ def saved_calls(stage: str, finished: list[str], calls: int) -> int:
         case "score" | "mask" | "evaluate":
             return layers
         case "mask-propagated" | "mask-best":
-            return sum(item.startswith("weight-") for item in finished)
+            return sum(item.startswith("solved:") for item in finished)
         case "apply":
             return 7 * sum("00001" not in item for item in finished)
         case "calibrate" | "gradients-wanted":

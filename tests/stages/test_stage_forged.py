@@ -150,7 +150,12 @@ def test_an_inventory_of_another_form(project, change):
         (f"pruned/{METHOD}/{SPARSITY}", "models/dense", "calibrate", "got role 'pruned', expected 'dense'"),
         (f"pruned/{METHOD}/{SPARSITY}", "models/dense", "fetch-calibration", "got role 'pruned', expected 'dense'"),
         ("models/dense", f"pruned/{METHOD}/{SPARSITY}", "evaluate", "got role 'dense', expected 'pruned'"),
-        (f"activations/pruned/{METHOD}/{SPARSITY}", "activations/dense", "score", "taken with blocks pruned by"),
+        (
+            f"solved/{METHOD}/{SPARSITY}",
+            "activations/dense",
+            "score",
+            "of kind 'solved', expected .* of kind 'activations'",
+        ),
         (f"scores/{METHOD}", "activations/dense", "score", "of kind 'scores', expected .* of kind 'activations'"),
     ],
 )

@@ -12,11 +12,12 @@ from torch import Tensor
 
 import zpruner
 from stages import apply, calibrate, fetch, mask, score
-from zpruner.artifacts.store import ArtifactReader
-from zpruner.calibration import Activations, BlockReplay
-from zpruner.model import get_weight, load_model
-from zpruner.pruning.composition import Composition, compose
-from zpruner.settings.params import MethodSettings
+from zpruner.artifacts.store import ArtifactReader, Provenance
+from zpruner.calibration import BlockReplay
+from zpruner.checkpoint import SolvedWeights
+from zpruner.errors import ArtifactError
+from zpruner.model import get_weight, load_model, take_inventory
+from zpruner.pruning.composition import Composition
 from zpruner.types import LayerStats, Mask
 
 METHODS = {
@@ -46,35 +47,40 @@ def sequential_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("sparsity", ["s50", "s24"])
-def test_stored_statistics_give_the_same_masks_and_weights_again(
+def test_the_stages_solve_the_weights_that_the_library_does(
     sequential_project: Path, method: str, sparsity: str
 ) -> None:
     root = sequential_project
     mask.run(method, sparsity, root=root)
     apply.run(method, sparsity, root=root)
     data = root / "data"
-    # In memory, from the same windows.
     model = load_model(data / "models" / "dense", "auto", "cpu")
     windows = _windows(root)
     pattern = {"s50": 0.5, "s24": "2:4"}[sparsity]
     layers = zpruner.prune_sequentially(model, windows, method=METHODS[method], sparsity=pattern, batch_size=2)
-    # From the stored statistics, scores and masks once more.
-    stored = Activations(data / "activations" / "pruned" / method / sparsity)
+    solved = SolvedWeights(data / "solved" / method / sparsity, Provenance(method=method, propagation="pruned"))
     masks = ArtifactReader(data / "masks" / method / sparsity, "masks")
-    dense = load_model(data / "models" / "dense", "auto", "cpu")
     written = load_model(data / "pruned" / method / sparsity, "auto", "cpu")
-    composition = compose(MethodSettings(**METHODS[method]))
-    parsed = zpruner.SparsityPattern.parse(pattern)
-    for layer, result in zip(stored.layers, layers, strict=True):
-        stats, weight = stored.stats(layer.name), get_weight(dense, layer)
-        weight = composition.correct(weight, stats)
-        again = composition.mask(weight, stats, parsed)
-        kept = masks.read(layer.name)["keep"]
-        assert torch.equal(again.keep, kept), layer.name
-        assert torch.equal(result.mask.keep, kept), layer.name
-        assert torch.equal(get_weight(written, layer), get_weight(model, layer)), layer.name
-        assert torch.equal(get_weight(written, layer), composition.apply(weight, again, stats)), layer.name
-        assert (stats.cross is not None) == (method == "swapped")
+    for layer, result in zip(take_inventory(model).layers, layers, strict=True):
+        assert torch.equal(result.mask.keep, masks.read(layer.name)["keep"]), layer.name
+        weight = get_weight(model, layer)
+        assert torch.equal(solved.read(layer, weight), weight), layer.name
+        assert torch.equal(get_weight(written, layer), weight), layer.name
+    assert not (data / "activations" / "pruned").exists()
+    size = sum(path.stat().st_size for path in (data / "solved" / method / sparsity).glob("*.safetensors"))
+    weights = sum(4 * layer.out_features * layer.in_features for layer in take_inventory(model).layers)
+    assert weights < size < 1.2 * weights, "weights and headers, no statistics"
+
+
+def test_weights_of_another_variant_are_refused(sequential_project: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(sequential_project, tmp_path / "project")
+    for sparsity in ("s50", "s24"):
+        mask.run("wanda", sparsity, root=root)
+    solved = root / "data" / "solved" / "wanda"
+    shutil.rmtree(solved / "s50")
+    shutil.copytree(solved / "s24", solved / "s50")
+    with pytest.raises(ArtifactError, match=r"solved/wanda/s50.*pattern '2:4'"):
+        apply.run("wanda", "s50", root=root)
 
 
 def _windows(root: Path) -> Tensor:
@@ -89,7 +95,7 @@ def two_projects(sequential_project: Path, tmp_path: Path) -> tuple[Path, Path]:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     for root in (undisturbed, killed):
         shutil.copytree(sequential_project, root)
-        for name in ("masks", "activations/pruned", ".work"):
+        for name in ("masks", "solved", ".work"):
             shutil.rmtree(root / "data" / name, ignore_errors=True)
     mask.run("swapped", "s50", root=undisturbed)
     return undisturbed, killed
@@ -100,9 +106,9 @@ def goes_on(undisturbed: Path, killed: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         mask.run("swapped", "s50", root=killed)
     assert not (killed / "data" / "masks").exists()
-    assert not (killed / "data" / "activations" / "pruned").exists()
+    assert not (killed / "data" / "solved").exists()
     mask.run("swapped", "s50", root=killed)
-    for name in ("masks", "activations/pruned"):
+    for name in ("masks", "solved"):
         assert tiny.files_of(killed / "data" / name) == tiny.files_of(undisturbed / "data" / name)
 
 

@@ -27,6 +27,8 @@ from zpruner.runtime.background import Background
 from zpruner.runtime.transfer import to_host
 
 INDEX = "index.json"
+_SUFFIXES = {"solved": "safetensors"}
+"""Kinds of artifacts whose files are no Arrow files."""
 _WRITERS = 2
 """Files written at a time: one waits for the disk while the other is filled."""
 
@@ -87,14 +89,7 @@ class ArtifactWriter:
         """Wait for all files, write the index (with `extra` top-level entries) and publish the folder as `out`."""
         self.drain()
         entries = {name: facts for name, facts in self.work.items().items() if "file" in facts}
-        index = {
-            "format": FORMAT,
-            "kind": self.kind,
-            "provenance": asdict(self.provenance),
-            "files": entries,
-            **extra,
-        }
-        write_sealed_json(self.work.files / INDEX, index)
+        write_index(self.work.files, self.kind, self.provenance, entries, **extra)
         self.work.publish(out)
 
     def drain(self) -> None:
@@ -114,6 +109,14 @@ class ArtifactWriter:
         shapes = {key: list(value.shape) for key, value in columns.items()}
         facts |= {"file": file, "checksum": sink.checksum, "bytes": sink.bytes, "columns": shapes}
         self.work.record(name, facts, self.work.files / file, sink.checksum)
+
+
+def write_index(
+    folder: Path, kind: str, provenance: Provenance, files: Mapping[str, Mapping[str, Any]], **extra: Any
+) -> None:
+    """Write the index of an artifact: name -> file, checksum, bytes and shapes, and `extra` top-level entries."""
+    index = {"format": FORMAT, "kind": kind, "provenance": asdict(provenance), "files": files, **extra}
+    write_sealed_json(folder / INDEX, index)
 
 
 @contextmanager
@@ -170,19 +173,27 @@ class ArtifactReader:
         Raises:
             ArtifactError: names the file and what is wrong with it.
         """
-        facts = self.files.get(name)
-        if facts is None:
-            raise ArtifactError(str(self.folder), f"no entry for '{name}'", f"one of {len(self.files)} layers", MEND)
-        path = self.folder / facts["file"]
-        data = _read_checked(path, facts["checksum"])
+        path, data = self.read_bytes(name)
         table = open_table(path, data)
         metadata = read_metadata(table.schema, path)
         Provenance(**asdict(self.provenance)).require(metadata, path)
         columns = to_tensors(table, path)
         shapes = {key: list(value.shape) for key, value in columns.items()}
-        if shapes != facts["columns"]:
-            raise ArtifactError(str(path), f"columns {shapes}", f"{facts['columns']}", MEND)
+        if shapes != self.files[name]["columns"]:
+            raise ArtifactError(str(path), f"columns {shapes}", f"{self.files[name]['columns']}", MEND)
         return columns
+
+    def read_bytes(self, name: str) -> tuple[Path, bytes]:
+        """Return the path and the bytes of one file, after checking its checksum.
+
+        Raises:
+            ArtifactError: names the file and what is wrong with it.
+        """
+        facts = self.files.get(name)
+        if facts is None:
+            raise ArtifactError(str(self.folder), f"no entry for '{name}'", f"one of {len(self.files)} layers", MEND)
+        path = self.folder / facts["file"]
+        return path, _read_checked(path, facts["checksum"])
 
 
 class _FileFacts(BaseModel):
@@ -220,9 +231,10 @@ def _read_index(path: Path, kind: str) -> tuple[dict[str, Any], Provenance]:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise ArtifactError(str(path), f"an index with another '{where}'", f"the index of {kind}", MEND) from None
+    suffix = _SUFFIXES.get(kind, "arrow")
     for name, facts in found.files.items():
-        if facts.file != f"{name}.arrow" or Path(facts.file).name != facts.file:  # none leads out of the folder
-            raise ArtifactError(str(path), f"file {facts.file!r} for '{name}'", f"{name}.arrow", MEND)
+        if facts.file != f"{name}.{suffix}" or Path(facts.file).name != facts.file:  # none leads out of the folder
+            raise ArtifactError(str(path), f"file {facts.file!r} for '{name}'", f"{name}.{suffix}", MEND)
     return index, found.provenance
 
 

@@ -59,7 +59,7 @@ class Variant:
             "masks": self.masks.digest,
             "dense": dense.model_hash,
             "activations": self.activations.reader.digest,
-            "solved": self._solved and self._solved.digest,
+            "solved": "" if self._solved is None else self._solved.digest,
         }
         """What determines the weights, beside the code."""
 

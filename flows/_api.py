@@ -124,6 +124,19 @@ def api() -> Iterator[TemporaryApi | None]:
         server.close()
 
 
+@contextmanager
+def ready() -> Iterator[None]:
+    """Have an API that answers: the one that is configured, or a temporary one.
+
+    Raises:
+        PrefectServerError: a temporary one did not come up.
+    """
+    with api() as server:
+        if server is not None:
+            server.wait()
+        yield
+
+
 class _Server(uvicorn.Server):
     """A server that makes the database, or brings it up to date, with no other one of this user's beside it."""
 

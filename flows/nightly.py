@@ -18,7 +18,7 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
 
-from flows._api import api
+from flows._api import ready
 from flows._ending import ENDS, as_state, exit_status
 from flows.graph import read_graph
 from flows.pipeline import pipeline
@@ -112,9 +112,7 @@ def main(arguments: list[str]) -> int:
 def once(options: dict[str, Any]) -> None:
     """Run the flow now."""
     read_graph(Path(options["root"]))  # what is wrong with the project is said before a server is started
-    with api() as server:
-        if server is not None:
-            server.wait()
+    with ready():
         nightly(**options)
 
 

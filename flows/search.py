@@ -13,7 +13,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 
-from flows._api import api
+from flows._api import ready
 from flows._ending import ENDS, as_state, exit_status
 from flows.graph import read_graph
 from flows.pipeline import pipeline
@@ -60,9 +60,7 @@ def main(arguments: list[str]) -> int:
 
     def run() -> None:
         read_graph(Path.cwd())  # what is wrong with the project is said before a server is started
-        with api() as server:
-            if server is not None:
-                server.wait()
+        with ready():
             found = search(**vars(options))
         print(f"{found['formula']}  (fitness {found['fitness']:.4f}, {found['evaluations']} evaluations)")
 

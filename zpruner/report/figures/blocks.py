@@ -64,8 +64,7 @@ def _figure(report: Report, field: Quantity, title: str, caption: str) -> Figure
         (
             group[0][0].spec.title,
             to_svg(
-                _chart(report, group, field, values),
-                f"{title} at {label}, by method; the heat maps hold the numbers.",
+                _chart(report, group, field, values), f"{title} at {label}, by method; the heat maps hold the numbers."
             ),
         )
         for label, group in shown.items()

@@ -54,10 +54,7 @@ def figure(data: SearchData) -> Figure:
 
 
 def _spec(
-    shown: list[Evaluation],
-    curve: list[tuple[int, float]],
-    known: Mapping[str, float],
-    data: SearchData,
+    shown: list[Evaluation], curve: list[tuple[int, float]], known: Mapping[str, float], data: SearchData
 ) -> dict[str, Any]:
     points = [
         {
@@ -98,11 +95,7 @@ def _spec(
                 "mark": {"type": "rule", "color": COLOURS["mute"][0], "strokeDash": [5, 4]},
                 "encoding": {"y": y},
             },
-            {
-                "data": {"values": lines},
-                "mark": text,
-                "encoding": {"y": y, "x": across, "text": {"field": "t"}},
-            },
+            {"data": {"values": lines}, "mark": text, "encoding": {"y": y, "x": across, "text": {"field": "t"}}},
             {
                 "data": {"values": steps},
                 "mark": {"type": "line", "interpolate": "step-after", "color": COLOURS["ink"][0], "strokeWidth": 1.4},

@@ -27,7 +27,7 @@ def instances(params: Params) -> Iterator[Instance]:
     yield from (("calibrate",), ("gradients",), ("evaluate", "dense"), ("report",))
     for method in params.methods:
         yield ("score", method)
-        yield from ((stage, method, s) for s in params.sparsities for stage in ("mask", "apply", "evaluate"))
+        yield from ((stage, method, s) for s in params.sparsities for stage in ("mask", "apply", "pack", "evaluate"))
 
 
 def search_instances() -> Iterator[Instance]:
@@ -81,6 +81,9 @@ def _deciding(params: Params, instance: Instance) -> dict[str, Any]:
             return {**_variant(params, method, sparsity), **layers, **steps}
         case ("apply", method, sparsity):
             return {**_variant(params, method, sparsity), "checkpoint": params.keeps_checkpoint(method, sparsity)}
+        case ("pack", method, sparsity):
+            bench = _json(params.packed, "rounds", "new_tokens", "prefill")
+            return {"packed": {**layers, **bench} if params.packs(method, sparsity) else None}
         case ("evaluate", "dense"):
             return {**layers, **_measured(params)}
         case ("evaluate", method, sparsity):

@@ -169,6 +169,10 @@ class Project:
         """The pruned checkpoint."""
         return self.data / "pruned" / method / sparsity
 
+    def packed(self, method: str, sparsity: str) -> Path:
+        """The pruned checkpoint without its zeros."""
+        return self.data / "packed" / method / sparsity
+
     def evaluation(self, *labels: str) -> Path:
         """The metrics of a variant, or of `dense`."""
         return self.data.joinpath("evaluation", *labels[:-1], f"{labels[-1]}.json")

@@ -34,6 +34,13 @@ def run(table: bool = False, root: Root = Path()) -> None:
     typer.echo(render_table(data))
     typer.echo(f"\nreport              {project.report() / 'report.html'}")
     typer.echo(f"pruned checkpoints  {project.data / 'pruned'}/METHOD/SPARSITY")
+    for variant in data.variants:
+        if variant.packed is not None:
+            folder, found = project.packed(variant.spec.method, variant.spec.sparsity), variant.packed
+            share = f"{found.packed / found.dense:.2f} x"
+            typer.echo(
+                f"packed              {folder}: {found.packed / 1e6:.0f} MB instead of {found.dense / 1e6:.0f} ({share})"
+            )
 
 
 def read(project: Project, ran: frozenset[str] | None = None) -> ReportData:

@@ -9,7 +9,7 @@ import staged
 import tiny
 
 pytestmark = pytest.mark.xdist_group("finished_project")  # which is made once, by one worker
-VARIANT = ("mask", "apply", "evaluate")
+VARIANT = ("mask", "apply", "pack", "evaluate")
 
 
 @pytest.fixture

@@ -175,6 +175,30 @@ class Speed:
     tokens: int
 
 
+class PackedSpeed(Part):
+    """Tokens a second of a packed variant, of the same weights with their zeros by the same code, and by torch.
+
+    All in turns in one process: the numbers of one round belong together.
+    """
+
+    kernels: str
+    threads: Count
+    decode: tuple[float, ...]
+    control_decode: tuple[float, ...]
+    torch_decode: tuple[float, ...]
+    prefill: tuple[float, ...]
+    control_prefill: tuple[float, ...]
+    torch_prefill: tuple[float, ...]
+
+
+class Packed(Part):
+    """Bytes of a variant's weights with and without their zeros, and its speed where it was measured."""
+
+    dense: Count
+    packed: Count
+    speed: PackedSpeed | None = None
+
+
 class Cost(Result):
     """data/costs/STAGE/...json: what one stage instance took.
 
@@ -188,6 +212,7 @@ class Cost(Result):
         streamed: whether weights were read block by block.
         source: SHA-256 of the local file or folder that was fetched; empty for what came from elsewhere.
         batch_divisor: what batch sizes were divided by after memory had run out.
+        packed: what packing the variant saved.
         tokens_per_second: of the variant; the fields below say of what, beside which dense model, and on what.
     """
 
@@ -200,6 +225,7 @@ class Cost(Result):
     streamed: bool | None = None
     source: str | None = None
     batch_divisor: Count | None = None
+    packed: Packed | None = None
     tokens_per_second: float | None = None
     dense_tokens_per_second: float | None = None
     speed_tokens: Count | None = None

@@ -16,6 +16,7 @@ from zpruner.cli._bench import bench
 from zpruner.cli._evaluate import evaluate
 from zpruner.cli._export import export
 from zpruner.cli._inspect import inspect
+from zpruner.cli._kernels import kernels
 from zpruner.cli._methods import methods
 from zpruner.cli._pack import pack, unpack
 from zpruner.cli._prune import prune
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (prune, evaluate, export, pack, unpack, bench, inspect, methods, validate):
+for command in (prune, evaluate, export, pack, unpack, bench, kernels, inspect, methods, validate):
     app.command()(command)
 
 

@@ -20,6 +20,7 @@ from zpruner.report.figures import (
     headline,
     heat,
     overlap,
+    packed,
     published,
     results,
     samples,
@@ -39,7 +40,7 @@ CONTENTS: tuple[Section[Report], ...] = (
     ("Predictions", (divergence.figure, samples.figure, tasks.figure, published.figure)),
     ("Layers", (blocks.layer_error, blocks.sparsity, heat.layer_error, heat.sparsity)),
     ("Masks", (overlap.figure, scores.figure)),
-    ("Size and speed", (size.figure,)),
+    ("Size and speed", (size.figure, packed.figure)),
     ("Cost", (cost.figure,)),
     ("Provenance", (facts.figure, commands.figure)),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from zpruner.artifacts.results import Cost, Details, Metrics, Speed
+from zpruner.artifacts.results import Cost, Details, Metrics, Packed, Speed
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,14 @@ class Variant:
         return next((found.cost.speed for found in self.costs if found.cost.speed is not None), None)
 
     @property
+    def packed(self) -> Packed | None:
+        """What packing the variant saved, None where it was not packed."""
+        return next((found.cost.packed for found in self.costs if found.cost.packed is not None), None)
+
+    @property
     def seconds(self) -> float:
         """Seconds of score, mask and apply; the score's cost counts in each variant that uses it."""
-        return sum(found.cost.seconds for found in self.costs if found.stage != "evaluate")
+        return sum(found.cost.seconds for found in self.costs if found.stage not in ("evaluate", "pack"))
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,10 @@ class _Costs:
         paths["score"] = self._root / "score" / f"{spec.method}.json"
         evaluate = self._root / "evaluate" / spec.method / f"{spec.sparsity}.json"
         paths |= {"evaluate": evaluate} if evaluate.is_file() else {}
-        return tuple(self._read(stage, path, command) for stage, path in paths.items())
+        pack = self._root / "pack" / spec.method / f"{spec.sparsity}.json"
+        paths |= {"pack": pack} if pack.is_file() else {}
+        found = [self._read(stage, path, command) for stage, path in paths.items()]
+        return tuple(entry for entry in found if entry.stage != "pack" or entry.cost.packed is not None)
 
     def shared(self) -> tuple[StageCost, ...]:
         """Return the costs of the stages that run once for all variants."""

@@ -173,6 +173,19 @@ class EvaluationSettings(Settings):
     ] = "all"
 
 
+class PackedSettings(Settings):
+    """Which variants are also written without their zeros, and how their speed is measured.
+
+    `variants` are shell-style patterns of METHOD/SPARSITY. Speeds are measured `rounds` times (0: not at all) beside
+    the same weights with their zeros: the model is in memory twice for that.
+    """
+
+    variants: Annotated[Annotated[tuple[str, ...], Field(max_length=1000)], BeforeValidator(_as_patterns)] = ()
+    rounds: int = Field(default=3, ge=0)
+    new_tokens: int = Field(default=16, gt=0)
+    prefill: int = Field(default=256, gt=0)
+
+
 def _as_sparsity(value: object) -> object:
     if not isinstance(value, int | float | str):
         raise ValueError('a ratio in [0, 1) such as 0.5, or N:M such as "2:4"')
@@ -245,6 +258,7 @@ class Params(Settings):
     methods: dict[str, MethodSettings]
     sparsities: dict[str, Sparsity]
     evaluation: EvaluationSettings
+    packed: PackedSettings = PackedSettings()
     search: SearchSettings | None = None
 
     def pattern(self, sparsity: str) -> SparsityPattern:
@@ -259,6 +273,10 @@ class Params(Settings):
         """Return whether the checkpoint of a variant is written."""
         chosen = self.evaluation.checkpoints
         return chosen == "all" or any(fnmatchcase(f"{method}/{sparsity}", pattern) for pattern in chosen)
+
+    def packs(self, method: str, sparsity: str) -> bool:
+        """Return whether a variant is also written without its zeros."""
+        return any(fnmatchcase(f"{method}/{sparsity}", pattern) for pattern in self.packed.variants)
 
     def the_search(self) -> SearchSettings:
         """Return the settings of the search.
@@ -333,13 +351,27 @@ def check(data: object, where: str) -> Params:
     if params.search is not None:
         _check_apart(params, params.search.text, where)
     variants = [f"{method}/{sparsity}" for method in params.methods for sparsity in params.sparsities]
-    for pattern in () if params.evaluation.checkpoints == "all" else params.evaluation.checkpoints:
+    checkpoints = params.evaluation.checkpoints
+    chosen = {
+        "evaluation.checkpoints": () if checkpoints == "all" else checkpoints,
+        "packed.variants": params.packed.variants,
+    }
+    for key, pattern in ((key, pattern) for key, patterns in chosen.items() for pattern in patterns):
         if not any(fnmatchcase(variant, pattern) for variant in variants):
             raise InvalidSettingError(
-                f"{where}: evaluation.checkpoints",
+                f"{where}: {key}",
                 f"'{pattern}', which matches no variant",
-                "patterns of METHOD/SPARSITY, or all",
+                "patterns of METHOD/SPARSITY" + (", or all" if key == "evaluation.checkpoints" else ""),
                 did_you_mean(pattern, variants),
+            )
+    for variant in variants:
+        labels = variant.split("/")
+        if params.packs(*labels) and not params.keeps_checkpoint(*labels):
+            raise InvalidSettingError(
+                f"{where}: packed.variants",
+                f"'{variant}', whose checkpoint is not written",
+                "variants of evaluation.checkpoints",
+                f"Add '{variant}' to evaluation.checkpoints.",
             )
     return params
 

@@ -1,0 +1,107 @@
+"""Pack: the pruned checkpoint without its zeros, and its speed beside the same weights with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from stages._project import Method, Project, Root, Sparsity, main, say
+from stages._variant import read_mask
+from zpruner.artifacts.results import Packed, PackedSpeed
+from zpruner.artifacts.store import ArtifactReader, Provenance
+from zpruner.bench import Bench, Plan, bench
+from zpruner.bench.measure import CONTROL, PACKED, TORCH
+from zpruner.checkpoint import Checkpoint, write_manifest
+from zpruner.checkpoint.card import packed_card
+from zpruner.errors import ArtifactError
+from zpruner.model import PrunableLayer, take_inventory
+from zpruner.model.opening import empty_model
+from zpruner.packed.masks import StoredMasks
+from zpruner.packed.pack import pack
+from zpruner.packed.structure import transposed_tensors
+from zpruner.runtime.progress import counter
+
+
+def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
+    """Write data/packed/METHOD/SPARSITY, from which `zpruner unpack` makes the very files of the pruned checkpoint.
+
+    Where packed.variants leaves the variant out, only a manifest is written.
+
+    Args:
+        method: a label under `methods` in params.yaml.
+        sparsity: a label under `sparsities`.
+        root: the project folder.
+    """
+    project = Project.open(root)
+    settings = project.params.packed
+    pruned = Checkpoint(project.pruned(method, sparsity), {"role": "pruned"})
+    facts = {key: value for key, value in pruned.manifest.items() if key not in ("model", "hash", "files", "converted")}
+    chosen = project.params.packs(method, sparsity)
+    out = project.packed(method, sparsity)
+    with project.work("pack", method, sparsity, pruned=pruned.model_hash) as work:
+        found: Packed | None = None
+        if not chosen:
+            write_manifest(work.files, pruned.model, **facts)
+        else:
+            if not pruned.tensor_bytes:
+                raise ArtifactError(
+                    str(pruned.folder),
+                    "no weights: the variant was made in memory",
+                    "a checkpoint on disk, as packed.variants lists it",
+                    f"Add '{method}/{sparsity}' to evaluation.checkpoints in params.yaml.",
+                )
+            model = project.params.model
+            expected = Provenance(model_hash=str(pruned.manifest["dense"]), method=method)
+            masks = ArtifactReader(project.masks(method, sparsity), "masks", expected)
+            empty = empty_model(pruned.folder, trust_remote_code=model.trust_remote_code)
+            layers = take_inventory(empty, model.blocks, model.ignore).layers
+
+            def mask_of(layer: PrunableLayer) -> Tensor:
+                return read_mask(masks, layer).keep
+
+            shards = sum(name.endswith(".safetensors") for name in pruned.files)
+            with counter(f"pack {method} {sparsity}", shards, "shard") as step:
+                saved = pack(
+                    pruned.folder,
+                    work.files,
+                    transposed=transposed_tensors(pruned.folder, trust_remote_code=model.trust_remote_code),
+                    keep=StoredMasks(pruned, layers, mask_of),
+                    journal=work,
+                    step=step,
+                    facts=facts,
+                    card=packed_card((pruned.folder / "README.md").read_text(encoding="utf-8")),
+                    trust_remote_code=model.trust_remote_code,
+                )
+            speed = None
+        work.publish(out)
+        if chosen:
+            if settings.rounds:
+                plan = Plan(new_tokens=settings.new_tokens, prefill=settings.prefill, rounds=settings.rounds)
+                with counter(f"bench {method} {sparsity}", 3 * (plan.rounds + 1), "run") as step:
+                    speed = _speed(bench([out], plan, memory=False, step=step))
+            found = Packed(dense=saved.dense, packed=saved.packed, speed=speed)
+            say(
+                f"packed {method} {sparsity}: {saved.packed / 1e6:.1f} MB instead of {saved.dense / 1e6:.1f} MB "
+                f"({saved.share:.2f} x)"
+            )
+        project.write_cost("pack", method, sparsity, seconds=work.seconds, packed=found)
+
+
+def _speed(found: Bench) -> PackedSpeed:
+    rows = {row.how: row for row in found.rows}
+    packed, control, torch = (rows[how] for how in (PACKED, CONTROL, TORCH))
+    return PackedSpeed(
+        kernels=found.kernels,
+        threads=found.threads,
+        decode=packed.decode,
+        control_decode=control.decode,
+        torch_decode=torch.decode,
+        prefill=packed.prefill,
+        control_prefill=control.prefill,
+        torch_prefill=torch.prefill,
+    )
+
+
+if __name__ == "__main__":
+    main(run)

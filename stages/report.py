@@ -37,10 +37,8 @@ def run(table: bool = False, root: Root = Path()) -> None:
     for variant in data.variants:
         if variant.packed is not None:
             folder, found = project.packed(variant.spec.method, variant.spec.sparsity), variant.packed
-            share = f"{found.packed / found.dense:.2f} x"
-            typer.echo(
-                f"packed              {folder}: {found.packed / 1e6:.0f} MB instead of {found.dense / 1e6:.0f} ({share})"
-            )
+            sizes = f"{found.packed / 1e6:.0f} MB instead of {found.dense / 1e6:.0f}"
+            typer.echo(f"packed              {folder}: {sizes} ({found.packed / found.dense:.2f} x)")
 
 
 def read(project: Project, ran: frozenset[str] | None = None) -> ReportData:

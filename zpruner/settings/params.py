@@ -365,8 +365,8 @@ def check(data: object, where: str) -> Params:
                 did_you_mean(pattern, variants),
             )
     for variant in variants:
-        labels = variant.split("/")
-        if params.packs(*labels) and not params.keeps_checkpoint(*labels):
+        method, sparsity = variant.split("/")
+        if params.packs(method, sparsity) and not params.keeps_checkpoint(method, sparsity):
             raise InvalidSettingError(
                 f"{where}: packed.variants",
                 f"'{variant}', whose checkpoint is not written",

@@ -20,7 +20,7 @@ def figure(report: Report) -> Figure | None:
             continue
         size = f"{found.packed / 1e6:,.1f} MB ({found.packed / found.dense:.0%})"
         if found.speed is None:
-            rows.append(Row((Cell(variant.spec.name), size, "", "", "")))
+            rows.append(Row((Cell(variant.spec.name), size, "", "", "", "")))
             continue
         speed = found.speed
         hows.add(f"{speed.kernels.split(',')[0]}, {speed.threads} threads")

@@ -56,5 +56,7 @@ def test_a_clone_neither_calibrates_nor_scores(finished_project: Path, tmp_path:
     params = tiny.read_params(second)
     params["sparsities"]["s60"] = 0.6
     tiny.write_params(second, params)
-    new = [f"{stage}@{method}-s60" for stage in ("apply", "evaluate", "mask") for method in ("wanda", "zpruner")]
+    new = [
+        f"{stage}@{method}-s60" for stage in ("apply", "evaluate", "mask", "pack") for method in ("wanda", "zpruner")
+    ]
     assert flow(second, "--share") == sorted([*new, "report"])

@@ -103,5 +103,7 @@ def test_a_changed_list_runs_apply_and_evaluate_only(finished_project: Path, tmp
     executed = tiny.repro(root)
     variants = ["wanda-s50", "wanda-s24", "zpruner-s50", "zpruner-s24"]
     assert sorted(executed) == sorted(
-        [f"apply@{name}" for name in variants] + [f"evaluate@{name}" for name in variants[1:]] + ["report"]
+        [f"apply@{name}" for name in variants]
+        + [f"{stage}@{name}" for stage in ("pack", "evaluate") for name in variants[1:]]
+        + ["report"]
     )

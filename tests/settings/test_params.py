@@ -115,7 +115,7 @@ def test_a_label_may_be_called_like_a_key(label):
 
 
 def test_an_unknown_key_like_no_other_lists_what_is_known():
-    assert "Known: batch_size, column," in refused(changed("calibration", zzz=1))
+    assert "Known: batch_size, bos, column," in refused(changed("calibration", zzz=1))
 
 
 @pytest.mark.parametrize(

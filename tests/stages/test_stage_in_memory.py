@@ -101,9 +101,6 @@ def test_a_changed_list_runs_apply_and_evaluate_only(finished_project: Path, tmp
     shutil.copytree(finished_project, root, symlinks=True)
     staged.change_params(root, "evaluation.checkpoints", ["wanda/s50"])
     executed = tiny.repro(root)
-    variants = ["wanda-s50", "wanda-s24", "zpruner-s50", "zpruner-s24"]
-    assert sorted(executed) == sorted(
-        [f"apply@{name}" for name in variants]
-        + [f"{stage}@{name}" for stage in ("pack", "evaluate") for name in variants[1:]]
-        + ["report"]
-    )
+    changed = ["wanda-s24", "zpruner-s50", "zpruner-s24"]
+    chain = [f"{stage}@{name}" for stage in ("apply", "pack", "evaluate") for name in changed]
+    assert sorted(executed) == sorted(["plan", *chain, "report"])

@@ -29,9 +29,10 @@ from zpruner.evaluate import (
     score_histogram,
     share_of_zeros,
     stored_bytes,
+    verdict,
 )
 from zpruner.execution import Runner, choose, open_runner
-from zpruner.model import PrunableLayer, get_weight, set_weight, take_inventory
+from zpruner.model import PrunableLayer, get_weight, limits_of, set_weight, take_inventory
 from zpruner.pruning.composition import compose
 from zpruner.runtime.progress import counter
 from zpruner.settings.params import ZeroShotSettings, canonical_json
@@ -116,7 +117,10 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             bytes=Storage(stored=stored_bytes(folder)) if facts is None else facts.bytes,
             divergence=_divergence(measured["kl"], measured["agreement"]),
             zero_shot=None if tasks is None else _zero_shot(work, project, unpruned, runner, tasks, activations, step),
+            verdict=verdict(measured["losses"], measured["kl"], limits_of(runner.model.config)[0]),
         )
+        if metrics.verdict is not None:
+            say(f"warning: {' '.join(labels)} {metrics.verdict}")
         details = Details(
             layers=layers,
             layer_error_from=_basis(activations),

@@ -86,6 +86,7 @@ class Metrics(Result):
         bytes: what the model takes.
         divergence: None where none was measured.
         zero_shot: None where no tasks were run.
+        verdict: a sentence where the variant no longer predicts; None otherwise.
     """
 
     perplexity: Annotated[float, Shown("perplexity", "perplexity", "{windows} windows of {seqlen} tokens")]
@@ -99,6 +100,7 @@ class Metrics(Result):
     bytes: Storage
     divergence: Divergence | None = None
     zero_shot: ZeroShot | None = None
+    verdict: str | None = None
 
 
 class Layer(Part):

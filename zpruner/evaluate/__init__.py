@@ -8,6 +8,7 @@ from zpruner.evaluate.perplexity import CHOICES, batch_losses, first_choices, pe
 from zpruner.evaluate.predict import Logits, Predictor
 from zpruner.evaluate.protocols import PROTOCOLS, check_protocol, evaluation_text, protocol
 from zpruner.evaluate.storage import achieved_sparsity, share_of_zeros, storage, stored_bytes
+from zpruner.evaluate.verdict import verdict
 from zpruner.evaluate.zero_shot import ZeroShot, find_tasks
 
 __all__ = [
@@ -41,5 +42,6 @@ __all__ = [
     "share_of_zeros",
     "storage",
     "stored_bytes",
+    "verdict",
     "window_losses",
 ]

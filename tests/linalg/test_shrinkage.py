@@ -7,6 +7,7 @@ from zpruner.linalg import choose_shrinkage
 from zpruner.methods.admm import Admm
 from zpruner.types import LayerStats, SparsityPattern
 from zpruner.updates.least_squares import LeastSquares
+from zpruner.updates.obs import Obs
 
 OUT, WIDTH, HALF = 48, 96, SparsityPattern(ratio=0.5)
 
@@ -51,6 +52,8 @@ def test_the_update_is_no_worse_than_scores_alone_on_what_it_has_not_seen(tokens
     scores_alone = loss(weight, weight * wanda(weight, gram), covariance)
     keep = wanda(weight, gram)
     updated = loss(weight, LeastSquares(shrinkage="auto").update(weight, keep, stats), covariance)
+    swept = loss(weight, Obs(shrinkage="auto").update(weight, keep, stats), covariance)
+    assert swept <= 1.02 * scores_alone
     solved = Admm().solve(weight, stats, HALF).keep
     both = loss(weight, LeastSquares(shrinkage="auto").update(weight, solved, stats), covariance)
     assert updated <= 1.01 * scores_alone

@@ -6,11 +6,12 @@ from zpruner.linalg._hessian import DampedHessian, checked_cholesky, damped_hess
 from zpruner.linalg._least_squares import Solver, choose_solver, least_squares
 from zpruner.linalg._masked_cholesky import masked_cholesky
 from zpruner.linalg._obs import ChooseMask, obs_sweep
-from zpruner.linalg._shrinkage import choose_shrinkage
+from zpruner.linalg._shrinkage import Shrinkage, choose_shrinkage, shrunk_hessian, statistics_for
 
 __all__ = [
     "ChooseMask",
     "DampedHessian",
+    "Shrinkage",
     "Solution",
     "Solver",
     "checked_cholesky",
@@ -23,4 +24,6 @@ __all__ = [
     "masked_cholesky",
     "obs_sweep",
     "output_energy",
+    "shrunk_hessian",
+    "statistics_for",
 ]

@@ -29,12 +29,14 @@ class DampedHessian:
         dead: bool (in,), inputs that were zero in every token; their weights count as zero.
         damping: the share of the mean diagonal that was added.
         layer: the layer's name, for messages.
+        shrinkage: the share of each diagonal entry that was added to it.
     """
 
     matrix: Tensor
     dead: Tensor
     damping: float
     layer: str
+    shrinkage: float = 0.0
 
     def take(self) -> Tensor:
         """Return the matrix, contiguous, and leave none here: for who puts something else in its memory."""
@@ -80,7 +82,7 @@ def damped_hessian(gram: Tensor, damping: float, layer: str, *, shrinkage: float
     dead = diagonal == 0
     diagonal.mul_(1 + shrinkage).add_(damping)
     diagonal.masked_fill_(dead, 1.0)
-    return DampedHessian(matrix, dead, damping, layer)
+    return DampedHessian(matrix, dead, damping, layer, shrinkage)
 
 
 def checked_cholesky(matrix: Tensor, hessian: DampedHessian, *, in_place: bool = False) -> Tensor:

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Annotated, Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from zpruner.linalg._conjugate_gradients import masked_cg
-from zpruner.linalg._hessian import damped_hessian
+from zpruner.linalg._hessian import DampedHessian, damped_hessian
+from zpruner.types import LayerStats, Stat
+
+Shrinkage = Annotated[float, Field(ge=0.0)] | Literal["auto"]
+"""Share of each entry of a Hessian's diagonal added to itself; `auto`: what two halves of the calibration agree on."""
 
 _ROWS = 24
 """Rows of the weight that are solved: enough for a choice among factors of 2."""
 _STEPS = 30
 _FIRST, _LEAST, _MOST = 0.2, 0.2 / 2**6, 0.2 * 2**8
+
+
+def statistics_for(shrinkage: Shrinkage) -> frozenset[Stat]:
+    """Return what a Hessian is made from: for `auto` what half the tokens say, too."""
+    return frozenset({Stat.GRAM, Stat.GRAM_HALF} if shrinkage == "auto" else {Stat.GRAM})
+
+
+def shrunk_hessian(
+    weight: Tensor, keep: Callable[[], Tensor], stats: LayerStats, damping: float, shrinkage: Shrinkage
+) -> DampedHessian:
+    """Return the damped Hessian of a layer's input; arguments and errors as in `choose_shrinkage`.
+
+    Args:
+        weight: float32 (out, in), dense.
+        keep: gives a mask, bool (out, in); asked for `auto` alone.
+        stats: of the layer's input.
+        damping: as in `damped_hessian`.
+        shrinkage: as in `damped_hessian`, or `auto`.
+
+    Raises:
+        MissingStatisticError: `gram`, or `gram_half` for `auto`, was not collected.
+    """
+    gram = stats.require(Stat.GRAM)
+    if shrinkage == "auto":
+        shrinkage = choose_shrinkage(weight, keep(), gram, stats.require(Stat.GRAM_HALF), damping, stats.layer)
+    return damped_hessian(gram, damping, stats.layer, shrinkage=shrinkage)
 
 
 def choose_shrinkage(weight: Tensor, keep: Tensor, gram: Tensor, half: Tensor, damping: float, layer: str) -> float:

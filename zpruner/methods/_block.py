@@ -1,4 +1,4 @@
-"""What the methods share that decide their mask block of columns by block of columns."""
+"""What the solvers share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ import torch
 from torch import Tensor
 
 from zpruner.masks import pruned_count, select
-from zpruner.types import ComparisonGroup, SparsityPattern
+from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
+
+
+def loudest(weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Tensor:
+    """Return the mask of `|W| sqrt(diag G)` over the matrix, bool (out, in): what a solver begins with.
+
+    Args:
+        weight: float32 (out, in).
+        stats: with `gram`.
+        pattern: of the layer.
+    """
+    score = (weight * stats.require(Stat.GRAM).diagonal().sqrt()).abs_()
+    return select(score, pattern, ComparisonGroup.LAYER, stats.layer)
 
 
 def keep_in_block(saliency: Tensor, start: int, pattern: SparsityPattern, layer: str) -> Tensor:

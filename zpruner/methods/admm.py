@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.linalg import checked_cholesky, choose_shrinkage, damped_hessian
+from zpruner.linalg import Shrinkage, checked_cholesky, shrunk_hessian, statistics_for
 from zpruner.masks import select
 from zpruner.methods._base import MaskSolver, Solution
+from zpruner.methods._block import loudest
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
 
 _TYPICAL = 0.8
@@ -40,7 +41,7 @@ class Admm(MaskSolver):
 
     damping: float = Field(default=0.01, ge=0.0)
     """Share of the mean of the Hessian's diagonal added to it."""
-    shrinkage: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
+    shrinkage: Shrinkage = "auto"
     """Share of each entry of the Hessian's diagonal added to itself: guards against fitting a small calibration.
     auto: what two halves of the calibration agree on, layer by layer."""
     rho: float = Field(default=0.6, gt=0.0)
@@ -54,17 +55,12 @@ class Admm(MaskSolver):
 
     def required(self) -> frozenset[Stat]:
         """Return the statistics that it reads: those of half the tokens only to choose the shrinkage."""
-        return self.needs | {Stat.GRAM_HALF} if self.shrinkage == "auto" else self.needs
+        return statistics_for(self.shrinkage)
 
     def solve(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Solution:
         """Return the mask, and the sparse weights D of the last step; errors as `MaskSolver.solve`."""
         pattern.check_width(weight.shape[1], stats.layer)
-        gram, shrinkage = stats.require(Stat.GRAM), self.shrinkage
-        if shrinkage == "auto":
-            half = stats.require(Stat.GRAM_HALF)
-            first = select((weight * gram.diagonal().sqrt()).abs_(), pattern, ComparisonGroup.LAYER, stats.layer)
-            shrinkage = choose_shrinkage(weight, first, gram, half, self.damping, stats.layer)
-        hessian = damped_hessian(gram, self.damping, stats.layer, shrinkage=shrinkage)
+        hessian = shrunk_hessian(weight, lambda: loudest(weight, stats, pattern), stats, self.damping, self.shrinkage)
         root = hessian.matrix.diagonal().sqrt()
         weight = weight.masked_fill(hessian.dead, 0.0) * root
         # The mask does not depend on the scale, and scaled weights can neither overflow nor vanish.
@@ -74,7 +70,7 @@ class Admm(MaskSolver):
         matrix.diagonal().add_(_LEAST)
         pivots = checked_cholesky(matrix, hessian).diagonal()
         typical = _TYPICAL * (math.exp(2 * float(pivots.double().log().mean())) - _LEAST)
-        shift = _shift(shrinkage / (1.0 + shrinkage), typical, self.rho * self.growth * typical)
+        shift = _shift(hessian.shrinkage / (1.0 + hessian.shrinkage), typical, self.rho * self.growth * typical)
         matrix.diagonal().add_(shift - _LEAST)
         inverse = torch.cholesky_inverse(checked_cholesky(matrix, hessian))
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.linalg import damped_hessian, obs_sweep
+from zpruner.linalg import Shrinkage, obs_sweep, shrunk_hessian, statistics_for
 from zpruner.methods._base import MaskSolver, Solution
-from zpruner.methods._block import keep_in_block
+from zpruner.methods._block import keep_in_block, loudest
 from zpruner.types import LayerStats, SparsityPattern, Stat
 
 
@@ -27,11 +27,18 @@ class SparseGPT(MaskSolver):
     """Columns whose weights compete under unstructured pruning."""
     damping: float = Field(default=0.01, ge=0.0)
     """Share of the mean of the Hessian's diagonal added to it."""
+    shrinkage: Shrinkage = 0.0
+    """Share of each entry of the Hessian's diagonal added to itself; auto: what two halves of the calibration agree on,
+    layer by layer."""
+
+    def required(self) -> frozenset[Stat]:
+        """Return the statistics that it reads: those of half the tokens only to choose the shrinkage."""
+        return statistics_for(self.shrinkage)
 
     def solve(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Solution:
         """Return mask and weights of one sweep; errors as `MaskSolver.solve`."""
         pattern.check_width(weight.shape[1], stats.layer)
-        hessian = damped_hessian(stats.require(Stat.GRAM), self.damping, stats.layer)
+        hessian = shrunk_hessian(weight, lambda: loudest(weight, stats, pattern), stats, self.damping, self.shrinkage)
 
         def choose(saliency: Tensor, start: int) -> Tensor:
             return keep_in_block(saliency, start, pattern, stats.layer)
@@ -40,6 +47,8 @@ class SparseGPT(MaskSolver):
         found, keep = obs_sweep(weight, hessian, choose, step=step, block_size=self.block_size)
         return Solution(keep, found)
 
-    def same_as_update(self) -> tuple[str, Mapping[str, object]]:
-        """Return `obs` with the settings of this sweep."""
-        return "obs", {"damping": self.damping, "block_size": self.block_size}
+    def same_as_update(self) -> tuple[str, Mapping[str, object]] | None:
+        """Return `obs` with the settings of this sweep; it would choose another shrinkage, as it sees another mask."""
+        if self.shrinkage == "auto":
+            return None
+        return "obs", {"damping": self.damping, "shrinkage": self.shrinkage, "block_size": self.block_size}

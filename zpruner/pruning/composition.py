@@ -124,7 +124,7 @@ class Composition:
         weight = self.correct(dense, stats)
         mask, solved = self._choose(weight, stats, pattern)
         if solved is not None and self.takes_solution:
-            return mask, (solved * mask.keep).to(weight.dtype)
+            return mask, solved.masked_fill(~mask.keep, 0).to(weight.dtype)
         return mask, self.apply(weight, mask, stats)
 
     def apply(self, weight: Tensor, mask: Mask, stats: LayerStats | None) -> Tensor:

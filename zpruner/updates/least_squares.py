@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.linalg import Solver, choose_shrinkage, damped_hessian, least_squares
+from zpruner.linalg import Shrinkage, Solver, least_squares, shrunk_hessian, statistics_for
 from zpruner.types import LayerStats, Stat
 from zpruner.updates._base import WeightUpdate
 
@@ -25,7 +25,7 @@ class LeastSquares(WeightUpdate):
     """auto: conjugate gradients or one factorisation per row, whichever costs less."""
     damping: float = Field(default=0.01, ge=0.0)
     """Share of the mean of the Hessian's diagonal added to it."""
-    shrinkage: Annotated[float, Field(ge=0.0)] | Literal["auto"] = 0.0
+    shrinkage: Shrinkage = 0.0
     """Share of each entry of the Hessian's diagonal added to itself: guards against fitting a small calibration.
     auto: what two halves of the calibration agree on, layer by layer."""
     steps: int = Field(default=200, ge=1)
@@ -36,7 +36,7 @@ class LeastSquares(WeightUpdate):
 
     def required(self) -> frozenset[Stat]:
         """Return the statistics that it reads: those of half the tokens only to choose the shrinkage."""
-        return self.needs | {Stat.GRAM_HALF} if self.shrinkage == "auto" else self.needs
+        return statistics_for(self.shrinkage)
 
     def update(self, weight: Tensor, keep: Tensor, stats: LayerStats) -> Tensor:
         """Return the new weights: float32 (out, in), exactly zero where `keep` is False.
@@ -45,10 +45,6 @@ class LeastSquares(WeightUpdate):
             MissingStatisticError: `stats` has no gram.
             SolverError: a factorisation failed, or the steps did not suffice; names the layer and what to change.
         """
-        gram, shrinkage = stats.require(Stat.GRAM), self.shrinkage
-        if shrinkage == "auto":
-            half = stats.require(Stat.GRAM_HALF)
-            shrinkage = choose_shrinkage(weight, keep, gram, half, self.damping, stats.layer)
-        hessian = damped_hessian(gram, self.damping, stats.layer, shrinkage=shrinkage)
+        hessian = shrunk_hessian(weight, lambda: keep, stats, self.damping, self.shrinkage)
         solver = Solver(self.solver)
         return least_squares(weight, keep, hessian, solver=solver, tolerance=self.tolerance, max_steps=self.steps)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.linalg import damped_hessian, obs_sweep
+from zpruner.linalg import Shrinkage, obs_sweep, shrunk_hessian, statistics_for
 from zpruner.types import LayerStats, Stat
 from zpruner.updates._base import WeightUpdate
 
@@ -23,8 +23,15 @@ class Obs(WeightUpdate):
 
     damping: float = Field(default=0.01, ge=0.0)
     """Share of the mean of the Hessian's diagonal added to it."""
+    shrinkage: Shrinkage = 0.0
+    """Share of each entry of the Hessian's diagonal added to itself; auto: what two halves of the calibration agree on,
+    layer by layer."""
     block_size: int = Field(default=128, ge=1)
     """Columns treated before the update reaches all later ones: a matter of speed."""
+
+    def required(self) -> frozenset[Stat]:
+        """Return the statistics that it reads: those of half the tokens only to choose the shrinkage."""
+        return statistics_for(self.shrinkage)
 
     def update(self, weight: Tensor, keep: Tensor, stats: LayerStats) -> Tensor:
         """Return the new weights: float32 (out, in), exactly zero where `keep` is False.
@@ -33,7 +40,7 @@ class Obs(WeightUpdate):
             MissingStatisticError: `stats` has no gram.
             SolverError: the Hessian is singular; names the layer and the damping to try.
         """
-        hessian = damped_hessian(stats.require(Stat.GRAM), self.damping, stats.layer)
+        hessian = shrunk_hessian(weight, lambda: keep, stats, self.damping, self.shrinkage)
 
         def fixed(saliency: Tensor, start: int) -> Tensor:
             return keep[:, start : start + saliency.shape[1]]

@@ -86,11 +86,11 @@ class BlockReplay:
         min_expert_tokens: int = MIN_EXPERT_TOKENS,
         part: SubModule | None = None,
         unpruned: Mapping[PrunableLayer, Tensor] | None = None,
+        last: bool = True,
     ) -> Collection:
         """Return the statistics `stats` of what the layers of `block` read, given the current hidden states.
 
-        Relative statistics need `follow_dense`, with which the dense hidden states move on by one block, unless `part`
-        is given: then `advance_dense` does that.
+        Relative statistics need `follow_dense`, with which the dense hidden states move on by one block.
 
         Args:
             block: its index; the weights of the layers that are measured must still be dense.
@@ -98,6 +98,7 @@ class BlockReplay:
             min_expert_tokens: see `zpruner.calibration.fill_experts`.
             part: of the block, to be measured alone; the pass ends once its layers are reached.
             unpruned: layers of the block that are pruned by now, and their weights (out, in) in the unpruned model.
+            last: whether this is the last that is measured of the block; only then dense hidden states move on.
         """
         collection = Collection(windows=self.windows.shape[0])
         layers = [layer for layer in self.inventory.layers if layer.block == block]
@@ -108,7 +109,7 @@ class BlockReplay:
                 dense = None
                 if self.dense is not None:
                     with self._with_weights(unpruned or {}):
-                        dense = self._run_dense(block, index, layers, reads, move=part is None)
+                        dense = self._run_dense(block, index, layers, None if last else reads, move=last)
                 self._bring_back(index)
                 with (
                     until(self.model, self.inventory, layers, reads),
@@ -134,10 +135,10 @@ class BlockReplay:
             self._keep_small(0)
         return submodules(layers, reads)
 
-    def advance_dense(self, block: int, unpruned: Mapping[PrunableLayer, Tensor] | None = None) -> None:
-        """Move the dense hidden states on by one block; `unpruned` as in `measure`."""
+    def advance_dense(self, block: int) -> None:
+        """Move the dense hidden states on by one block, whose weights must still be dense; for a resumed run."""
         if self.dense is not None and self._calls[block]:
-            with torch.no_grad(), self.holding(block), self._with_weights(unpruned or {}):
+            with torch.no_grad(), self.holding(block):
                 for index in range(len(self.dense)):
                     self._run_dense(block, index, [], None, move=True)
 
@@ -159,11 +160,13 @@ class BlockReplay:
     def _with_weights(self, weights: Mapping[PrunableLayer, Tensor]) -> Iterator[None]:
         """Put other weights in place, and those that were there back at the end."""
         now = {layer: get_weight(self.model, layer).clone() for layer in weights}
-        for layer, weight in weights.items():
-            set_weight(self.model, layer, weight)
-        yield
-        for layer, weight in now.items():
-            set_weight(self.model, layer, weight)
+        try:
+            for layer, weight in weights.items():
+                set_weight(self.model, layer, weight)
+            yield
+        finally:
+            for layer, weight in now.items():
+                set_weight(self.model, layer, weight)
 
     def advance(self, block: int) -> None:
         """Run the current hidden states through `block`, as its weights are now."""

@@ -91,12 +91,12 @@ def prune_blocks(
             if layer.block == block and layer.name in known:
                 unpruned[layer] = get_weight(model, layer).clone()
                 set_weight(model, layer, known[layer.name]())
-        for part in parts:
-            if left := [layer for layer in part.layers if layer in todo]:
-                collection = replay.measure(block, wanted, min_expert_tokens, part, unpruned)
-                unpruned |= {layer: get_weight(model, layer).clone() for layer in left}
-                prune_layers(collection, left)
-        replay.advance_dense(block, unpruned)
+        waiting = [part for part in parts if any(layer in todo for layer in part.layers)]
+        for part in waiting:
+            left = [layer for layer in part.layers if layer in todo]
+            collection = replay.measure(block, wanted, min_expert_tokens, part, unpruned, part is waiting[-1])
+            unpruned |= {layer: get_weight(model, layer).clone() for layer in left}
+            prune_layers(collection, left)
 
     def prune_layers(collection: Collection, todo: list[PrunableLayer]) -> None:
         measured(collection)

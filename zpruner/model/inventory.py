@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from zpruner.errors import InvalidSettingError, ModelStructureError, did_you_mean
+from zpruner.errors import InvalidSettingError, ModelStructureError, did_you_mean, shown
 from zpruner.model.bfloat16 import WideLinear
 from zpruner.model.computed import computed_weights
 from zpruner.model.experts import expert_lists, find_routers, pools
@@ -32,14 +32,14 @@ def take_inventory(model: PreTrainedModel, blocks: str | None = None, ignore: It
     Args:
         model: any causal language model; meta tensors will do.
         blocks: path of the decoder blocks where it cannot be found by structure.
-        ignore: shell-style patterns of layer names to leave dense.
+        ignore: shell-style patterns of layer names to leave dense; one may stand alone.
 
     Raises:
         ModelStructureError: blocks not found, or nothing prunable in them; a weight that is computed from others.
         InvalidSettingError: a pattern of `ignore` that matches nothing.
     """
     path = find_blocks(model, blocks)
-    ignored = tuple(ignore)
+    ignored = _patterns(ignore)
     layers: list[PrunableLayer] = []
     computed = computed_weights(model, path, ignored)
     skipped = [(f"{module}.{weight}", "computed from other parameters") for module, weight in computed.items()]
@@ -61,6 +61,14 @@ def take_inventory(model: PreTrainedModel, blocks: str | None = None, ignore: It
             "Name other blocks in params.yaml under model.blocks, or ignore less.",
         )
     return Inventory(path, len(model.get_submodule(path)._modules), tuple(layers), tuple(skipped))
+
+
+def _patterns(ignore: Iterable[str]) -> tuple[str, ...]:
+    patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise InvalidSettingError("model.ignore", shown(pattern), "patterns of layer names", "Write them as text.")
+    return patterns
 
 
 def _weights(

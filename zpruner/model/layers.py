@@ -96,7 +96,7 @@ def find_blocks(model: PreTrainedModel, blocks: str | None = None) -> str:
     if blocks is not None:
         if blocks not in lists:
             raise ModelStructureError(
-                "model.blocks", f"'{blocks}'", "the path of a module list", did_you_mean(blocks, lists)
+                "model.blocks", f"'{blocks}'", "the path of a module list", did_you_mean(str(blocks), lists)
             )
         return blocks
     depth = getattr(model.config.get_text_config(), "num_hidden_layers", 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,12 @@ from zpruner.calibration import (
     fill_experts,
     gradients_of,
 )
-from zpruner.errors import ShapeMismatchError, whole_number
+from zpruner.errors import InvalidSettingError, ShapeMismatchError, shown, whole_number
 from zpruner.evaluate import layer_error
 from zpruner.model import (
     as_windows,
     check_in_memory,
+    check_model,
     get_weight,
     limits_of,
     set_weight,
@@ -139,7 +140,8 @@ def load_windows(
         downloads: where downloads are kept.
     """
     nsamples, seqlen = whole_number("nsamples", nsamples, 1), whole_number("seqlen", seqlen, 2)
-    seed = whole_number("seed", seed, 0)
+    seed, part = whole_number("seed", seed, 0), _part(part)
+    check_model(model)
     text = read_text(resolve_source(str(source), "dataset"), sha256, Path(downloads))
     vocab_size, longest = limits_of(model.config)
     return calibration_windows(
@@ -155,6 +157,7 @@ def load_windows(
     )
 
 
+@speaks_of_arguments
 def needs(*methods: str | Mapping[str, Any]) -> frozenset[Stat]:
     """Return the statistics that `calibrate` must collect for these methods, and layer errors are taken from.
 
@@ -191,6 +194,9 @@ def prune(
         NonFiniteError: NaN or infinity in a weight. No weight has been changed by then.
     """
     check_in_memory(model)
+    if not isinstance(calibration, Calibration):
+        got, action = type(calibration).__name__, "Calibrate first: zpruner.calibrate(model, windows)."
+        raise InvalidSettingError("calibration", got, "what zpruner.calibrate returns", action)
     composition = _composition(method)
     pattern = SparsityPattern.parse(sparsity)
     layers = calibration.inventory.layers
@@ -280,6 +286,14 @@ def prune_sequentially(
     return tuple(results)
 
 
+def _part(part: Sequence[float]) -> tuple[float, float]:
+    try:
+        start, stop = (float(share) for share in part)
+    except (TypeError, ValueError):
+        raise InvalidSettingError("part", shown(part), "two numbers, 0 <= start < stop <= 1", "Pass both.") from None
+    return start, stop
+
+
 def _result(mask: Mask, before: Tensor, after: Tensor, stats: LayerStats, dense: Tensor | None = None) -> PrunedLayer:
     """Return what was done to a layer, given its weight (out, in) before and after, and the dense one where known."""
     zeros = float((before == 0).sum()) / before.numel()
@@ -291,6 +305,10 @@ def _result(mask: Mask, before: Tensor, after: Tensor, stats: LayerStats, dense:
 
 
 def _composition(method: str | Mapping[str, Any]) -> Composition:
+    named = isinstance(method, str)
+    if not (named or (isinstance(method, Mapping) and all(isinstance(key, str) for key in method))):
+        expected = 'a name, or a composition such as {"score": "wanda", "group": "row"}'
+        raise InvalidSettingError("method", shown(method), expected, "`zpruner methods` lists them.")
     data = dict(PRESETS.get(method, {"score": method})) if isinstance(method, str) else dict(method)
     try:
         return compose(MethodSettings(**data))

@@ -37,7 +37,7 @@ MISTAKES = {
     "a method": ("prune source/model -o out --method wnada", "--method: got 'wnada', expected a name that `zpruner m"),
     "a refinement": ("prune source/model -o out --refine swap", "Did you mean 'swaps'?"),
     "an update": ("prune source/model -o out --update ob", "Did you mean 'obs'?"),
-    "a group": ("prune source/model -o out --group rows", "the options: group: got 'rows'"),
+    "a group": ("prune source/model -o out --group rows", "--group: got 'rows'"),
     "a setting": ("prune source/model -o out --set power", "--set: got 'power', expected NAME=VALUE"),
     "settings": ("prune source/model -o out --set a=[1", "--set a: got text that is not YAML"),
     "a sparsity": ("prune source/model -o out --sparsity 1.5", "--sparsity: got 1.5, expected a ratio in [0, 1)"),
@@ -56,12 +56,21 @@ MISTAKES = {
     "a model to evaluate": ("evaluate source/modl --text source/text.txt", "Did you mean 'model'?"),
     "a label": ("export wandaa s50 -o out", "label 'wandaa', expected one listed in params.yaml. Did you mean 'wanda'"),
     "another label": ("export wanda s5 -o out", "Did you mean 's50'?"),
+    "a method in params.yaml": ("validate unknown", "methods.wanda.score: got 'wnada'"),
+    "a text in params.yaml": (
+        "validate textless",
+        "calibration.source: got no file or folder textless/source/text.txt",
+    ),
+    "an artifact": ("inspect nowhere", "nowhere: got no such path"),
+    "nothing to pack": ("pack nowhere -o out", "nowhere: got no"),
     "no project": ("export wanda s50 -o out --root nowhere", "nowhere/params.yaml: got no file"),
     "no such user": ("prune source/model --output=~nobody-at-all/x", "the home folder of a user"),
 }
 
 
 def test_a_mistake_is_told_before_torch_is_there(place: Path) -> None:
+    (place / "unknown").mkdir()
+    tiny.write_params(place / "unknown", {**tiny.PARAMS, "methods": {"wanda": {"score": "wnada"}}})
     given = json.dumps({kind: words for kind, (words, _) in MISTAKES.items()})
     done = subprocess.run([sys.executable, "-c", TELL], input=given, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
@@ -71,7 +80,7 @@ def test_a_mistake_is_told_before_torch_is_there(place: Path) -> None:
         assert said in err
         assert err.startswith("error: ")
         assert err.count("\n") == 1
-    assert sorted(path.name for path in place.iterdir()) == ["params.yaml", "source"]
+    assert sorted(path.name for path in place.iterdir()) == ["params.yaml", "source", "unknown"]
 
 
 def test_what_the_model_cannot_have_is_told_before_a_text_is_read(place: Path, command: Command) -> None:

@@ -23,7 +23,7 @@ TEXT = {"source": "source/text.txt", "seqlen": 32}
 def test_any_other_trouble_of_the_system_is_one_sentence(command: Command, place: Path) -> None:
     code, _, err = command("validate", "params.yaml")
     assert code == 1
-    assert err.startswith("error: params.yaml/params.yaml: got Not a directory, expected a file of YAML.")
+    assert err.startswith("error: params.yaml/params.yaml: Not a directory.")
     assert err.count("\n") == 1
 
 

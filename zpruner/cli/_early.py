@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError, did_you_mean
 from zpruner.part_names import part_names
 
-_ROOMS = {"--method": "zpruner.methods", "--refine": "zpruner.masks", "--update": "zpruner.updates"}
+_ROOMS = {"score": "zpruner.methods", "refine": "zpruner.masks", "update": "zpruner.updates"}
+"""A key of a composition -> where its names are found."""
 _ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def check_names(given: Mapping[str, str | None], presets: Mapping[str, Any]) -> None:
-    """Raise UnknownNameError for the first option whose part is not known.
+def check_names(given: Mapping[str, str | None], where: str = "", also: Collection[str] = ()) -> None:
+    """Raise UnknownNameError for the first part of a composition whose name is not known.
 
     Args:
-        given: --method, --refine, --update -> a name, or None.
-        presets: that --method may name, too.
+        given: `score`, `refine`, `update` -> a name, or None.
+        where: what stands before the key in a message.
+        also: names that `score` may have, too.
     """
-    for option, name in given.items():
-        known = [*part_names(_ROOMS[option]), *(presets if option == "--method" else ())]
+    for key, name in given.items():
+        known = [*part_names(_ROOMS[key]), *(also if key == "score" else ())]
         if name is not None and name not in known:
-            raise UnknownNameError(
-                option, f"'{name}'", "a name that `zpruner methods` lists", did_you_mean(name, known)
-            )
+            listed = "a name that `zpruner methods` lists"
+            raise UnknownNameError(f"{where}{key}", f"'{name}'", listed, did_you_mean(name, known))
 
 
 def local_path(option: str, source: str | None, sha256: str | None = None) -> Path | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zpruner.cli import _options as option
+from zpruner.cli._early import local_path
 from zpruner.cli._output import check_apart, check_output, place
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def pack(
 
     `import zpruner` lets transformers load it; `zpruner unpack` gives back the very files.
     """
-    check_apart(output, folder)
+    check_apart(output, local_path("FOLDER", str(folder)))
     check_output(output, force)
 
     from zpruner.packed.pack import pack
@@ -45,7 +46,7 @@ def unpack(
     force: option.Force = False,
 ) -> None:
     """Write the checkpoint that was packed, byte for byte."""
-    check_apart(output, folder)
+    check_apart(output, local_path("FOLDER", str(folder)))
     check_output(output, force)
 
     from zpruner.packed.unpack import unpack

@@ -87,7 +87,7 @@ def prune(
         calibration, calibration_sha256 = option.NEWS, option.NEWS_SHA256
     # What can be told at once is: torch takes seconds to import, a model minutes to load.
     pattern = SparsityPattern.parse(pattern_of(sparsity_ratio, sparsity_type, sparsity))
-    check_names({"--method": method, "--refine": refine, "--update": update}, PRESETS)
+    check_names({"score": method, "refine": refine, "update": update}, also=PRESETS)
     settings = composition_settings(method, group, setting or [], refine, update)
     checked = _checked(settings)
     read = {

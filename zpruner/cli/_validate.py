@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zpruner.cli import _options as option
+from zpruner.cli._early import check_names
 from zpruner.errors import InvalidSettingError, MissingStatisticError
 
 if TYPE_CHECKING:
@@ -23,12 +24,18 @@ def validate(
     ] = Path(),
 ) -> None:
     """Check params.yaml, every composition and every source before a long run, and estimate what it will take."""
-    from zpruner.cli._estimate import estimate_table, read_shapes
-    from zpruner.evaluate import check_protocol, find_tasks
     from zpruner.settings.params import load_with_advice
-    from zpruner.text import check_length
 
     params, advice = load_with_advice(root / "params.yaml")
+    for label, method in params.methods.items():
+        parts = {"score": method.score}
+        parts |= {key: part.name for key, part in (("refine", method.refine), ("update", method.update)) if part}
+        check_names(parts, where=f"methods.{label}.")
+
+    from zpruner.cli._estimate import estimate_table, read_shapes
+    from zpruner.evaluate import check_protocol, find_tasks
+    from zpruner.text import check_length
+
     if advice:
         typer.echo(advice)
     compositions = check_compositions(params)

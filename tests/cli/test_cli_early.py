@@ -57,10 +57,6 @@ MISTAKES = {
     "a label": ("export wandaa s50 -o out", "label 'wandaa', expected one listed in params.yaml. Did you mean 'wanda'"),
     "another label": ("export wanda s5 -o out", "Did you mean 's50'?"),
     "a method in params.yaml": ("validate unknown", "methods.wanda.score: got 'wnada'"),
-    "a text in params.yaml": (
-        "validate textless",
-        "calibration.source: got no file or folder textless/source/text.txt",
-    ),
     "an artifact": ("inspect nowhere", "nowhere: got no such path"),
     "nothing to pack": ("pack nowhere -o out", "nowhere: got no"),
     "no project": ("export wanda s50 -o out --root nowhere", "nowhere/params.yaml: got no file"),

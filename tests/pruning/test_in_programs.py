@@ -173,6 +173,23 @@ def test_windows_longer_than_the_model_takes(config):
             function(model, WINDOWS)
 
 
+@pytest.mark.parametrize("function", [zpruner.calibrate, zpruner.prune_sequentially, zpruner.perplexity])
+def test_windows_that_the_models_code_does_not_take(function):
+    """A limit that no configuration names, such as a table of positions shorter than it says, is found by trying."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=160, n_embd=32, n_layer=2, n_head=4, n_positions=20)).eval()
+    model.config.n_positions = 1000
+    with pytest.raises(InvalidSettingError, match=r"windows: got 24 tokens each, expected at most 20, on which"):
+        function(model, WINDOWS)
+    assert zpruner.perplexity(model, WINDOWS[:, :20]) > 1
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("not the windows")
+
+    model.transformer.h[1].forward = broken
+    with pytest.raises(RuntimeError, match="not the windows"):
+        function(model, WINDOWS[:, :20])
+
+
 ROWS = WINDOWS.tolist()
 FORMS = {
     "lists": ROWS,

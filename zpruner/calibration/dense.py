@@ -26,7 +26,16 @@ from zpruner.errors import (
     whole_number,
 )
 from zpruner.execution import Runner
-from zpruner.model import TIED_BEFORE, Inventory, as_windows, check_in_memory, get_weight, take_inventory, undisturbed
+from zpruner.model import (
+    TIED_BEFORE,
+    Inventory,
+    as_windows,
+    check_in_memory,
+    get_weight,
+    reading,
+    take_inventory,
+    undisturbed,
+)
 from zpruner.types import CHANNEL_SUMS, RELATIVE, LayerStats, Stat, check_weight
 
 if TYPE_CHECKING:
@@ -88,8 +97,9 @@ def calibrate(
     collection = Collection()
     # What was reached and is finite is told from the inputs, even where only gradients are wanted.
     inputs = wanted - {Stat.GRAD_SQ} or {Stat.SQ_SUM}
-    for _ in collect(model, inventory, windows, collection, stats=inputs, batch_size=batch_size):
-        pass
+    with reading(model, windows):
+        for _ in collect(model, inventory, windows, collection, stats=inputs, batch_size=batch_size):
+            pass
     fill_experts(inventory, collection, min_expert_tokens)
     check_reached(inventory, collection.owner)
     grad_sq = gradients_of(model, inventory, windows) if Stat.GRAD_SQ in wanted else {}

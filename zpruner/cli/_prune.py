@@ -273,6 +273,7 @@ def _prune(
         collect_gradients,
         fill_experts,
     )
+    from zpruner.model import reading
     from zpruner.pruning.composition import statistics_of
     from zpruner.pruning.in_memory import prune as prune_in_memory
     from zpruner.pruning.in_memory import prune_sequentially
@@ -293,8 +294,9 @@ def _prune(
     wanted = statistics_of([composition]) | {Stat.SQ_SUM}
     inputs = wanted - {Stat.GRAD_SQ}
     batches = collect(model, inventory, windows, collection, stats=inputs, batch_size=batch_size)
-    for _ in progress(batches, "calibrate", -(-len(windows) // batch_size), "batch"):
-        pass
+    with reading(model, windows):
+        for _ in progress(batches, "calibrate", -(-len(windows) // batch_size), "batch"):
+            pass
     fill_experts(inventory, collection)
     check_reached(inventory, collection.owner)
     sums = GradientSums()

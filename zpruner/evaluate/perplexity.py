@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from zpruner.errors import NonFiniteError, whole_number
 from zpruner.evaluate.predict import Logits, Predictor
-from zpruner.model import as_windows, check_in_memory, undisturbed
+from zpruner.model import as_windows, check_in_memory, reading, undisturbed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,7 +89,8 @@ def perplexity(
     check_in_memory(model)
     windows, batch_size = as_windows(windows, model.config, least=2), whole_number("batch_size", batch_size, 1)
     stride = None if stride is None else whole_number("stride", stride, 1)
-    return perplexity_of([loss for losses in window_losses(model, windows, batch_size, stride) for loss in losses])
+    with reading(model, windows):
+        return perplexity_of([loss for losses in window_losses(model, windows, batch_size, stride) for loss in losses])
 
 
 def perplexity_of(losses: Sequence[float]) -> float:

@@ -4,7 +4,7 @@ from zpruner.model.config import quiet_transformers
 from zpruner.model.given import as_windows
 from zpruner.model.inventory import TIED_BEFORE, take_inventory
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
-from zpruner.model.limits import check_windows, limits_of
+from zpruner.model.limits import check_windows, limits_of, reading
 from zpruner.model.load import load_model, resolve_device, resolve_devices
 from zpruner.model.opening import empty_model, open_checkpoint
 from zpruner.model.undisturbed import check_model, evaluating, undisturbed
@@ -26,6 +26,7 @@ __all__ = [
     "load_model",
     "open_checkpoint",
     "quiet_transformers",
+    "reading",
     "resolve_device",
     "resolve_devices",
     "set_weight",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from zpruner.errors import InvalidSettingError, ShapeMismatchError
+from zpruner.errors import InvalidSettingError, ShapeMismatchError, one_line
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 _LENGTHS = (
@@ -59,3 +62,36 @@ def check_windows(windows: Tensor, config: PretrainedConfig, least: int = 1) -> 
             f"at most {longest}, the most tokens that the model takes at once",
             "Make shorter ones.",
         )
+
+
+@contextmanager
+def reading(model: PreTrainedModel, windows: Tensor) -> Iterator[None]:
+    """Say so where the model's own code fails on windows of this length, whatever its configuration says.
+
+    Raises:
+        InvalidSettingError: it fails on one window, and does not on a shorter one.
+    """
+    try:
+        yield
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        seqlen = windows.shape[1]
+        if "memory" in str(error).lower() or _takes(model, windows, seqlen) or not _takes(model, windows, 1):
+            raise
+        longest = bisect(range(1, seqlen), False, key=lambda length: not _takes(model, windows, length))
+        raise InvalidSettingError(
+            "windows",
+            f"{seqlen} tokens each",
+            f"at most {longest}, on which its code does not fail ({one_line(str(error))})",
+            "Make shorter ones.",
+        ) from error
+
+
+def _takes(model: PreTrainedModel, windows: Tensor, length: int) -> bool:
+    """Return whether the decoder runs on the first tokens of a window."""
+    ids = windows[:1, :length].to(model.device, torch.long)
+    try:
+        with torch.no_grad():
+            model.base_model(input_ids=ids, use_cache=False)
+    except (AssertionError, IndexError, RuntimeError, ValueError):
+        return False
+    return True

@@ -29,6 +29,7 @@ from zpruner.model import (
     check_model,
     get_weight,
     limits_of,
+    reading,
     set_weight,
     take_inventory,
     undisturbed,
@@ -194,9 +195,7 @@ def prune(
         NonFiniteError: NaN or infinity in a weight. No weight has been changed by then.
     """
     check_in_memory(model)
-    if not isinstance(calibration, Calibration):
-        got, action = type(calibration).__name__, "Calibrate first: zpruner.calibrate(model, windows)."
-        raise InvalidSettingError("calibration", got, "what zpruner.calibrate returns", action)
+    _check_calibration(calibration)
     composition = _composition(method)
     pattern = SparsityPattern.parse(sparsity)
     layers = calibration.inventory.layers
@@ -255,8 +254,9 @@ def prune_sequentially(
     min_expert_tokens = whole_number("min_expert_tokens", min_expert_tokens, 0)
     inventory, collection = take_inventory(model, blocks, ignore), Collection()
     if allocated := statistics_of([composition], "pruned") - {Stat.GRAD_SQ}:
-        for _ in collect(model, inventory, windows, collection, stats=allocated, batch_size=batch_size):
-            pass
+        with reading(model, windows):
+            for _ in collect(model, inventory, windows, collection, stats=allocated, batch_size=batch_size):
+                pass
         fill_experts(inventory, collection, min_expert_tokens)
         check_reached(inventory, collection.owner)
     patterns = layer_patterns(
@@ -271,7 +271,7 @@ def prune_sequentially(
     def solved(found: SolvedLayer) -> None:
         results.append(_result(found.mask, found.dense, found.weight, found.stats))
 
-    for _ in prune_blocks(
+    blocks_done = prune_blocks(
         model,
         inventory,
         windows,
@@ -281,9 +281,17 @@ def prune_sequentially(
         min_expert_tokens=min_expert_tokens,
         solved=solved,
         gradient=grad_sq.get,
-    ):
-        pass
+    )
+    with reading(model, windows):
+        for _ in blocks_done:
+            pass
     return tuple(results)
+
+
+def _check_calibration(calibration: object) -> None:
+    if not isinstance(calibration, Calibration):
+        got, action = type(calibration).__name__, "Calibrate first: zpruner.calibrate(model, windows)."
+        raise InvalidSettingError("calibration", got, "what zpruner.calibrate returns", action)
 
 
 def _part(part: Sequence[float]) -> tuple[float, float]:

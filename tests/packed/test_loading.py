@@ -198,7 +198,12 @@ def test_without_zpruner_nothing_is_loaded_and_the_error_says_what_to_do(folders
     assert "`import zpruner` before it is loaded" in done.stderr.splitlines()[-1]
 
 
-ORDERS = (("zpruner", "transformers"), ("transformers", "zpruner"), ("transformers.quantizers.auto", "zpruner"))
+ORDERS = (
+    ("zpruner", "transformers"),
+    ("transformers", "zpruner"),
+    ("transformers.quantizers.auto", "zpruner"),
+    ("zpruner.packed.quantizer", "transformers"),
+)
 
 
 @pytest.mark.parametrize("order", [ORDERS[0], *(pytest.param(order, marks=pytest.mark.slow) for order in ORDERS[1:])])
@@ -211,3 +216,18 @@ def test_import_zpruner_stays_light() -> None:
     heavy = ("torch", "transformers", "numpy", "safetensors", "pyarrow", "pydantic")
     done = run(f"import sys, zpruner, zpruner.cli; print([name for name in {heavy} if name in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_lm_evaluation_harness_loads_it_by_its_name(folders: tuple[Path, Path]) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    asked = [Instance("loglikelihood", {}, (tiny.words(4), " " + tiny.words(3, seed=n)), n) for n in range(3)]
+    found = []
+    for folder in folders:
+        harness = HFLM(pretrained=str(folder), device="cpu", batch_size=2)
+        found.append(harness.loglikelihood(asked, disable_tqdm=True))
+    assert sparse_layers(harness.model)
+    assert [score for score, _ in found[1]] == pytest.approx([score for score, _ in found[0]], rel=1e-2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zpruner.kernels import KERNEL_ROWS, DenseMatrix, choose
-from zpruner.packed.linear import SparseLinear
+from zpruner.packed.linear import KernelLinear, SparseLinear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,6 +44,9 @@ def control(dense: PreTrainedModel, names: frozenset[str]) -> PreTrainedModel:
     model = sharing(dense)
     for name in names:
         model.set_submodule(name, ControlLinear(model.get_submodule(name)))
+    for module in model.modules():  # as in a packed model
+        if type(module) is nn.Linear:
+            module.__class__ = KernelLinear
     return model
 
 

@@ -149,7 +149,11 @@ import resource, sys, torch, zpruner
 model, _ = zpruner.load(sys.argv[1], device="cpu")
 with torch.no_grad():
     model(input_ids=torch.ones(1, 1, dtype=torch.long))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+try:  # ru_maxrss counts what the parent held when it forked
+    with open("/proc/self/status") as status:
+        print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024)
+except FileNotFoundError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 """
 
 

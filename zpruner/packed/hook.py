@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 _WATCHED = "transformers.quantizers.auto"
 """Where transformers keeps its quantizers: imported by whatever can load a model."""
+_REGISTERS = "zpruner.packed.quantizer"
 
 
 def register_with_transformers() -> None:
@@ -19,15 +21,9 @@ def register_with_transformers() -> None:
     Neither transformers nor torch is imported here: `import zpruner` takes no time.
     """
     if _WATCHED in sys.modules:
-        _register()
+        import_module(_REGISTERS)
     else:
         sys.meta_path.insert(0, _Watch())
-
-
-def _register() -> None:
-    from zpruner.packed.quantizer import register
-
-    register()
 
 
 class _Watch(MetaPathFinder):
@@ -59,4 +55,4 @@ class _Registering(Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Run the module, then register."""
         self._loader.exec_module(module)
-        _register()
+        import_module(_REGISTERS)

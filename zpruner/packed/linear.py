@@ -2,19 +2,59 @@
 
 from __future__ import annotations
 
+from threading import local
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zpruner.kernels import KERNEL_ROWS, SparseMatrix, choose
+from zpruner.kernels import KERNEL_ROWS, DenseMatrix, SparseMatrix, choose
 from zpruner.kernels.checks import PADDING_BYTES, words
 from zpruner.kernels.expand import expand_rows
 from zpruner.model.bfloat16 import linear, multiplies_bfloat16
 
+FEW_ROWS = 4
+_SLOW = (torch.bfloat16, torch.float16)
 _PARTS = ("weight_bitmask", "weight_values", "weight_offsets")
 _PIECES = {128: 1 << 22, 1 << 62: 1 << 23}
 """Rows of x, at most -> bytes of weights expanded at once: they are multiplied while caches hold them."""
+
+
+class Scratch(local):
+    """Room for expanded weights, kept from one product to the next, for every thread: fresh pages cost more than the
+    products of a few rows. Copies of a model have their own."""
+
+    def __init__(self) -> None:
+        self._room = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """Return room for (rows, columns) of `dtype`, whatever is in it."""
+        size = rows * columns * dtype.itemsize
+        if self._room.numel() < size:
+            self._room = torch.empty(size, dtype=torch.uint8)
+        return self._room[:size].view(dtype).view(rows, columns)
+
+    def __reduce__(self) -> tuple[type[Scratch], tuple[()]]:
+        return Scratch, ()
+
+
+class KernelLinear(nn.Linear):
+    """A dense linear layer of a packed model, such as its head: kernels multiply a few rows of 16-bit inputs.
+
+    torch's own product of one row is slow in these formats.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Return the layer's output, in the dtype of its input."""
+        rows = input.numel() // max(1, self.in_features)
+        plain = input.device.type != "cpu" or self.weight.device.type != "cpu" or self.weight.dtype not in _SLOW
+        if plain or rows > FEW_ROWS or (input.requires_grad and torch.is_grad_enabled()):
+            return super().forward(input)
+        matrix = DenseMatrix(choose(), self.weight)
+        if not matrix.multiplies(input.dtype):
+            return super().forward(input)
+        y = matrix.multiply(input.reshape(rows, self.in_features), self.bias)
+        return y.view(*input.shape[:-1], self.out_features)
 
 
 class SparseLinear(nn.Module):
@@ -57,6 +97,8 @@ class SparseLinear(nn.Module):
         self.register_buffer("weight_offsets", torch.empty(out_features + 1, dtype=offset_dtype, device=device))
         self.register_parameter("bias", bias)
         self._matrix: SparseMatrix | None = None
+        self.scratch = Scratch()
+        """May be shared by the layers of a model."""
 
     @property
     def weight(self) -> Tensor:
@@ -95,14 +137,12 @@ class SparseLinear(nn.Module):
         matrix, bias = self.matrix, self.bias
         size = next(size for most, size in _PIECES.items() if len(x) <= most)
         rows = max(1, size // max(1, self.in_features * matrix.dtype.itemsize))
-        pieces = [
-            multiply(
-                x,
-                matrix.expanded(start, min(start + rows, self.out_features)).to(x.dtype),
-                None if bias is None else bias[start : start + rows],
-            )
-            for start in range(0, self.out_features, rows)
-        ]
+        pieces = []
+        for start in range(0, self.out_features, rows):
+            stop = min(start + rows, self.out_features)
+            weight = self.scratch.take(stop - start, self.in_features, matrix.dtype)
+            matrix.expand_into(weight, start, stop)
+            pieces.append(multiply(x, weight.to(x.dtype), None if bias is None else bias[start:stop]))
         if not pieces:
             return x.new_empty(len(x), 0)
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
@@ -148,7 +188,9 @@ def restore_dense(model: nn.Module, dtype: torch.dtype | None = None) -> None:
         dtype: of the weights; None: that of the kept values.
     """
     for name, module in list(model.named_modules()):
-        if isinstance(module, SparseLinear):
+        if isinstance(module, KernelLinear):
+            module.__class__ = nn.Linear  # type: ignore[assignment]
+        elif isinstance(module, SparseLinear):
             dense = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
             dense.weight = nn.Parameter(module.weight.to(dtype or module.weight_values.dtype), requires_grad=False)
             dense.register_parameter("bias", module.bias)

@@ -1,4 +1,4 @@
-"""Packed checkpoints in transformers' loader, by the hooks that it has for quantised ones.
+"""Packed checkpoints in transformers' loader, by the hooks that it has for quantised ones; registered on import.
 
 transformers builds the empty model; the linear layers whose weights are packed are replaced by layers that keep them
 so; everything else that is packed (experts that are stacked on loading, embeddings) is expanded while it is loaded.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     register_quantization_config,
@@ -23,7 +24,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from zpruner.errors import ArtifactError
 from zpruner.packed.layout import FORMAT, METHOD, VERSION, WEIGHTS, PackedTensor
-from zpruner.packed.linear import SparseLinear, restore_dense
+from zpruner.packed.linear import KernelLinear, Scratch, SparseLinear, restore_dense
 from zpruner.packed.reader import PackedFile
 
 if TYPE_CHECKING:
@@ -106,9 +107,13 @@ class PackedQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         from zpruner.packed.saving import save_packed_by
 
+        scratch = Scratch()
         for module in model.modules():
             if isinstance(module, SparseLinear):
                 module.matrix  # noqa: B018 - checks what was loaded
+                module.scratch = scratch
+            elif type(module) is nn.Linear:
+                module.__class__ = KernelLinear
         save_packed_by(model, {name: tensor for file in self._files for name, tensor in file.packed.items()})
         return model
 
@@ -125,13 +130,6 @@ class PackedQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """False: gradients reach the inputs of packed layers, not their weights."""
         return False
-
-
-def register() -> None:
-    """Tell transformers of packed checkpoints, once."""
-    if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:
-        register_quantization_config(METHOD)(PackedConfig)
-        register_quantizer(METHOD)(PackedQuantizer)
 
 
 def _replace(model: PreTrainedModel, weight: str, tensor: PackedTensor, file: PackedFile) -> None:
@@ -151,3 +149,8 @@ def _replace(model: PreTrainedModel, weight: str, tensor: PackedTensor, file: Pa
         "meta",
     )
     model.set_submodule(name, sparse.train(module.training))
+
+
+if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+    register_quantization_config(METHOD)(PackedConfig)
+    register_quantizer(METHOD)(PackedQuantizer)

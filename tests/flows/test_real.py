@@ -59,4 +59,4 @@ def test_a_clone_neither_calibrates_nor_scores(finished_project: Path, tmp_path:
     new = [
         f"{stage}@{method}-s60" for stage in ("apply", "evaluate", "mask", "pack") for method in ("wanda", "zpruner")
     ]
-    assert flow(second, "--share") == sorted([*new, "report"])
+    assert flow(second, "--share") == sorted([*new, "plan", "report"])

@@ -18,8 +18,8 @@ import typer
 from stages._deciding import source_of
 from stages._project import Project, Root, main
 from zpruner.artifacts.work import atomic_file
-from zpruner.errors import SourceError
-from zpruner.sources import LocalPath, content_sha256, hub_name, parse_source, resolve_source
+from zpruner.errors import SourceError, UnknownNameError, did_you_mean
+from zpruner.sources import HubRef, LocalPath, content_sha256, hub_name, parse_source, resolve_source
 
 KINDS = ("model", "calibration", "evaluation", "search")
 _NOTE = 10_000
@@ -35,6 +35,8 @@ def run(names: Annotated[list[str], typer.Argument(help=f"Of {', '.join(KINDS)}.
     """
     project = Project.open(root)
     for name in names:
+        if name not in KINDS:
+            raise UnknownNameError("sources", f"'{name}'", "what is fetched", did_you_mean(name, KINDS))
         place, source = project.sources(name), source_of(project.params, name)
         if (path := local_path(project, name)) is None:
             _note(place, source, fetched_source(project, name))
@@ -72,9 +74,20 @@ def fetched_source(project: Project, name: str) -> str:
             note = json.loads(place.read_text(encoding="utf-8"))
         except ValueError:
             note = None
-        if isinstance(note, dict) and note.get("given") == source and isinstance(note.get("source"), str):
+        if isinstance(note, dict) and note.get("given") == source and _stands_for(source, note.get("source")):
             return str(note["source"])
     return resolve_source(source, "model" if name == "model" else "dataset", project.root)
+
+
+def _stands_for(source: str, noted: object) -> bool:
+    """Return whether a note says what it may of a source: the same, or a commit of the repository that it names."""
+    named = hub_name(source)
+    return noted == source or (
+        named is not None
+        and isinstance(noted, str)
+        and isinstance(ref := parse_source(noted), HubRef)
+        and (ref.repo, ref.is_pinned) == (named[0], True)
+    )
 
 
 def content_of(project: Project, name: str) -> str:

@@ -16,7 +16,7 @@ import tiny
 
 from stages import fetch, sources
 from zpruner.checkpoint import Checkpoint
-from zpruner.errors import SourceError
+from zpruner.errors import SourceError, UnknownNameError
 
 FIRST, SECOND = "1" * 40, "2" * 40
 ALL = ["model", "calibration", "evaluation"]
@@ -103,6 +103,12 @@ def test_a_name_on_the_hub_keeps_its_first_commit(
     assert dense.manifest["model"] == "org/tiny"
     assert dense.manifest["fetched"] == f"hf:org/tiny@{FIRST}"
     assert capsys.readouterr().err.count("now commit") == 0
+    place = project / "data" / "sources" / "model"
+    place.write_text(json.dumps({"given": "org/tiny", "source": f"hf:org/other@{FIRST}"}))  # not of this name
+    sources.run(ALL, project)
+    assert f"hf:org/tiny@{SECOND}" in place.read_text()
+    with pytest.raises(UnknownNameError, match="Did you mean 'model'"):
+        sources.run(["modle"], project)
     staged.change_params(project, "model.source", "org/tiny@main")
     sources.run(ALL, project)
     assert f"hf:org/tiny@{SECOND}" in (project / "data" / "sources" / "model").read_text()

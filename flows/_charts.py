@@ -24,14 +24,23 @@ def read_charts(file: Path, below: Path) -> Iterator[tuple[str, str]]:
         file: dvc.yaml; its paths are relative to its folder.
         below: of its plots, those with data in this folder.
     """
-    for plot in read_yaml(file).get("plots", ()):
-        for title, facts in plot.items():
-            [(source, x)], [(_, y)] = facts["x"].items(), facts["y"].items()
-            data = file.parent / source
-            if data.is_relative_to(below) and data.is_file() and facts.get("template") in MARKS:
-                rows = json.loads(data.read_text(encoding="utf-8"))
-                image = vl_convert.vegalite_to_png(json.dumps(_chart(facts, x, y, rows)), scale=1.5)
-                yield title, f"data:image/png;base64,{base64.b64encode(image).decode()}"
+    named = [entry for plot in read_yaml(file).get("plots", ()) if isinstance(plot, dict) for entry in plot.items()]
+    for title, facts in named:
+        x, y = _axis(facts, "x"), _axis(facts, "y")
+        if x is None or y is None or facts.get("template") not in MARKS:
+            continue  # one of the other forms that DVC knows
+        data = file.parent / x[0]
+        if data.is_relative_to(below) and data.is_file():
+            rows = json.loads(data.read_text(encoding="utf-8"))
+            image = vl_convert.vegalite_to_png(json.dumps(_chart(facts, x[1], y[1], rows)), scale=1.5)
+            yield title, f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+def _axis(facts: Any, name: str) -> tuple[str, str] | None:
+    """Return the file and the column of an axis, None where it is not one of each."""
+    axis = facts.get(name) if isinstance(facts, dict) else None
+    pairs = list(axis.items()) if isinstance(axis, dict) else []
+    return pairs[0] if len(pairs) == 1 and isinstance(pairs[0][1], str) else None
 
 
 def _chart(facts: dict[str, Any], x: str, y: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

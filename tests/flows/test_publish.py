@@ -70,6 +70,7 @@ def page(tmp_path: Path) -> Path:
     plot = "template: scatter\n      x: {{{0}/points.json: a}}\n      y: {{{0}/points.json: b}}\n"
     (tmp_path / "dvc.yaml").write_text(
         f"plots:\n  - One:\n      {plot.format('page')}  - Two:\n      {plot.format('elsewhere')}"
+        "  - page/points.json\n  - Three: null\n  - Four: {x: a, y: {page/points.json: [a, b]}}\n"
     )
     for name in ("page", "elsewhere"):
         (tmp_path / name).mkdir()

@@ -10,6 +10,7 @@ from pathlib import Path
 from flows.instance import Place, run
 from flows.slots import Slots, accelerator_slots, fitting, processor_slots
 from warm.worker import Worker, Workers
+from zpruner.artifacts.layout import Layout
 from zpruner.artifacts.results import Cost
 from zpruner.errors import ArtifactError
 
@@ -44,7 +45,7 @@ def machine_slots(worker: Worker | Workers, root: Path, parallel: int) -> dict[b
 
 def peak_bytes(root: Path) -> int:
     """Return the most memory that an instance of this project has taken so far, as its costs say."""
-    return max(map(_peak, (root / "data" / "costs").rglob("*.json")), default=UNKNOWN_BYTES)
+    return max(map(_peak, Layout(root).costs().rglob("*.json")), default=UNKNOWN_BYTES)
 
 
 def _peak(path: Path) -> int:

@@ -18,6 +18,7 @@ from flows._ending import ENDS, as_state, exit_status
 from flows.graph import read_graph
 from flows.pipeline import pipeline
 from flows.publish import model_name
+from zpruner.artifacts.layout import Layout
 from zpruner.artifacts.results import FoundFormula
 
 DVC_FILE = "search/dvc.yaml"
@@ -46,7 +47,7 @@ def search(root: str = ".", share: bool = False) -> dict[str, Any] | State[Any]:
         pipeline(root, targets=[DVC_FILE], share=share)
     except ENDS as end:
         return as_state(end)
-    folder = Path(root).resolve() / "data" / "search"
+    folder = Layout(Path(root).resolve()).search
     found = FoundFormula.read(folder / "found.json", f"dvc repro {DVC_FILE}")
     get_run_logger().info("best formula: %s", found.formula)
     return found.model_dump(include={"formula", "fitness", "evaluations"})

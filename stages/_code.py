@@ -25,7 +25,7 @@ HOW = (
     "zpruner.artifacts.store",
     "zpruner.artifacts.work",
     "zpruner.errors",
-    "zpruner.registry",
+    "zpruner.parts",
     "zpruner.runtime",
     "zpruner.settings",
     "zpruner.sources._disk",

@@ -16,6 +16,7 @@ from torch import Tensor
 from stages._deciding import search_instances
 from stages._plan import Planned, read_planned
 from stages._ran import note_run
+from zpruner.artifacts.layout import Layout
 from zpruner.artifacts.results import Cost
 from zpruner.artifacts.store import Provenance
 from zpruner.artifacts.work import Work, digest_of
@@ -39,13 +40,12 @@ How, not what, as `machine.device` is: sums and losses agree up to rounding, and
 
 
 @dataclass(frozen=True)
-class Project:
-    """A project folder: its settings, and the artifacts of every stage under `data/`.
+class Project(Layout):
+    """A project folder: its settings, where its artifacts lie, and how stages open them.
 
     `written` has params.yaml as it is written; `params` the batch sizes that this process takes besides.
     """
 
-    root: Path
     params: Params
     written: Params
 
@@ -55,67 +55,11 @@ class Project:
         written = load(root / "params.yaml")
         return cls(root, in_smaller_batches(written, batch_divisor()), written)
 
-    @property
-    def data(self) -> Path:
-        """The folder of all artifacts."""
-        return self.root / "data"
-
     def open_dense(self) -> Checkpoint:
         """Open the unpruned checkpoint as the one that params.yaml names: stages open it in no other way."""
         settings = self.params.model
         expected = {"role": "dense", "model": settings.source}
         return Checkpoint(self.dense, expected | ({} if settings.dtype == "auto" else {"dtype": settings.dtype}))
-
-    @property
-    def downloads(self) -> Path:
-        """Downloaded files, kept so that they are fetched once."""
-        return self.data / ".downloads"
-
-    @property
-    def work_root(self) -> Path:
-        """Where unfinished artifacts lie, out of sight of DVC and git."""
-        return self.data / ".work"
-
-    @property
-    def dense(self) -> Path:
-        """The unpruned checkpoint."""
-        return self.data / "models" / "dense"
-
-    @property
-    def activations(self) -> Path:
-        """Activation statistics of the unpruned model."""
-        return self.data / "activations" / "dense"
-
-    def sources(self, what: str) -> Path:
-        """Where DVC sees a source change: a link to a local one, else a note of what is fetched."""
-        return self.data / "sources" / what
-
-    def plan(self, search: bool = False) -> Path:
-        """What decides each stage instance of the pipeline, or of the search: its code and settings."""
-        return (self.search if search else self.data) / "plan"
-
-    @property
-    def gradients(self) -> Path:
-        """Gradient statistics of the unpruned model; without files where no listed method needs them."""
-        return self.data / "gradients"
-
-    def solved(self, method: str, sparsity: str) -> Path:
-        """Weights of a variant as pruned propagation solved them; without files under dense propagation."""
-        return self.data / "solved" / method / sparsity
-
-    @property
-    def search(self) -> Path:
-        """What the search reads and finds: its text, gradients, log, best formula and report."""
-        return self.data / "search"
-
-    @property
-    def search_logs(self) -> Path:
-        """The logs of searches begun, one per settings and inputs: out of sight of DVC, so that any can go on."""
-        return self.data / ".searches"
-
-    def tokens(self, text: str) -> Path:
-        """Token windows of `calibration`, `evaluation` or `search`."""
-        return self.data / text / "tokens.arrow"
 
     def open_activations(self, dense: Checkpoint, calibration_hash: str = "") -> Activations:
         """Return the activation statistics of the unpruned model: stages open them in no other way.
@@ -157,30 +101,6 @@ class Project:
                 settings = self.params.the_search().text.windows_settings()
         return WindowsOrigin(role, settings, dense.model_hash, dense.tokenizer_hash)
 
-    def scores(self, method: str) -> Path:
-        """Importance scores."""
-        return self.data / "scores" / method
-
-    def masks(self, method: str, sparsity: str) -> Path:
-        """Keep masks."""
-        return self.data / "masks" / method / sparsity
-
-    def pruned(self, method: str, sparsity: str) -> Path:
-        """The pruned checkpoint."""
-        return self.data / "pruned" / method / sparsity
-
-    def packed(self, method: str, sparsity: str) -> Path:
-        """The pruned checkpoint without its zeros."""
-        return self.data / "packed" / method / sparsity
-
-    def evaluation(self, *labels: str) -> Path:
-        """The metrics of a variant, or of `dense`."""
-        return self.data.joinpath("evaluation", *labels[:-1], f"{labels[-1]}.json")
-
-    def report(self) -> Path:
-        """The folder of the report."""
-        return self.data / "report"
-
     def planned(self, *instance: str) -> Planned:
         """Return what the plan says of a stage instance (stage and labels)."""
         return read_planned(self.plan(instance in SEARCH_STAGES), self.written, instance)
@@ -195,12 +115,9 @@ class Project:
         return Work(self.work_root, "-".join((*filter(None, [part]), *instance)), key)
 
     def write_cost(self, stage: str, *labels: str, seconds: float, **facts: Any) -> None:
-        """Write what a stage instance cost: seconds of work (start-up apart) and peak resident memory in bytes.
-
-        Costs of the search's stages lie in its own folder: the report, which reads the others, does not wait for it.
-        """
+        """Write what a stage instance cost: seconds of work (start-up apart) and peak resident memory in bytes."""
         searching = (stage, *labels) in SEARCH_STAGES
-        path = (self.search if searching else self.data).joinpath("costs", stage, *labels)
+        path = self.costs(searching).joinpath(stage, *labels)
         usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak = usage if sys.platform == "darwin" else usage * 1024
         divisor = batch_divisor()

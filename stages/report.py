@@ -25,15 +25,15 @@ def run(table: bool = False, root: Root = Path()) -> None:
         root: the project folder.
     """
     project = Project.open(root)
-    ran = None if table else computed(project.work_root, project.data / "costs")
+    ran = None if table else computed(project.work_root, project.costs())
     data = read(project, ran)
     if not table:
-        write(data, project.report())
+        write(data, project.report)
         sweep(project.work_root)  # every artifact that the report rests on is stored by now
         return
     typer.echo(render_table(data))
-    typer.echo(f"\nreport              {project.report() / 'report.html'}")
-    typer.echo(f"pruned checkpoints  {project.data / 'pruned'}/METHOD/SPARSITY")
+    typer.echo(f"\nreport              {project.report / 'report.html'}")
+    typer.echo(f"pruned checkpoints  {project.pruned('METHOD', 'SPARSITY')}")
     for variant in data.variants:
         if variant.packed is not None:
             folder, found = project.packed(variant.spec.method, variant.spec.sparsity), variant.packed

@@ -15,7 +15,7 @@ from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
 from zpruner.errors import ArtifactError, InvalidSettingError
 from zpruner.model import load_model, take_inventory
-from zpruner.registry import Registry
+from zpruner.parts.registry import Registry
 from zpruner.settings.params import load
 from zpruner.text import read_windows
 from zpruner.types import Stat

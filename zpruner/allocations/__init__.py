@@ -1,7 +1,7 @@
 """Allocations of the sparsity over the layers: one file per allocation, found by its name."""
 
 from zpruner.allocations._base import Allocation, Unpruned
-from zpruner.registry import Registry
+from zpruner.parts.registry import Registry
 
 ALLOCATIONS: Registry[Allocation] = Registry("zpruner.allocations", Allocation, "allocation")  # type: ignore[type-abstract]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from zpruner.allocations._exact import allocate, check_ratio
-from zpruner.registry import Part
+from zpruner.parts.registry import Part
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern
 
 Unpruned = Callable[[str], tuple[Tensor, LayerStats]]

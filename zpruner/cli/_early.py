@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError, did_you_mean
-from zpruner.part_names import part_names
+from zpruner.parts.names import part_names
 
 _ROOMS = {"score": "zpruner.methods", "refine": "zpruner.masks", "update": "zpruner.updates"}
 """A key of a composition -> where its names are found."""

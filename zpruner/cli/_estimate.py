@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zpruner.artifacts.layout import Layout
 from zpruner.artifacts.results import Cost
 from zpruner.pruning.composition import statistics_of
 from zpruner.types import Stat
@@ -49,7 +50,7 @@ def read_shapes(params: Params, root: Path) -> Shapes | None:
     from zpruner.sources import LocalPath, parse_source
 
     source = parse_source(params.model.source)
-    folders = [root / "data" / "models" / "dense"]
+    folders = [Layout(root).dense]
     if isinstance(source, LocalPath):
         folders.append(root / source.path)
         if (root / source.path).is_file():
@@ -134,7 +135,7 @@ def estimate_table(
 
 def measured(root: Path, entry: Estimate) -> list[Cost]:
     """Return what the instances of a stage that have run here took when they last did, from data/costs."""
-    folder = root / "data" / "costs"
+    folder = Layout(root).costs()
     names = ["/".join((entry.stage, *labels)) for labels in entry.instances]
     return [Cost.read(path, "dvc repro") for name in names if (path := folder / f"{name}.json").is_file()]
 

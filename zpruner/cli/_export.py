@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from zpruner.artifacts.layout import Layout
 from zpruner.cli import _options as option
 from zpruner.cli._output import check_apart, check_output, place
 from zpruner.cli._pack import saved_line
@@ -33,8 +34,8 @@ def export(
     ] = Format.dense,
 ) -> None:
     """Copy a variant of the pipeline with what was measured on it in its model card, to publish it."""
-    data = root / "data"
-    variant = data / "pruned" / method / sparsity
+    layout = Layout(root)
+    variant = layout.pruned(method, sparsity)
     if not variant.is_dir():
         check_labels(root, method, sparsity)
     check_apart(output, variant, project=root)
@@ -45,7 +46,7 @@ def export(
     from zpruner.packed.pack import pack
     from zpruner.packed.structure import transposed_tensors
 
-    found = measured(data / "evaluation", method, sparsity)
+    found = measured(layout, method, sparsity)
     checkpoint = Checkpoint(variant)
     if not checkpoint.tensor_bytes:
         raise ArtifactError(
@@ -93,7 +94,7 @@ def calibrated_on(root: Path, card: Path) -> dict[str, Any]:
     if "calibration_hash" not in text:  # written by `zpruner prune`, which knows the text
         return {}
     settings = load(root / "params.yaml").calibration
-    path = root / "data" / "calibration" / "tokens.arrow"
+    path = Layout(root).tokens("calibration")
     windows, found = read_windows(path)
     if found not in text:
         raise ArtifactError(
@@ -103,7 +104,7 @@ def calibrated_on(root: Path, card: Path) -> dict[str, Any]:
     return {**chosen, "seqlen": windows.shape[1]}
 
 
-def measured(folder: Path, method: str, sparsity: str) -> dict[str, tuple[float, float]]:
+def measured(layout: Layout, method: str, sparsity: str) -> dict[str, tuple[float, float]]:
     """Return title -> (dense, pruned) of everything that was measured on a variant and on the dense model.
 
     Raises:
@@ -113,8 +114,8 @@ def measured(folder: Path, method: str, sparsity: str) -> dict[str, tuple[float,
     from zpruner.artifacts.results import Metrics
 
     command = f"dvc repro evaluate_dense evaluate@{method}-{sparsity}"
-    dense = Metrics.read(folder / "dense.json", command)
-    pruned = Metrics.read(folder / method / f"{sparsity}.json", command)
+    dense = Metrics.read(layout.evaluation("dense"), command)
+    pruned = Metrics.read(layout.evaluation(method, sparsity), command)
     found = {}
     for path, shown in shown_fields(Metrics).items():
         before, after = value_at(dense, path), value_at(pruned, path)

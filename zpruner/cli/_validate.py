@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zpruner.artifacts.layout import Layout
 from zpruner.cli import _options as option
 from zpruner.cli._early import check_names
 from zpruner.errors import InvalidSettingError, MissingStatisticError
@@ -163,13 +164,13 @@ def _since_fetched(root: Path, name: str, path: Path) -> str:
     from zpruner.errors import ArtifactError
     from zpruner.sources import content_sha256
 
-    data = root / "data" / "search" if name == "search" else root / "data"
+    layout = Layout(root)
     try:
-        fetched = Cost.read(data / "costs" / "fetch" / f"{name}.json", "dvc repro").source
+        fetched = Cost.read(layout.costs(name == "search") / "fetch" / f"{name}.json", "dvc repro").source
     except ArtifactError:  # nothing was fetched yet
         fetched = None
     if not fetched:
         return "is here"
-    if content_sha256(path, root / "data" / ".downloads" / "hashes") == fetched:
+    if content_sha256(path, layout.downloads / "hashes") == fetched:
         return "is here, as it was fetched"
     return "has changed since it was fetched: `dvc repro` fetches it again"

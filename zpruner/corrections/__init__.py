@@ -1,7 +1,7 @@
 """Corrections for earlier pruned blocks: one file per correction, found by its name."""
 
 from zpruner.corrections._base import Correction
-from zpruner.registry import Registry
+from zpruner.parts.registry import Registry
 
 CORRECTIONS: Registry[Correction] = Registry("zpruner.corrections", Correction, "correction")  # type: ignore[type-abstract]
 

@@ -2,7 +2,7 @@
 
 from zpruner.masks._base import MaskRefinement
 from zpruner.masks._select import pruned_count, select, select_each
-from zpruner.registry import Registry
+from zpruner.parts.registry import Registry
 
 REFINEMENTS: Registry[MaskRefinement] = Registry("zpruner.masks", MaskRefinement, "mask refinement")  # type: ignore[type-abstract]
 

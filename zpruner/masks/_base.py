@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from zpruner.registry import Part
+from zpruner.parts.registry import Part
 from zpruner.types import LayerStats, SparsityPattern
 
 

@@ -1,7 +1,7 @@
 """Pruning methods, scores and solvers: one file per method, found by its name."""
 
 from zpruner.methods._base import MaskSolver, Method, PruningMethod, Solution
-from zpruner.registry import Registry
+from zpruner.parts.registry import Registry
 
 METHODS: Registry[Method] = Registry("zpruner.methods", Method, "pruning method")
 

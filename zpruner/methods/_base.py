@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from zpruner.registry import Part
+from zpruner.parts.registry import Part
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern
 
 

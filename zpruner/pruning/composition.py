@@ -14,7 +14,7 @@ from zpruner.corrections import CORRECTIONS, Correction
 from zpruner.errors import InvalidSettingError, MissingStatisticError, ZprunerError
 from zpruner.masks import REFINEMENTS, MaskRefinement, select
 from zpruner.methods import METHODS, MaskSolver, Method, PruningMethod
-from zpruner.registry import Part, Registry
+from zpruner.parts.registry import Part, Registry
 from zpruner.settings.explain import explain
 from zpruner.settings.params import Choice, MethodSettings, Params
 from zpruner.types import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from zpruner.artifacts.layout import COSTS, EVALUATION
 from zpruner.artifacts.results import Cost, Details, Metrics
 from zpruner.errors import ArtifactError
 from zpruner.report.data import Evaluation, ReportData, StageCost, Variant, VariantSpec
@@ -42,8 +43,8 @@ def load(
     Raises:
         ArtifactError: a file is missing, malformed, or belongs to another evaluation; names it and the command.
     """
-    dense = _evaluation(folder / "evaluation", "dense", "dvc repro evaluate_dense")
-    costs = _Costs(folder / "costs", computed)
+    dense = _evaluation(folder / EVALUATION, "dense", "dvc repro evaluate_dense")
+    costs = _Costs(folder / COSTS, computed)
     specs = [VariantSpec(m, s, str(pattern)) for m in methods for s, pattern in sparsities.items()]
     return ReportData(
         folder=folder.name,
@@ -60,7 +61,7 @@ def load(
 
 def _variant(folder: Path, spec: VariantSpec, dense: Evaluation, costs: _Costs) -> Variant:
     command = f"dvc repro evaluate@{spec.name}"
-    root = folder / "evaluation" / spec.method
+    root = folder / EVALUATION / spec.method
     found = _evaluation(root, spec.sparsity, command)
     compared = [("json", key, getattr(found.metrics, key), getattr(dense.metrics, key)) for key in _SAME_METRICS]
     ours, theirs = found.details.provenance, dense.details.provenance

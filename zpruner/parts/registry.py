@@ -11,7 +11,7 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from zpruner.errors import DuplicateNameError, UnknownNameError, did_you_mean
-from zpruner.part_names import own_names
+from zpruner.parts.names import own_names
 from zpruner.types import Stat
 
 

@@ -6,7 +6,7 @@ import pytest
 from zpruner.errors import DuplicateNameError, UnknownNameError
 from zpruner.masks import REFINEMENTS
 from zpruner.methods import METHODS
-from zpruner.registry import Registry
+from zpruner.parts.registry import Registry
 from zpruner.updates import UPDATES
 
 
@@ -46,7 +46,7 @@ def plugins(monkeypatch):
     def entry_points(group):
         return [EntryPoint(name, value, group) for name, value in points.items()]
 
-    monkeypatch.setattr("zpruner.registry.entry_points", entry_points)
+    monkeypatch.setattr("zpruner.parts.registry.entry_points", entry_points)
     return points
 
 

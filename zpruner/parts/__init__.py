@@ -1,0 +1,1 @@
+"""Parts of compositions: what each of them is, and how it is found by its name."""

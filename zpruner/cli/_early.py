@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from zpruner.parts.names import part_names
 
 _ROOMS = {"score": "zpruner.methods", "refine": "zpruner.masks", "update": "zpruner.updates"}
 """A key of a composition -> where its names are found."""
-_ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def check_names(given: Mapping[str, str | None], where: str = "", also: Collection[str] = ()) -> None:
@@ -36,7 +34,7 @@ def local_path(option: str, source: str | None, sha256: str | None = None) -> Pa
         InvalidSettingError: neither a path nor the name of something to fetch, or no SHA-256.
         SourceError: a path at which there is nothing.
     """
-    from zpruner.sources import LocalPath, checked_sha256, parse_source
+    from zpruner.sources import LocalPath, checked_sha256, hub_name, parse_source
 
     if source is None:
         return None
@@ -50,7 +48,7 @@ def local_path(option: str, source: str | None, sha256: str | None = None) -> Pa
     if parsed.path.exists():
         return parsed.path
     here = parsed.path.parent
-    if _ON_THE_HUB.fullmatch(source) and not here.exists():  # the name of a repository
+    if hub_name(source) is not None and not here.exists():  # the name of a repository
         return None
     near = [path.name for path in here.iterdir()] if here.is_dir() else []
     raise SourceError(source, "no such file or folder", "one that is there", did_you_mean(parsed.path.name, near))

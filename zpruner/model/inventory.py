@@ -64,7 +64,7 @@ def take_inventory(model: PreTrainedModel, blocks: str | None = None, ignore: It
 
 
 def _patterns(ignore: Iterable[str]) -> tuple[str, ...]:
-    patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore or ())
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise InvalidSettingError("model.ignore", shown(pattern), "patterns of layer names", "Write them as text.")

@@ -12,6 +12,20 @@ from zpruner.sources._hub import Kind, hub_commit
 from zpruner.sources._parse import NAME, HubRef, LocalPath, parse_source
 
 _PLAIN = re.compile(rf"({NAME}/{NAME})(?:@([A-Za-z0-9][A-Za-z0-9._-]*))?")
+_FILES = (
+    ".txt",
+    ".json",
+    ".jsonl",
+    ".parquet",
+    ".arrow",
+    ".csv",
+    ".gguf",
+    ".safetensors",
+    ".gz",
+    ".zst",
+    ".bz2",
+    ".xz",
+)
 
 
 def resolve_source(source: str, kind: Kind = "model", root: Path = Path()) -> str:
@@ -51,6 +65,9 @@ def resolve_source(source: str, kind: Kind = "model", root: Path = Path()) -> st
 
 
 def hub_name(source: str) -> tuple[str, str] | None:
-    """Return repository and revision ("main" where there is none) of ORG/NAME[@REVISION]; None for anything else."""
+    """Return repository and revision ("main" where there is none) of ORG/NAME[@REVISION]; None for anything else.
+
+    What ends as a file does is no repository: a text that is missing is not looked for on the hub.
+    """
     match = _PLAIN.fullmatch(source)
-    return None if match is None else (match[1], match[2] or "main")
+    return None if match is None or source.lower().endswith(_FILES) else (match[1], match[2] or "main")

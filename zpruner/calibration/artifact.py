@@ -17,7 +17,7 @@ from zpruner.calibration.collection import Collection
 from zpruner.errors import MEND, ArtifactError
 from zpruner.linalg import output_energy
 from zpruner.model import Inventory, PrunableLayer
-from zpruner.types import LayerStats
+from zpruner.types import CHANNEL_SUMS, SQUARES, LayerStats
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _Statistics:
 
 
 _STATISTICS, _LAYER = TypeAdapter(_Statistics), TypeAdapter(PrunableLayer)
-_SHAPES = {"sq_sum": 1, "abs_sum": 1, "max_abs": 1, "gram": 2, "cross": 2}
+_SHAPES = dict.fromkeys(CHANNEL_SUMS, 1) | dict.fromkeys(SQUARES, 2)
 """Dimensions of each statistic, each as long as the layer has inputs."""
 
 

@@ -13,7 +13,7 @@ from zpruner.text import read_windows
 
 @pytest.mark.parametrize("measure", ["dense", "block", "submodule"])
 def test_best(tmp_path, measure):
-    method = {**PRESETS["best"], "measure": "block" if measure == "dense" else measure}
+    method = {**PRESETS["best"], "measure": "submodule" if measure == "dense" else measure}
     propagation = "dense" if measure == "dense" else "pruned"
     project = staged.make(tmp_path, methods={METHOD: method}, propagation=propagation, gram="auto")
     root = staged.run_all(project, "apply")

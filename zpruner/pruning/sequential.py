@@ -130,13 +130,19 @@ def beside_the_weights(
 ) -> int:
     """Return about how many bytes `prune_blocks` holds beside a model in memory: hidden states and Gram matrices.
 
-    Hidden states are taken to be float32 and as wide as what most layers read; a correction follows the dense model's,
-    too. Of layers that lie side by side and read inputs of the same width, such
-    as an attention's, all but one are taken to read the same one.
+    Hidden states and weights are taken to be float32, hidden states as wide as what most layers read; a correction
+    follows the dense model's, too. Of layers that lie side by side and read inputs of the same width, such as an
+    attention's, all but one are taken to read the same one.
     """
     widths = Counter(layer.in_features for layer in inventory.layers)
     wanted = composition.needs | stats
-    hidden = 4 * windows.numel() * widths.most_common(1)[0][0] * (2 if wanted & RELATIVE else 1)
+    models = 2 if wanted & RELATIVE else 1
+    hidden = 4 * windows.numel() * widths.most_common(1)[0][0] * models
+    if composition.by_submodule:  # unpruned weights of a block, and the pruned ones while the unpruned are in place
+        weights: Counter[int] = Counter()
+        for layer in inventory.layers:
+            weights[layer.block] += layer.out_features * layer.in_features
+        hidden += 4 * max(weights.values()) * models
     if not wanted & SQUARES:
         return hidden
     readers = Counter((layer.block, _beside(layer), layer.part, layer.in_features) for layer in inventory.layers)

@@ -31,7 +31,7 @@ class _Statistics:
 
 
 _STATISTICS, _LAYER = TypeAdapter(_Statistics), TypeAdapter(PrunableLayer)
-_SHAPES = dict.fromkeys(CHANNEL_SUMS, 1) | dict.fromkeys(SQUARES, 2)
+_SHAPES = {stat.value: 2 if stat in SQUARES else 1 for stat in CHANNEL_SUMS | SQUARES}
 """Dimensions of each statistic, each as long as the layer has inputs."""
 
 

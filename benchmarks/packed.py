@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zpruner.bench import Plan, bench, markdown, measure
+from zpruner.bench import Plan, bench, control, markdown, measure
 from zpruner.kernels import DenseMatrix, Kernels, SparseMatrix, choose
 from zpruner.kernels.library import Isa
 from zpruner.packed.encode import bitmask_of, nonzero, offsets_of, values_of
@@ -138,7 +138,7 @@ def model(folder: Path, share: float, plan: Plan, layers: int) -> None:
         print(pack(dense, made))
         shutil.rmtree(dense)
     if torch.get_num_threads() == 1:  # its own clock: what others do on the machine counts less
-        measure.perf_counter = time.thread_time
+        measure.perf_counter = control.perf_counter = time.thread_time
     found = bench([made], plan)
     print(markdown(found))
     ratios = [a / b for a, b in zip(found.rows[0].decode, found.rows[1].decode, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -82,8 +83,6 @@ def _buffers(model: nn.Module) -> list[Tensor]:
 
 def bandwidth(seconds: float = 0.5) -> float:
     """Return the bytes a second that the kernels read from memory with torch's threads, the best of some runs."""
-    from time import perf_counter
-
     weight = torch.zeros(8192, 8192, dtype=torch.bfloat16)  # 134 MB: more than caches hold
     matrix, x = DenseMatrix(choose(), weight), torch.zeros(1, 8192, dtype=torch.bfloat16)
     best, end = float("inf"), perf_counter() + seconds

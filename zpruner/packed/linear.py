@@ -16,8 +16,9 @@ from zpruner.model.bfloat16 import linear, multiplies_bfloat16
 FEW_ROWS = 4
 _SLOW = (torch.bfloat16, torch.float16)
 _PARTS = ("weight_bitmask", "weight_values", "weight_offsets")
-_PIECES = {128: 1 << 22, 1 << 62: 1 << 23}
-"""Rows of x, at most -> bytes of weights expanded at once: they are multiplied while caches hold them."""
+_PIECES = {64: 1 << 22, 1 << 62: 1 << 26}
+"""Rows of x, at most -> bytes of weights expanded at once. Few rows: the weights are multiplied while caches hold them;
+many: a product of large pieces is the faster one."""
 
 
 class Scratch(local):

@@ -20,8 +20,8 @@ from zpruner.checkpoint.conversion import Conversion, Converted
 from zpruner.checkpoint.manifest import MANIFEST, SHARD_INDEX, read_manifest, tokenizer_hash, write_manifest
 from zpruner.checkpoint.tensors import write_tensors
 from zpruner.errors import MEND, ArtifactError, ModelStructureError
+from zpruner.model.empty import empty_model
 from zpruner.model.layers import PrunableLayer
-from zpruner.model.opening import empty_model
 from zpruner.model.stored import Facts, Stored, read_tensor, tensor_facts
 from zpruner.runtime.background import Background
 

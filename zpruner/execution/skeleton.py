@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from zpruner.checkpoint.conversion import Conversion
-from zpruner.errors import IncompleteCheckpointError
 from zpruner.execution.read_ahead import ReadAhead
 from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
 from zpruner.model.load import record_untied
 from zpruner.model.loader import Later, assign, find
-from zpruner.model.opening import Opened, check_loaded
+from zpruner.model.matching import check_converted, check_loaded
+from zpruner.model.opening import Opened
 
 
 class Skeleton:
@@ -162,12 +162,5 @@ class Skeleton:
         """Put stored tensors into the model."""
         later = {name: Later(self.tensors.facts(name).kind, partial(self._ahead.take, name)) for name in sources}
         account = self._loader.load(later)
-        if account.conversion_errors:
-            name, text = min(account.conversion_errors.items())
-            raise IncompleteCheckpointError(
-                str(self.folder),
-                f"'{name}', which cannot be converted ({text.splitlines()[0]})",
-                "a whole checkpoint",
-                "Check that the folder is whole.",
-            )
+        check_converted(self.folder, account.conversion_errors)
         check_loaded(self.folder, set(), account.mismatched_keys)

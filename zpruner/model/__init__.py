@@ -1,12 +1,13 @@
 """Find what can be pruned in a model, load it, read and write its weights."""
 
 from zpruner.model.config import quiet_transformers
+from zpruner.model.empty import empty_model
 from zpruner.model.given import as_windows
 from zpruner.model.inventory import TIED_BEFORE, take_inventory
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
 from zpruner.model.limits import check_windows, limits_of, reading
 from zpruner.model.load import load_model, resolve_device, resolve_devices
-from zpruner.model.opening import empty_model, open_checkpoint
+from zpruner.model.opening import open_checkpoint
 from zpruner.model.undisturbed import check_model, evaluating, undisturbed
 from zpruner.model.weights import check_in_memory, get_weight, set_weight
 

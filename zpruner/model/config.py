@@ -6,14 +6,13 @@ import errno
 import inspect
 import json
 import re
-import reprlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zpruner.errors import ModelStructureError, SourceError, ZprunerError, ZprunerWarning
+from zpruner.errors import ModelStructureError, SourceError, ZprunerError, ZprunerWarning, one_line, shown
 from zpruner.runtime.quiet import first_line
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ def _read(folder: Path) -> dict[str, Any]:
         raise _wrong(folder, *problem)
     for name in ("dtype", "torch_dtype"):
         if raw.get(name) is not None and raw[name] not in _DTYPES:
-            raise _wrong(folder, f"{name} {_quoted(raw[name])}", f"one of {', '.join(_DTYPES)}")
+            raise _wrong(folder, f"{name} {shown(raw[name])}", f"one of {', '.join(_DTYPES)}")
     return raw
 
 
@@ -182,7 +181,7 @@ def too_large(value: Any, name: str = "") -> tuple[str, str] | None:
     if isinstance(value, int):
         for names, most in _LIMITS.items():
             if abs(value) > most and names.search(name):
-                return f"{name[:60]} {_quoted(value)}", f"at most {most:,}"
+                return f"{name[:60]} {shown(value)}", f"at most {most:,}"
     return None
 
 
@@ -224,7 +223,7 @@ def _make_dense(folder: Path, config: PretrainedConfig) -> None:
         if method == PACKED:
             raise packed(folder)
         if kind is None or "dequantize" not in inspect.signature(kind).parameters:
-            raise quantised(folder, _quoted(method))
+            raise quantised(folder, shown(method))
         part.quantization_config = {**settings, "dequantize": True}
         return
 
@@ -246,7 +245,7 @@ def _use_what_is_here(folder: Path, config: PretrainedConfig) -> None:
     unusual = sorted(str(name) for name in asked if name not in _ATTENTION)
     if unusual:
         config._attn_implementation = None
-        tell(f"{folder}: config.json asks for the attention '{unusual[0]}'; torch's own is used instead.")
+        tell(f"{folder}: config.json asks for the attention '{one_line(unusual[0])}'; torch's own is used instead.")
     if getattr(config, "fusion_config", None):
         config.fusion_config = None
         tell(f"{folder}: config.json asks for fused modules (fusion_config); the model runs without them.")
@@ -267,7 +266,3 @@ def _said(error: BaseException) -> str:
     """Return the class and first line of another library's error."""
     line = first_line(error) if isinstance(error, Exception) else str(error)[:200]
     return line if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {line}"
-
-
-def _quoted(value: object) -> str:
-    return f"'{value[:60]}'" if isinstance(value, str) else reprlib.repr(value)

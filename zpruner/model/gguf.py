@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from zpruner.model.config import check_causal, one_sentence, quiet_transformers
 from zpruner.model.gguf_header import check_header
-from zpruner.model.opening import check_loaded
+from zpruner.model.matching import check_loaded
 from zpruner.runtime.quiet import quiet
 
 if TYPE_CHECKING:

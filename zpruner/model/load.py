@@ -12,7 +12,8 @@ from zpruner.errors import InvalidSettingError, did_you_mean
 from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
 from zpruner.model.config import is_packed, one_sentence, quiet_transformers
 from zpruner.model.loader import find
-from zpruner.model.opening import check_loaded, open_checkpoint
+from zpruner.model.matching import check_loaded
+from zpruner.model.opening import open_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -55,9 +55,8 @@ class Loader:
                 self._cast(name)
         return account
 
-    def target(self, source: str) -> str:
-        """Return the name that a stored tensor has in the model, or the first of those that it is part of."""
-        known = self.model.state_dict()
+    def target(self, source: str, known: Mapping[str, Tensor]) -> str:
+        """Return the name of what a stored tensor becomes (part of), among the tensors of the model."""
         return renamed(source, self.model.base_model_prefix, known, *by_kind(self._transforms))[0]
 
     def _cast(self, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from zpruner.checkpoint.conversion import Conversion
-from zpruner.model.opening import empty_model
+from zpruner.model.empty import empty_model
 from zpruner.model.stored import TensorFiles
 from zpruner.model.weight_files import weight_files
 

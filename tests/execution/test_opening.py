@@ -230,7 +230,8 @@ def test_a_header_of_any_length(folder: Path) -> None:
 
 def test_a_config_that_asks_for_more_than_is_stored_takes_no_time(folder: Path) -> None:
     changes: list[Callable[[], None]] = [
-        lambda: configure(folder, num_hidden_layers=500_000),
+        lambda: configure(folder, num_labels=10**9),
+        lambda: configure(folder, num_labels=2, num_hidden_layers=500_000),
         lambda: configure(folder, num_hidden_layers=2, vocab_size=10**12),
         lambda: configure(folder, vocab_size=160, hidden_size=10**9, num_attention_heads=4),
     ]

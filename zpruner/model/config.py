@@ -25,7 +25,11 @@ _BYTES = 1 << 24
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 _ATTENTION = (None, "eager", "sdpa")
 """What torch itself computes. Others need packages, or fetch code from the hub by the name that config.json gives."""
-_LIMITS = {re.compile("layer|block|expert|head|stage|depth"): 10**6, re.compile("position|context"): 10**8}
+_LIMITS = {
+    re.compile("label"): 10**5,
+    re.compile("layer|block|expert|head|stage|depth|group|period|interval"): 10**6,
+    re.compile("position|context"): 10**8,
+}
 """Names of settings -> the largest number; transformers makes lists and tables of that length."""
 
 

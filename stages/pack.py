@@ -16,7 +16,7 @@ from zpruner.checkpoint import Checkpoint, write_manifest
 from zpruner.checkpoint.card import packed_card
 from zpruner.errors import ArtifactError
 from zpruner.model import PrunableLayer, take_inventory
-from zpruner.model.opening import empty_model
+from zpruner.model.empty import empty_model
 from zpruner.packed.masks import StoredMasks
 from zpruner.packed.pack import pack
 from zpruner.packed.structure import transposed_tensors

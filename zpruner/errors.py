@@ -126,6 +126,10 @@ class DiskFullError(ZprunerError):
     """No space left where an artifact was to be written."""
 
 
+class AccessError(ZprunerError):
+    """A file or folder that the system does not let us read or write."""
+
+
 class LockedError(ZprunerError):
     """Another process is working on the same artifact."""
 

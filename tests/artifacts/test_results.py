@@ -165,3 +165,18 @@ def test_one_annotated_field_is_a_metric_everywhere() -> None:
     assert value_at(more, ("divergence", "kl")) == 0.125
     assert value_at(more.model_copy(update={"divergence": None}), ("divergence", "kl")) is None
     assert fields["bytes", "stored"].number(269_000_000) == 269.0
+
+
+@pytest.mark.parametrize("result", [METRICS, DETAILS])
+def test_the_results_of_another_variant_are_refused(tmp_path: Path, result: Any) -> None:
+    path, other = (tmp_path / "data" / "evaluation" / method / "s50.json" for method in ("wanda", "ria"))
+    result.write(path)
+    assert type(result).read(path, "dvc repro") == result
+    other.parent.mkdir()
+    other.write_bytes(path.read_bytes())
+    with pytest.raises(
+        ArtifactError, match=r"ria/s50\.json: got results of wanda/s50\.json, expected those of ria/s50"
+    ):
+        type(result).read(other, "dvc repro")
+    moved = (tmp_path / "data").rename(tmp_path / "elsewhere") / "evaluation" / "wanda" / "s50.json"
+    assert type(result).read(moved, "dvc repro") == result

@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import staged
+import tiny
 from opened import opened
-from staged import METHOD
+from trials import INSTANCES, PROJECTS, READING, make, runs, untimed
 
-from stages import fetch, gradients, plan, search, search_report
 from zpruner.errors import ZprunerError
 
-SEARCH = {
-    "text": {"source": "source/text.txt", "documents": "lines", "part": [0.75, 1.0], "seqlen": 16, "batch_size": 2},
-    "sparsities": [0.5],
-    "initial": ["mul(W, sqrt(X))"],
-    "population": 3,
-    "elite": 1,
-    "generations": 1,
-    "rungs": [1, 2],
-}
-INSTANCES: dict[str, Callable[[Path], None]] = {
-    "plan-search": lambda root: plan.run(root, search=True),
-    **staged.INSTANCES,
-    "fetch-search": lambda root: fetch.run(fetch.What.search, root),
-    "gradients-search": lambda root: gradients.run(root, search=True),
-    "search": lambda root: search.run(root),
-    "search_report": lambda root: search_report.run(root),
-}
-READING = [name for name in INSTANCES if name not in ("sources", "plan", "plan-search", "fetch-model")]
-PROJECTS = {
-    "whole": {"propagation": "dense"},
-    "streamed": {"propagation": "dense", "streaming": "always"},
-    "propagated": {"propagation": "pruned"},
-    "propagated and streamed": {"propagation": "pruned", "streaming": "always"},
-    "made in memory": {"propagation": "dense", "checkpoints": []},
-    "gradients": {"propagation": "dense", "methods": {METHOD: {"score": "pruner_zero"}}},
-}
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session", params=PROJECTS)
 def complete(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A project after every stage."""
-    changes = dict(PROJECTS[request.param])
-    streaming, checkpoints = changes.pop("streaming", "never"), changes.pop("checkpoints", "all")
-    root = staged.make(tmp_path_factory.mktemp("opened") / "project", **changes)
-    staged.change_params(root, "machine.streaming", streaming)
-    staged.change_params(root, "evaluation.checkpoints", checkpoints)
-    staged.change_params(root, "evaluation.perplexity.part", [0.5, 0.75])
-    staged.change_params(root, "search", SEARCH)
-    for name, instance in INSTANCES.items():
-        if streaming == "never" or not name.startswith(("gradients", "search")):
-            instance(root)
-    for name in (".work", ".searches", ".downloads"):
-        shutil.rmtree(root / "data" / name, ignore_errors=True)
-    return request.param, root
+    return request.param, make(tmp_path_factory.mktemp("opened") / "project", request.param)
 
 
 @pytest.mark.parametrize("complete", ["propagated"], indirect=True)
@@ -77,7 +42,7 @@ def verified(kind: str, finished: Path, root: Path, *, every: bool) -> int:
     shutil.copytree(finished, root)
     tried = 0
     for name in READING:
-        if "streamed" in kind and name.startswith(("gradients", "search")):
+        if not runs(kind, name):
             continue
         with opened(root / "data") as files:
             INSTANCES[name](root)
@@ -87,12 +52,6 @@ def verified(kind: str, finished: Path, root: Path, *, every: bool) -> int:
             refused(root, INSTANCES[name], path)
             tried += 1
     return tried
-
-
-def untimed(root: Path) -> dict[str, bytes]:
-    """Return every artifact but those that hold timings: costs, and the logs of searches."""
-    found = staged.artifacts(root).items()
-    return {name: data for name, data in found if "costs" not in name and not name.endswith("log.jsonl")}
 
 
 def refused(root: Path, instance: Callable[[Path], None], path: Path) -> None:
@@ -112,3 +71,21 @@ def refused(root: Path, instance: Callable[[Path], None], path: Path) -> None:
     path.write_bytes(good)
     assert untimed(root) == before, path
     shutil.rmtree(root / "data" / ".work", ignore_errors=True)
+
+
+def damaged(folder: Path, count: int) -> dict[str, dict[str, int]]:
+    """Run the damage driver in a process of its own."""
+    environment = tiny.environment() | {"PYTHONPATH": f"{HERE.parent}:{HERE}:{tiny.REPOSITORY}"}
+    command = [sys.executable, str(HERE / "damage_driver.py"), str(folder), str(count)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert sum(found["outcomes"].values()) == count
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_thousand_damages(tmp_path: Path) -> None:
+    found = damaged(tmp_path, 1000)
+    assert found["outcomes"]["refused"] > 700

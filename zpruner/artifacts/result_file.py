@@ -10,12 +10,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zpruner.artifacts.work import read_sealed_json, write_sealed_json
-from zpruner.errors import ArtifactError
+from zpruner.errors import ArtifactError, mend
 
 Form = Literal["number", "perplexity", "share", "error", "bytes"]
 
@@ -52,7 +52,13 @@ class Part(BaseModel):
 
 
 class Result(Part):
-    """One file of results."""
+    """One file of results.
+
+    Attributes:
+        anchor: the folder of all files of a class, below which each says its own place; "": it may lie anywhere.
+    """
+
+    anchor: ClassVar[str] = ""
 
     @classmethod
     def read(cls, path: Path, command: str) -> Self:
@@ -66,6 +72,9 @@ class Result(Part):
             ArtifactError: missing, truncated, altered, or of another schema; names the file and what is wrong in it.
         """
         values = read_sealed_json(path, "results of this project", command)
+        place = values.pop("place", None)
+        if place not in (None, cls._own_place(path)):
+            raise ArtifactError(str(path), f"results of {place}", f"those of {cls._own_place(path)}", mend(command))
         try:
             return cls.model_validate_json(json.dumps(values))
         except ValidationError as error:
@@ -77,7 +86,15 @@ class Result(Part):
         Raises:
             DiskFullError: no space left.
         """
-        write_sealed_json(path, self.model_dump(mode="json", exclude_none=True, by_alias=True))
+        values = self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        write_sealed_json(path, values | ({"place": self._own_place(path)} if self.anchor else {}))
+
+    @classmethod
+    def _own_place(cls, path: Path) -> str:
+        """Return where a file lies below the anchor, by which another variant's in its place is told."""
+        folders = path.parts[:-1]
+        below = folders[len(folders) - folders[::-1].index(cls.anchor) :] if cls.anchor in folders else ()
+        return "/".join((*below, path.name))
 
 
 def _complaint(path: Path, values: dict[str, Any], error: ValidationError, action: str) -> ArtifactError:

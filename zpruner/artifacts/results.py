@@ -89,6 +89,8 @@ class Metrics(Result):
         verdict: a sentence where the variant no longer predicts; None otherwise.
     """
 
+    anchor = "evaluation"
+
     perplexity: Annotated[float, Shown("perplexity", "perplexity", "{windows} windows of {seqlen} tokens")]
     perplexity_interval: Interval | None = None
     loss: float
@@ -155,6 +157,8 @@ class Details(Result):
         provenance: of the checkpoint and the text.
     """
 
+    anchor = "evaluation"
+
     layers: tuple[Layer, ...]
     layer_error_from: Literal["gram", "diagonal"]
     window_losses: tuple[float, ...]
@@ -217,6 +221,8 @@ class Cost(Result):
         packed: what packing the variant saved.
         tokens_per_second: of the variant; the fields below say of what, beside which dense model, and on what.
     """
+
+    anchor = "costs"
 
     stage: str
     seconds: Seconds

@@ -24,21 +24,20 @@ from types import TracebackType
 from typing import IO, Any, Self, cast
 
 import xxhash
-from safetensors import SafetensorError
 
 from zpruner.artifacts.sealed_lines import read_lines, seal_line
-from zpruner.errors import ArtifactError, DiskFullError, LockedError, mend
+from zpruner.errors import ArtifactError, LockedError, mend
+from zpruner.runtime.system_errors import system_errors_named
 
 JOURNAL = "journal.jsonl"
 _CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 _SEAL = "content_checksum"
-_READABLE = "Make it readable for this user (`chmod u+r`), or delete it and run `dvc repro`."
 
 
 def checksum(path: Path) -> str:
     """Return the xxh3-128 hex digest of a file's bytes."""
     digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
+    with system_errors_named(path), path.open("rb") as file:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return str(digest.hexdigest())
@@ -78,36 +77,19 @@ class HashingFile(io.RawIOBase):
 
 
 @contextmanager
-def disk_full_named(path: Path) -> Iterator[None]:
-    """Turn "no space left" into DiskFullError naming `path`; other errors pass."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "(os error 28)" not in str(error):
-            raise
-        free = shutil.disk_usage(path.parent).free
-        raise DiskFullError(
-            str(path),
-            f"no space left on the device ({free / 1e9:.2f} GB free)",
-            "room for the artifact",
-            "Free some space (`dvc gc --workspace` drops unused cache) and run again: finished layers are kept.",
-        ) from None
-
-
-@contextmanager
 def atomic_file(path: Path) -> Iterator[HashingFile]:
     """Yield a file that appears as `path`, synced and whole, when the block ends without an error; or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        with disk_full_named(path):
+    with system_errors_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        try:
             with temporary.open("wb") as raw:
                 yield HashingFile(raw)
                 raw.flush()
                 os.fsync(raw.fileno())
             temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -143,13 +125,12 @@ def read_artifact(path: Path, what: str, command: str = "dvc repro") -> bytes:
     """
     refuse_link(path)
     try:
-        return path.read_bytes()
+        with system_errors_named(path, passing=(IsADirectoryError, NotADirectoryError)):
+            return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(str(path), "no file", what, f"Run `{command}` first.") from None
     except IsADirectoryError:
         raise ArtifactError(str(path), "a folder", what, mend(command)) from None
-    except OSError as error:
-        raise ArtifactError(str(path), f"a file that cannot be read ({error.strerror})", what, _READABLE) from None
 
 
 def refuse_link(path: Path) -> None:
@@ -192,8 +173,9 @@ class Work:
 
     def __enter__(self) -> Self:
         parent = self.folder.parent
-        parent.mkdir(parents=True, exist_ok=True)
-        self._lock = (parent / "lock").open("w")
+        with system_errors_named(parent / "lock"):
+            parent.mkdir(parents=True, exist_ok=True)
+            self._lock = (parent / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -204,15 +186,16 @@ class Work:
                 "one process per stage instance",
                 "Wait for it to end, or stop it; the lock is freed when the process dies.",
             ) from None
-        for old in parent.iterdir():
-            if old.is_dir() and old != self.folder:
-                shutil.rmtree(old)
-        self.files.mkdir(parents=True, exist_ok=True)
-        self.scratch.mkdir(exist_ok=True)
-        for leftover in self.folder.rglob(".*.tmp-*"):  # of a process killed while writing
-            leftover.unlink()
-        self._opened = perf_counter()
-        self._records = self._read_journal()
+        with system_errors_named(self.folder):
+            for old in parent.iterdir():
+                if old.is_dir() and old != self.folder:
+                    shutil.rmtree(old)
+            self.files.mkdir(parents=True, exist_ok=True)
+            self.scratch.mkdir(exist_ok=True)
+            for leftover in self.folder.rglob(".*.tmp-*"):  # of a process killed while writing
+                leftover.unlink()
+            self._opened = perf_counter()
+            self._records = self._read_journal()
         return self
 
     def __exit__(
@@ -242,7 +225,7 @@ class Work:
         journal = self.folder / JOURNAL
         with self._recording:
             line, seal = seal_line(entry, self._seal)
-            with disk_full_named(journal), journal.open("ab") as out:
+            with system_errors_named(journal), journal.open("ab") as out:
                 out.write(line)
                 out.flush()
                 os.fsync(out.fileno())
@@ -256,7 +239,7 @@ class Work:
         the caller's bookkeeping repeats nothing.
         """
         staging = _temporary(out)
-        with disk_full_named(out):
+        with system_errors_named(out):
             staging.mkdir(parents=True)
             for source in sorted(self.files.rglob("*")):
                 target = staging / source.relative_to(self.files)
@@ -264,9 +247,11 @@ class Work:
                     target.mkdir()
                 else:
                     _link_or_copy(source, target)
-        if out.exists():
-            shutil.rmtree(out)
-        staging.replace(out)
+            if out.is_dir() and not out.is_symlink():
+                shutil.rmtree(out)
+            else:
+                out.unlink(missing_ok=True)
+            staging.replace(out)
 
     def _read_journal(self) -> dict[str, dict[str, Any]]:
         """Return the finished items whose files are whole; what is torn is cut off."""

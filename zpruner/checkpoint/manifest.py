@@ -13,6 +13,7 @@ from zpruner.errors import MEND, ArtifactError
 from zpruner.model.stored import read_header
 
 MANIFEST = "zpruner.json"
+_ELSEWHERE = "Move it elsewhere: transformers reads files by their names."
 SHARD_INDEX = "model.safetensors.index.json"
 _NO_TOKENIZER = ("config.json", "generation_config.json", SHARD_INDEX, "README.md", "LICENSE")
 
@@ -77,7 +78,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, FileFacts]]:
     if missing := files.keys() - there:  # so that no name leads out of the folder
         raise ArtifactError(str(folder / min(missing)), "no file", "one that the manifest lists", MEND)
     if others := there - files.keys():  # transformers would read some, by their names
-        raise ArtifactError(str(folder / min(others)), "a file that the manifest does not list", "none", MEND)
+        raise ArtifactError(str(folder / min(others)), "a file that the manifest does not list", "none", _ELSEWHERE)
     for name, facts in files.items():
         _check(folder / name, facts)
     found = _content_hash({name: facts.checksum for name, facts in files.items()})

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import typer
 
 from zpruner.cli._bench import bench
+from zpruner.cli._doctor import doctor
 from zpruner.cli._evaluate import evaluate
 from zpruner.cli._export import export
 from zpruner.cli._inspect import inspect
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 for command in (prune, evaluate, export, pack, unpack, bench, kernels, inspect, methods, validate):
     app.command()(command)
+app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -103,13 +103,13 @@ def place(output: Path, force: bool) -> Iterator[Path]:
     Raises:
         DiskFullError: no space left.
     """
-    from zpruner.artifacts.work import disk_full_named
+    from zpruner.runtime.system_errors import system_errors_named
 
     output = output.resolve()  # "." has no name
     staging, old = _beside(output)
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        with disk_full_named(output):
+        with system_errors_named(output):
             staging.mkdir(parents=True)
             yield staging
         check_output(output, force)

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
+
+from zpruner.errors import ArtifactError
+from zpruner.runtime.system_errors import system_errors_named
 
 
 class Spill:
@@ -20,7 +24,7 @@ class Spill:
     def __init__(self, folder: Path | None = None, limit: int = 0) -> None:
         self._folder, self._limit = folder, limit
         self._kept: dict[int, int] = {}
-        self._written: dict[int, int] = {}
+        self._written: dict[int, tuple[int, int]] = {}
         self.bytes_written = 0
         """Written so far, over all tensors."""
 
@@ -33,20 +37,33 @@ class Spill:
             self._kept[index] = size
             return
         # A copy: memory that numpy has seen cannot be resized.
-        _bytes_of(tensor).to("cpu", copy=True).numpy().tofile(self._file(index))
+        values = _bytes_of(tensor).to("cpu", copy=True).numpy()
+        file = self._file(index)
+        with system_errors_named(file):
+            file.write_bytes(values.data)
         storage.resize_(0)
-        self._written[index] = size
+        self._written[index] = (size, xxhash.xxh3_64_intdigest(values.data))
         self.bytes_written += size
 
     def restore(self, index: int, tensor: Tensor) -> None:
-        """Give `tensor` its values again."""
+        """Give `tensor` its values again.
+
+        Raises:
+            ArtifactError: the file was altered.
+        """
         self._kept.pop(index, None)
-        size = self._written.pop(index, None)
-        if size is None:
+        written = self._written.pop(index, None)
+        if written is None:
             return
+        size, checksum = written
+        file = self._file(index)
+        with system_errors_named(file):
+            values = np.fromfile(file, dtype=np.uint8)
+        if xxhash.xxh3_64_intdigest(values.data) != checksum:
+            raise ArtifactError(str(file), "altered hidden states", "those once written", "Check the disk; run again.")
         tensor.untyped_storage().resize_(size)
-        _bytes_of(tensor).copy_(torch.from_numpy(np.fromfile(self._file(index), dtype=np.uint8)))
-        self._file(index).unlink()
+        _bytes_of(tensor).copy_(torch.from_numpy(values))
+        file.unlink()
 
     def _file(self, index: int) -> Path:
         assert self._folder is not None

@@ -13,8 +13,9 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from zpruner.artifacts.sealed_lines import read_lines, seal_line
-from zpruner.artifacts.work import digest_of, disk_full_named, read_artifact
+from zpruner.artifacts.work import digest_of, read_artifact
 from zpruner.errors import ArtifactError, LockedError, mend
+from zpruner.runtime.system_errors import system_errors_named
 
 FORMAT = 3
 COMMAND = "dvc repro search/dvc.yaml"
@@ -173,7 +174,7 @@ class LogWriter:
     def _write(self, record: dict[str, Any]) -> None:
         assert self._file is not None, "use the log as a context manager"
         line, self._seal = seal_line(record, self._seal)
-        with disk_full_named(self.path):
+        with system_errors_named(self.path):
             self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from zpruner.errors import InvalidSettingError, SourceError
 from zpruner.runtime.quiet import first_line, quiet
-from zpruner.sources._disk import disk_full
+from zpruner.runtime.system_errors import system_errors_named
 from zpruner.sources._hash import file_sha256, folder_sha256, require_sha256
 from zpruner.sources._parse import HubRef
 
@@ -120,7 +120,7 @@ def _hub_errors(ref: HubRef, folder: Path | None = None) -> Iterator[None]:
     import httpx
 
     try:
-        with nullcontext() if folder is None else disk_full(folder):
+        with nullcontext() if folder is None else system_errors_named(folder):
             yield
     except ImportError as error:
         raise SourceError(

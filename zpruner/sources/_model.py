@@ -9,7 +9,7 @@ from typing import Any
 
 from zpruner.errors import InvalidSettingError, SourceError
 from zpruner.runtime.quiet import quiet
-from zpruner.sources._disk import disk_full
+from zpruner.runtime.system_errors import system_errors_named
 from zpruner.sources._hash import checked_sha256, require_content
 from zpruner.sources._hub import fetch_hub_file, fetch_hub_model
 from zpruner.sources._package import fetch_package_file
@@ -72,7 +72,7 @@ def fetch_model(
     place = _checkpoint(_obtain(source, sha256, downloads, trust_remote_code))
     step()
     try:
-        with disk_full(destination), parsed_once():
+        with system_errors_named(destination), parsed_once():
             destination.mkdir(parents=True)
             (copy or copy_checkpoint)(place, destination, dtype, trust_remote_code)
             step()

@@ -17,6 +17,7 @@ from trials import INSTANCES, PROJECTS, READING, make, runs, untimed
 from zpruner.errors import ZprunerError
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked through inotify")
 
 
 @pytest.fixture(scope="session", params=PROJECTS)

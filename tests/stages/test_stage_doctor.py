@@ -21,7 +21,7 @@ def project(tmp_path):
     root = staged.run_all(staged.make(tmp_path), "score")
     tiny.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], root)
     for path in sorted((root / "data").rglob("*")):
-        if path.is_file() and ".work" not in path.parts:
+        if path.is_file() and not path.is_symlink() and ".work" not in path.parts:
             os.link(path, cached(root, path.read_bytes()))
     return root
 
@@ -71,7 +71,7 @@ def test_damage_is_told_and_only_mended_where_it_is_asked_for(project):
 
 
 def test_every_kind_of_artifact_is_verified(project):
-    damaged = ["models/dense/config.json", "calibration/tokens.arrow", "needs/gradients.json", "costs/calibrate.json"]
+    damaged = ["models/dense/config.json", "calibration/tokens.arrow", "plan/calibrate.json", "costs/calibrate.json"]
     for name in damaged:
         flip(project / "data" / name)
     (project / "data" / SCORES / "index.json").unlink()
@@ -100,3 +100,13 @@ def test_it_waits_for_nobody_and_needs_a_project(project, tmp_path):
         assert isinstance(doctor(project, "--mend").exception, LockedError)
         assert doctor(project).exit_code == 1
     assert isinstance(doctor(tmp_path / "source").exception, InvalidSettingError)
+
+
+def test_what_links_lead_to_is_never_deleted(project):
+    before = tiny.files_of(project / "source")
+    (project / "data" / "more").symlink_to(project / "source")
+    (project / "data" / "sources" / "another").symlink_to(project / "source" / "model")
+    (project / "data" / "costs" / "link.json").symlink_to(project / "source" / "model" / "config.json")
+    assert doctor(project, "--mend").exit_code == 0
+    assert not (project / "data" / "costs" / "link.json").is_symlink()
+    assert tiny.files_of(project / "source") == before

@@ -12,8 +12,8 @@ from pathlib import Path
 from zpruner.errors import ArtifactError
 from zpruner.runtime.system_errors import system_errors_named
 
-_UNSEALED = ("report", "search/report", "search/best.json")
-"""Files that a person reads: no stage does, and only DVC has a checksum of them."""
+_LEFT_OUT = ("report", "search/report", "search/best.json", "sources")
+"""What people read, which no stage does, and links to the sources of the user's: only DVC has checksums of them."""
 _BLOCK = 1 << 22
 
 
@@ -46,7 +46,9 @@ def damaged_artifacts(data: Path, folder: Path | None = None) -> Iterator[Damage
         yield Damage(folder, None, f"{folder}: got no {INDEX} or {MANIFEST} beside its files, expected one.")
         return
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.relative_to(data).as_posix() in _UNSEALED:
+        if path.name.startswith(".") or path.relative_to(data).as_posix() in _LEFT_OUT:
+            continue
+        if path.is_dir() and path.is_symlink():  # nothing of ours: what it leads to is not looked at, let alone deleted
             continue
         if path.is_dir():
             yield from damaged_artifacts(data, path)

@@ -26,7 +26,7 @@ def test_the_graph_is_that_of_dvc(project: Path) -> None:
     graph = read_graph(project)
     listed = tiny.run(["dvc", "stage", "list", "--all", "--name-only"], project).stdout.split()
     assert set(graph) == set(listed)
-    assert len(listed) == 29
+    assert {"sources", "plan", "fetch@model", "report", "search/dvc.yaml:search"} <= set(listed)
     drawn = tiny.run(["dvc", "dag", "--mermaid"], project).stdout.splitlines()
     names = dict(line.strip().rstrip("]").split("[", 1) for line in drawn if "[" in line)
     names = {node: name.strip('"') for node, name in names.items()}

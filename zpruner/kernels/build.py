@@ -1,4 +1,4 @@
-"""The compiled kernels: from a wheel that holds them, or compiled once into a folder of the user's own."""
+"""The compiled kernels: compiled once into a folder of the user's own."""
 
 from __future__ import annotations
 
@@ -26,14 +26,12 @@ class BuildError(Exception):
 def library_file() -> Path:
     """Return the shared library of `sparse.c`, compiled if it is not there yet.
 
-    A wheel may hold it. Otherwise it is compiled at first use into `cache_folder()`, under a name that says what it was
-    made from. A library that somebody else could have written is never loaded.
+    It is compiled at first use into `cache_folder()`, under a name that says what it was made from. A library that
+    somebody else could have written is never loaded.
 
     Raises:
         BuildError: no compiler, a compiler that fails, or a cache folder that others can write to.
     """
-    for file in sorted(SOURCE.parent.glob("_sparse*.so")):
-        return file
     if sys.byteorder != "little":
         raise BuildError("this machine stores numbers big-endian")
     compiler = find_compiler()

@@ -18,7 +18,7 @@ Shrinkage = Annotated[float, Field(ge=0.0)] | Literal["auto"]
 
 _ROWS = 24
 """Rows of the weight that are solved: enough for a choice among factors of 2."""
-_STEPS = 30
+_STEPS = 12
 _FIRST, _LEAST, _MOST = 0.2, 0.2 / 2**6, 0.2 * 2**8
 
 

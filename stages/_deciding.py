@@ -12,7 +12,7 @@ from zpruner.errors import UnknownNameError
 from zpruner.methods import METHODS
 from zpruner.pruning.composition import Composition, compose, statistics_of
 from zpruner.settings.params import MethodSettings, Params, TextSettings
-from zpruner.types import CHANNEL_SUMS, Stat
+from zpruner.types import CHANNEL_SUMS, SQUARES, Stat
 
 _READ_LATER = {"batch_size", "gram", "min_expert_tokens", "propagation", "divergence"}
 """Settings beside a text that say what is done with its windows, not which ones they are."""
@@ -124,7 +124,7 @@ def _inputs(params: Params) -> frozenset[Stat]:
     """Return the statistics of layers' inputs that calibration takes."""
     needed = CHANNEL_SUMS | _needed(params) - {Stat.GRAD_SQ}
     gram = params.calibration.gram
-    return needed if gram == "auto" else needed | {Stat.GRAM} if gram else needed - {Stat.GRAM}
+    return needed if gram == "auto" else needed | {Stat.GRAM} if gram else needed - SQUARES
 
 
 def _all_parts(found: Composition) -> list[object]:

@@ -116,3 +116,16 @@ def test_loading_leaves_transformers_as_it_was(checkpoint):
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     load_model(checkpoint)
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_too_little_memory_is_no_fault_of_the_checkpoint(checkpoint, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
+    with pytest.raises(type(error)) as raised:
+        load_model(checkpoint)
+    assert raised.value is error

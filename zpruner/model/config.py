@@ -23,6 +23,7 @@ PACKED = "zpruner"
 _BYTES = 1 << 24
 """Of a config.json, at most: the largest known have 2 MB, lists of quantised modules."""
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
+_MEMORY = re.compile(r"out of memory|can.?t allocate memory", re.IGNORECASE)
 _ATTENTION = (None, "eager", "sdpa")
 """What torch itself computes. Others need packages, or fetch code from the hub by the name that config.json gives."""
 _LIMITS = {
@@ -82,7 +83,10 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
 
 @contextmanager
 def one_sentence(
-    where: Path | str, expected: str = "a causal language model that transformers knows, whole"
+    where: Path | str,
+    expected: str = "a causal language model that transformers knows, whole",
+    *,
+    opened: bool = False,
 ) -> Iterator[None]:
     """Turn whatever other libraries raise about a checkpoint into SourceError.
 
@@ -92,6 +96,7 @@ def one_sentence(
     Args:
         where: the checkpoint, or a part of it.
         expected: what would have been right.
+        opened: whether the checkpoint is known to be right: then running out of memory is no fault of its, and raised.
     """
     try:
         yield
@@ -107,6 +112,8 @@ def one_sentence(
     except BaseException as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # of the place that is written to
+        if opened and (isinstance(error, MemoryError) or _MEMORY.search(str(error))):
+            raise
         # tokenizers and safetensors are Rust, whose panics are no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise

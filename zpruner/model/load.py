@@ -76,7 +76,7 @@ def load_model(
     place = resolve_device(device)
     # A packed checkpoint is checked while transformers loads it, by what it registered (`zpruner.packed.hook`).
     opened = None if is_packed(folder) else open_checkpoint(folder, dtype, trust_remote_code=trust_remote_code)
-    with one_sentence(folder), quiet_transformers(), warnings.catch_warnings():
+    with one_sentence(folder, opened=True), quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model: PreTrainedModel
         model, loading = AutoModelForCausalLM.from_pretrained(

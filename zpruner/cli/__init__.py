@@ -34,9 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (prune, evaluate, export, pack, unpack, bench, kernels, inspect, methods, validate):
+for command in (prune, evaluate, export, pack, unpack, bench, kernels, inspect, methods, validate, doctor):
     app.command()(command)
-app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -124,3 +124,11 @@ def test_really_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_addresses_of_the_hub_say_the_name() -> None:
     with pytest.raises(InvalidSettingError, match=r"Write org/model\.$"):
         resolve_source("https://huggingface.co/org/model/")
+
+
+@pytest.mark.parametrize(
+    "name", ["texts/news.txt", "a/b.JSONL", "models/model.gguf", "a/b.parquet", "texts/c4.json.gz"]
+)
+def test_a_name_that_ends_as_a_file_is_no_name_on_the_hub(name: str) -> None:
+    assert hub_name(name) is None
+    assert hub_name("org/Name-3.2-1B") == ("org/Name-3.2-1B", "main")

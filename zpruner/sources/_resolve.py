@@ -13,18 +13,8 @@ from zpruner.sources._parse import NAME, HubRef, LocalPath, parse_source
 
 _PLAIN = re.compile(rf"({NAME}/{NAME})(?:@([A-Za-z0-9][A-Za-z0-9._-]*))?")
 _FILES = (
-    ".txt",
-    ".json",
-    ".jsonl",
-    ".parquet",
-    ".arrow",
-    ".csv",
-    ".gguf",
-    ".safetensors",
-    ".gz",
-    ".zst",
-    ".bz2",
-    ".xz",
+    *(".txt", ".text", ".md", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".cor"),
+    *(".gz", ".bz2", ".xz", ".zst", ".zip", ".gguf", ".safetensors", ".bin", ".pt"),
 )
 
 
@@ -67,7 +57,9 @@ def resolve_source(source: str, kind: Kind = "model", root: Path = Path()) -> st
 def hub_name(source: str) -> tuple[str, str] | None:
     """Return repository and revision ("main" where there is none) of ORG/NAME[@REVISION]; None for anything else.
 
-    What ends as a file does is no repository: a text that is missing is not looked for on the hub.
+    A name that ends as files of models and texts do is a path, though it may not be there.
     """
     match = _PLAIN.fullmatch(source)
-    return None if match is None or source.lower().endswith(_FILES) else (match[1], match[2] or "main")
+    if match is None or match[1].lower().endswith(_FILES):
+        return None
+    return match[1], match[2] or "main"

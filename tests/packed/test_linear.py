@@ -75,3 +75,15 @@ def test_dense_layers_of_16_bits_are_multiplied_by_the_kernels(dtype: torch.dtyp
     model = nn.Sequential(layer, sparse(halved(5, 30, dtype)))
     restore_dense(model)
     assert [type(module) for module in model] == [nn.Linear, nn.Linear]
+
+
+def test_processors_without_bfloat16_multiply_by_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zpruner.packed.linear.multiplies_bfloat16", lambda _: False)
+    weight = halved(20, 70)
+    head = nn.Linear(70, 20, bias=False).bfloat16().requires_grad_(False)
+    head.weight.copy_(weight)
+    head.__class__ = KernelLinear
+    x = torch.randn(40, 70).bfloat16()
+    expected = (x.float() @ weight.float().T).bfloat16()
+    for layer in (head, sparse(weight)):
+        assert torch.equal(layer(x), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import local
 from typing import Any
 
@@ -50,10 +51,10 @@ class KernelLinear(nn.Linear):
         rows = input.numel() // max(1, self.in_features)
         plain = input.device.type != "cpu" or self.weight.device.type != "cpu" or self.weight.dtype not in _SLOW
         if plain or rows > FEW_ROWS or (input.requires_grad and torch.is_grad_enabled()):
-            return super().forward(input)
+            return _dense_product(input.device)(input, self.weight, self.bias)
         matrix = DenseMatrix(choose(), self.weight)
         if not matrix.multiplies(input.dtype):
-            return super().forward(input)
+            return _dense_product(input.device)(input, self.weight, self.bias)
         y = matrix.multiply(input.reshape(rows, self.in_features), self.bias)
         return y.view(*input.shape[:-1], self.out_features)
 
@@ -134,7 +135,7 @@ class SparseLinear(nn.Module):
 
     def _expanded_product(self, x: Tensor) -> Tensor:
         """Return the product with W expanded piece by piece."""
-        multiply = nn.functional.linear if multiplies_bfloat16(x.device) else linear
+        multiply = _dense_product(x.device)
         matrix, bias = self.matrix, self.bias
         size = next(size for most, size in _PIECES.items() if len(x) <= most)
         rows = max(1, size // max(1, self.in_features * matrix.dtype.itemsize))
@@ -179,6 +180,11 @@ class SparseLinear(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_matrix": None}
+
+
+def _dense_product(device: torch.device) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """Return torch's product, or that by float32 on a processor without bfloat16 arithmetic."""
+    return nn.functional.linear if multiplies_bfloat16(device) else linear
 
 
 def restore_dense(model: nn.Module, dtype: torch.dtype | None = None) -> None:

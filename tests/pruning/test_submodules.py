@@ -1,6 +1,7 @@
 """Sequential pruning that measures every sub-module of a block with those before it pruned."""
 
 import families
+import more_families
 import pytest
 import tiny
 import torch
@@ -140,3 +141,13 @@ def test_mixtures_of_experts(family):
     layers = zpruner.prune_sequentially(model, WINDOWS, method=method, min_expert_tokens=4)
     assert len(layers) == len(take_inventory(model).layers)
     assert all(0.4 < layer.sparsity < 0.6 for layer in layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*families.FAMILIES, *more_families.MORE])
+def test_every_family(family):
+    windows = WINDOWS[:2, :16] % 57
+    method = {"score": "wanda", "group": "row", "measure": "submodule"}
+    model = families.build(family)
+    layers = zpruner.prune_sequentially(model, windows, method=method, min_expert_tokens=2)
+    assert len(layers) == len(take_inventory(model).layers)

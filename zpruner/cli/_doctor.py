@@ -20,10 +20,11 @@ def doctor(
 
     Files of data/ may share their bytes with DVC's cache: damage to one is damage to both, and DVC would bring it back.
     """
+    from zpruner.artifacts.layout import Layout
     from zpruner.cli._examined import cache_of, damaged_artifacts, is_whole, object_of, objects
     from zpruner.runtime.progress import progress
 
-    data = root / "data"
+    data = Layout(root).data
     if not data.is_dir():
         raise InvalidSettingError(str(root), "no data/ in it", "a project folder", "Name the project's folder.")
     cache = cache_of(root)

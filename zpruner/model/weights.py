@@ -28,7 +28,7 @@ def check_in_memory(model: PreTrainedModel) -> None:
             f"{len(absent)} weights that are not in memory (offloaded, or on the meta device), such as '{absent[0]}'",
             "a model with all weights in memory",
             "Load it without device_map and offloading; one that does not fit is read block by block by the pipeline "
-            "(model.streaming in params.yaml).",
+            "(machine.streaming in params.yaml).",
         )
 
 

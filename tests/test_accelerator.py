@@ -287,6 +287,6 @@ def test_the_host_waits_for_a_few_values_per_layer(accelerator: torch.device, me
     COUNTS.clear()
     layers = zpruner.prune(model, calibration, method=method, sparsity=0.5)
     assert COUNTS["waits"] <= most * len(layers)
-    assert COUNTS["copies"] == 0
+    assert COUNTS["copies"] <= len(layers)  # what errors compare with stays on the host
     assert COUNTS["calls"] <= 230 * len(layers)  # however large a layer is
     assert resolve_device(str(accelerator)) == accelerator

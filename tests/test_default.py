@@ -18,6 +18,7 @@ def test_the_embedded_default(tmp_path: Path) -> None:
     params["calibration"] |= {"nsamples": 2, "seqlen": 256, "gram": False}
     params["evaluation"]["perplexity"] |= {"windows": 2, "seqlen": 256, "divergence": 0}
     params["methods"] = {"zpruner": params["methods"]["zpruner"]}
+    params["packed"] = {"variants": []}
     tiny.write_params(tmp_path, params)
     (tmp_path / "tasks").mkdir()
     tiny.plan(tmp_path)

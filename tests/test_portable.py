@@ -6,6 +6,7 @@ import ast
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def test_the_warm_worker_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", missing)
     monkeypatch.setattr(_serve, "Path", lambda _: ROOT / "no-proc")
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
     client.die_with_parent()
     assert _serve._other_threads() == []
     monkeypatch.setattr(os, "getppid", lambda: 5_000_000)  # no such process: there is nothing to look it up in

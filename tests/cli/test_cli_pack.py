@@ -35,7 +35,7 @@ def test_a_checkpoint_is_packed_evaluated_and_unpacked(pruned: Path, command: Co
 def test_what_cannot_be_packed_leaves_nothing(pruned: Path, command: Command) -> None:
     for arguments, said in (
         (["pack", "source/model"], "no tensor with 10% of zeros or more"),
-        (["pack", "nowhere"], "config.json"),
+        (["pack", "nowhere"], "nowhere"),
         (["unpack", "pruned"], "neither zpruner.safetensors"),
     ):
         code, _, err = command(*arguments, "-o", "out")

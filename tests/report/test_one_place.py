@@ -23,6 +23,7 @@ import json, sys
 from pathlib import Path
 from report_tree import make_tree, read
 from zpruner.checkpoint.card import with_results
+from zpruner.artifacts.layout import Layout
 from zpruner.cli._export import measured
 from zpruner.report import render_table, write
 
@@ -34,7 +35,7 @@ for name in ("out/report.html", "out/report.md"):
 assert "6.5" in render_table(data, width=120, color=False)
 summary = json.loads((root / "out/summary.json").read_text())
 assert all(values["bits per token"] == 6.5 for values in summary.values())
-card = with_results("## Calibration\\n", measured(root / "data/evaluation", "wanda", "s50"))
+card = with_results("## Calibration\\n", measured(Layout(root), "wanda", "s50"))
 assert "| bits per token | 6.5 | 6.5 |" in card
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,15 +56,18 @@ def run_all(root: Path, until: str = "report") -> Path:
 
 def artifacts(root: Path) -> dict[str, bytes]:
     """Return every published file but the costs, which hold timings."""
-    return tiny.files_of(root / "data", leave_out=(".work", ".downloads", "costs"))
+    return tiny.files_of(root / "data", leave_out=(".work", ".downloads", "costs", "sources"))
 
 
-def change_params(root: Path, where: str, value: Any) -> None:
-    """Set a dotted key of params.yaml."""
+def change_params(root: Path, where: str, value: Any, plan: bool = True) -> None:
+    """Set a dotted key of params.yaml; `plan` anew where stages have run."""
     params = tiny.read_params(root)
     *path, last = where.split(".")
     found: Any = params
     for part in path:
         found = found[part]
     found[last] = value
-    tiny.write_params(root, params)
+    if plan:
+        tiny.write_params(root, params)
+    else:
+        (root / "params.yaml").write_text(json.dumps(params), encoding="utf-8")

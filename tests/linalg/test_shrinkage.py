@@ -40,8 +40,8 @@ def chosen(tokens, seed=0):
 def test_the_fewer_tokens_the_more():
     found = [chosen(tokens) for tokens in (96, 400, 4000, 100_000)]
     assert found == sorted(found, reverse=True)
-    assert found[0] >= 0.2
-    assert found[-1] <= 0.04
+    assert found[0] > 0.2
+    assert found[-1] == 0.2  # the least, however many
 
 
 @pytest.mark.parametrize("tokens", [24, 60, 130, 1000, 20_000])
@@ -60,8 +60,8 @@ def test_the_update_is_no_worse_than_scores_alone_on_what_it_has_not_seen(tokens
     assert both <= 1.01 * scores_alone
 
 
-@pytest.mark.parametrize("tokens", [130, 1000, 20_000])
-def test_it_is_near_the_best_fixed_one(tokens):
+@pytest.mark.parametrize("tokens", [60, 130, 200])
+def test_with_few_tokens_it_is_near_the_best_fixed_one(tokens):
     weight, gram, half, covariance = problem(tokens)
     stats, keep = LayerStats("layer", tokens, 4, gram=gram, gram_half=half), wanda(weight, gram)
     fixed = [

@@ -43,7 +43,7 @@ class Admm(MaskSolver):
     """Share of the mean of the Hessian's diagonal added to it."""
     shrinkage: Shrinkage = "auto"
     """Share of each entry of the Hessian's diagonal added to itself: guards against fitting a small calibration.
-    auto: what two halves of the calibration agree on, layer by layer."""
+    auto: 0.2, and more where two halves of the calibration demand it, layer by layer."""
     rho: float = Field(default=0.6, gt=0.0)
     """The first penalty on the distance between V and D, as a share of the typical eigenvalue."""
     growth: float = Field(default=5.0, gt=1.0)

@@ -28,8 +28,8 @@ class SparseGPT(MaskSolver):
     damping: float = Field(default=0.01, ge=0.0)
     """Share of the mean of the Hessian's diagonal added to it."""
     shrinkage: Shrinkage = 0.0
-    """Share of each entry of the Hessian's diagonal added to itself; auto: what two halves of the calibration agree on,
-    layer by layer."""
+    """Share of each entry of the Hessian's diagonal added to itself; auto: 0.2, and more where two halves of the
+    calibration demand it, layer by layer."""
 
     def required(self) -> frozenset[Stat]:
         """Return the statistics that it reads: those of half the tokens only to choose the shrinkage."""

@@ -30,13 +30,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "alps": {"score": "alps", "update": "least_squares"},
     # arXiv 2406.02924
     "pruner_zero": {"score": "pruner_zero", "group": "row"},
-    # Ours: the support by ADMM, the weights by joint least squares, both on a Hessian that is regularised as two halves
-    # of the calibration agree on; under pruned propagation, aimed in part at the dense model's outputs, and every
-    # sub-module of a block measured with those before it pruned.
+    # Ours: the support by ADMM, the weights by joint least squares, both on a Hessian regularised enough for other
+    # text, and more where two halves of the calibration demand it; under pruned propagation, aimed in part at the
+    # dense model's outputs, and every sub-module of a block measured with those before it pruned.
     "best": {
         "score": "admm",
-        "settings": {"damping": 0.03, "shrinkage": "auto"},
-        "update": {"name": "least_squares", "settings": {"damping": 0.03, "shrinkage": "auto"}},
+        "settings": {"damping": 0.1, "shrinkage": "auto"},
+        "update": {"name": "least_squares", "settings": {"damping": 0.1, "shrinkage": "auto"}},
         "correct": {},
         "measure": "submodule",
     },

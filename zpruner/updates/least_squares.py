@@ -27,7 +27,7 @@ class LeastSquares(WeightUpdate):
     """Share of the mean of the Hessian's diagonal added to it."""
     shrinkage: Shrinkage = 0.0
     """Share of each entry of the Hessian's diagonal added to itself: guards against fitting a small calibration.
-    auto: what two halves of the calibration agree on, layer by layer."""
+    auto: 0.2, and more where two halves of the calibration demand it, layer by layer."""
     steps: int = Field(default=200, ge=1)
     """Conjugate gradient steps at most."""
     tolerance: float = Field(default=1e-3, gt=0.0, lt=1.0)

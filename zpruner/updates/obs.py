@@ -24,8 +24,8 @@ class Obs(WeightUpdate):
     damping: float = Field(default=0.01, ge=0.0)
     """Share of the mean of the Hessian's diagonal added to it."""
     shrinkage: Shrinkage = 0.0
-    """Share of each entry of the Hessian's diagonal added to itself; auto: what two halves of the calibration agree on,
-    layer by layer."""
+    """Share of each entry of the Hessian's diagonal added to itself; auto: 0.2, and more where two halves of the
+    calibration demand it, layer by layer."""
     block_size: int = Field(default=128, ge=1)
     """Columns treated before the update reaches all later ones: a matter of speed."""
 

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import httpx
+import httpx2
 import huggingface_hub
 import pyarrow as pa
 import pytest
@@ -24,7 +24,7 @@ def _raising(error: Exception) -> Callable[..., None]:
     return function
 
 
-RESPONSE = httpx.Response(404, request=httpx.Request("GET", "https://example.org"))
+RESPONSE = httpx2.Response(404, request=httpx2.Request("GET", "https://example.org"))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ RESPONSE = httpx.Response(404, request=httpx.Request("GET", "https://example.org
     [
         OfflineModeIsEnabled("Cannot reach the hub:\noffline mode is enabled."),
         RepositoryNotFoundError("404 Client Error.", response=RESPONSE),
-        httpx.ConnectError("Name or service not known"),
+        httpx2.ConnectError("Name or service not known"),
         TimeoutError("timed out"),
     ],
 )

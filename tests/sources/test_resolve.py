@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import httpx2
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import (
@@ -20,7 +23,7 @@ from zpruner.errors import InvalidSettingError, SourceError
 from zpruner.sources import hub_name, resolve_source
 
 COMMIT = "1588ec454efa1a09f29cd18ddd04fe05fc8653a2"
-RESPONSE = httpx.Response(404, request=httpx.Request("GET", "https://example.org"))
+RESPONSE = httpx2.Response(404, request=httpx2.Request("GET", "https://example.org"))
 
 
 def _answering(monkeypatch: pytest.MonkeyPatch, answer: str | Exception | None, kind: str = "model") -> list[Any]:
@@ -90,7 +93,7 @@ def test_only_names_are_looked_for(source: str, monkeypatch: pytest.MonkeyPatch,
         ),
         (RevisionNotFoundError("404 Client Error.", response=RESPONSE), "Name a branch, tag or commit that https://"),
         (OfflineModeIsEnabled("offline mode is enabled"), "Unset HF_HUB_OFFLINE, or download it elsewhere"),
-        (httpx.ConnectError("Name or service not known"), "Check the name, your access to it and the network"),
+        (httpx2.ConnectError("Name or service not known"), "Check the name, your access to it and the network"),
         (TimeoutError("timed out"), "Check the name, your access to it and the network"),
         (ValueError("Repo id must be in the form"), "Check the name"),
     ],
@@ -132,3 +135,27 @@ def test_addresses_of_the_hub_say_the_name() -> None:
 def test_a_name_that_ends_as_a_file_is_no_name_on_the_hub(name: str) -> None:
     assert hub_name(name) is None
     assert hub_name("org/Name-3.2-1B") == ("org/Name-3.2-1B", "main")
+
+
+@pytest.mark.parametrize("what", ["hub_commit('org/m', 'main', 'model')", "fetch_hub_model(ref, None, here, False)"])
+def test_a_network_that_is_really_away_is_one_sentence(what: str, tmp_path: Path) -> None:
+    """Nothing pretends here: whichever HTTP library the hub's client uses raises what it raises."""
+    script = f"""
+from pathlib import Path
+from zpruner.errors import SourceError
+from zpruner.sources._hub import HubRef, fetch_hub_model, hub_commit
+here, ref = Path.cwd(), HubRef("org/m", "{COMMIT}")
+try:
+    {what}
+except SourceError as error:
+    assert error.__suppress_context__
+    print(error)
+"""
+    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, **offline}, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("hf:org/m@")
+    assert "got nothing from the hub (" in ran.stdout
+    assert ran.stdout.count("\n") == 1

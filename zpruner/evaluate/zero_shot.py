@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError, did_you_mean
 from zpruner.runtime.quiet import first_line, quiet
+from zpruner.sources import http_errors
 
 if TYPE_CHECKING:
     import torch
@@ -171,7 +172,6 @@ def scores(found: Mapping[str, Any]) -> dict[str, dict[str, float | str]]:
 
 def _data_errors() -> tuple[type[Exception], ...]:
     """Return what the harness's data libraries raise when data cannot be had."""
-    import httpx
     from datasets.exceptions import DatasetsError
 
-    return (OSError, DatasetsError, httpx.HTTPError)
+    return (OSError, DatasetsError, *http_errors())

@@ -7,6 +7,7 @@ from zpruner.sources._hash import file_sha256 as file_sha256
 from zpruner.sources._hash import folder_sha256 as folder_sha256
 from zpruner.sources._hash import require_content as require_content
 from zpruner.sources._hash import texts_sha256 as texts_sha256
+from zpruner.sources._hub import http_errors as http_errors
 from zpruner.sources._model import FETCH_STEPS as FETCH_STEPS
 from zpruner.sources._model import fetch_model as fetch_model
 from zpruner.sources._model import load_tokenizer as load_tokenizer

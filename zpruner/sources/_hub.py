@@ -114,11 +114,16 @@ def _local_folder(ref: HubRef, downloads: Path) -> Path:
     return downloads / "hf" / f"{ref.repo.replace('/', '--')}@{ref.revision}"
 
 
+def http_errors() -> tuple[type[Exception], ...]:
+    """Return what an HTTP request of the hub's client raises, whichever HTTP library its version uses."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
+
+
 @contextmanager
 def _hub_errors(ref: HubRef, folder: Path | None = None) -> Iterator[None]:
     """Turn what the hub's libraries raise into one sentence."""
-    import httpx
-
     try:
         with nullcontext() if folder is None else system_errors_named(folder):
             yield
@@ -130,7 +135,7 @@ def _hub_errors(ref: HubRef, folder: Path | None = None) -> Iterator[None]:
             "Install them: pip install 'zpruner[sources]'.",
         ) from None
     # OSError: errors of the hub's and HTTP libraries, being offline; ValueError: unknown configurations and splits.
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, *http_errors()) as error:
         raise _unobtainable(ref, error) from None
 
 

@@ -23,7 +23,7 @@ from flows._ending import ENDS, as_state, exit_status
 from flows.graph import read_graph
 from flows.pipeline import pipeline
 from flows.publish import model_name, read_results
-from zpruner.artifacts.work import write_json
+from zpruner.artifacts.files import write_json
 from zpruner.errors import InvalidSettingError, ZprunerError
 
 BASELINE = Path(".zpruner") / "nightly.json"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from zpruner.artifacts.work import checksum, digest_of
+from zpruner.artifacts.files import checksum, digest_of
 
 HOW = (
     "stages._code",
@@ -20,6 +20,7 @@ HOW = (
     "stages._project",
     "stages._ran",
     "zpruner.artifacts.arrow",
+    "zpruner.artifacts.files",
     "zpruner.artifacts.result_file",
     "zpruner.artifacts.sealed_lines",
     "zpruner.artifacts.store",

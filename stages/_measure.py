@@ -12,7 +12,7 @@ from torch import Tensor
 from zpruner.artifacts.work import Work
 from zpruner.evaluate import CHOICES, Logits, Predictor, batch_losses, compare_batches, first_choices
 from zpruner.execution import Runner
-from zpruner.settings.params import PerplexitySettings
+from zpruner.settings.texts import PerplexitySettings
 
 Step = Callable[[], None]
 

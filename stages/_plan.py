@@ -7,8 +7,8 @@ from typing import Any
 
 import zpruner
 from stages._deciding import Instance, deciding
+from zpruner.artifacts.files import checksum, digest_of
 from zpruner.artifacts.result_file import Result
-from zpruner.artifacts.work import checksum, digest_of
 from zpruner.errors import ArtifactError
 from zpruner.settings.params import Params
 

@@ -16,16 +16,18 @@ from torch import Tensor
 from stages._deciding import search_instances
 from stages._plan import Planned, read_planned
 from stages._ran import note_run
+from zpruner.artifacts.files import digest_of
 from zpruner.artifacts.layout import Layout
 from zpruner.artifacts.results import Cost
 from zpruner.artifacts.store import Provenance
-from zpruner.artifacts.work import Work, digest_of
+from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
 from zpruner.errors import MEND, ArtifactError, InvalidSettingError
 from zpruner.runtime.allocator import keep_freed_memory
 from zpruner.runtime.command import run_command
-from zpruner.settings.params import Params, load
+from zpruner.settings.params import Params
+from zpruner.settings.reading import read_params
 from zpruner.text import WindowsOrigin, read_windows
 
 SEARCH_STAGES = tuple(search_instances())
@@ -52,7 +54,7 @@ class Project(Layout):
     @classmethod
     def open(cls, root: Path) -> Project:
         """Read and check the settings of the project at `root`; the plan checks every method besides."""
-        written = load(root / "params.yaml")
+        written = read_params(root / "params.yaml")
         return cls(root, in_smaller_batches(written, batch_divisor()), written)
 
     def open_dense(self) -> Checkpoint:

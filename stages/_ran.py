@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from zpruner.artifacts.files import checksum, digest_of
 from zpruner.artifacts.sealed_lines import read_lines, seal_line
-from zpruner.artifacts.work import checksum, digest_of
 
 LEDGER = "ran.jsonl"
 

@@ -14,7 +14,7 @@ from zpruner.errors import MEND, ArtifactError
 from zpruner.model import PrunableLayer, resolve_device
 from zpruner.pruning.composition import compose
 from zpruner.runtime.transfer import to_device, to_host
-from zpruner.settings.params import canonical_json
+from zpruner.settings.base import canonical_json
 from zpruner.types import Mask
 
 

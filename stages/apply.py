@@ -10,8 +10,9 @@ import xxhash
 
 from stages._project import Method, Project, Root, Sparsity, main
 from stages._variant import Variant
+from zpruner.artifacts.files import digest_of
 from zpruner.artifacts.store import ArtifactReader
-from zpruner.artifacts.work import Work, digest_of
+from zpruner.artifacts.work import Work
 from zpruner.checkpoint import Checkpoint, write_manifest, write_pruned
 from zpruner.checkpoint.card import LATER, PruningFacts, model_card
 from zpruner.runtime.progress import counter

@@ -23,7 +23,7 @@ from zpruner.calibration import (
 from zpruner.execution import Runner, choose, open_runner
 from zpruner.model import Inventory, get_weight, take_inventory
 from zpruner.runtime.progress import counter, progress
-from zpruner.settings.params import CalibrationSettings
+from zpruner.settings.texts import CalibrationSettings
 from zpruner.types import Stat
 
 

@@ -11,9 +11,10 @@ from stages._layers import measure_layers, shown_layers
 from stages._measure import Step, batches_of, measure, speed_of
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._variant import Variant
+from zpruner.artifacts.files import digest_of
 from zpruner.artifacts.results import Details, Divergence, Histogram, Layer, Metrics, Sample, Storage, Task, ZeroShot
 from zpruner.artifacts.store import Provenance
-from zpruner.artifacts.work import Work, digest_of
+from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
 from zpruner.errors import InvalidSettingError
@@ -35,7 +36,8 @@ from zpruner.execution import Runner, choose, open_runner
 from zpruner.model import PrunableLayer, get_weight, limits_of, set_weight, take_inventory
 from zpruner.pruning.composition import compose
 from zpruner.runtime.progress import counter
-from zpruner.settings.params import ZeroShotSettings, canonical_json
+from zpruner.settings.base import canonical_json
+from zpruner.settings.params import ZeroShotSettings
 from zpruner.sources import file_sha256, load_tokenizer
 from zpruner.text import counted_tokens, read_begin
 from zpruner.types import Stat

@@ -17,7 +17,7 @@ from zpruner.evaluate import evaluation_text
 from zpruner.execution import copy_checkpoint
 from zpruner.model import limits_of
 from zpruner.runtime.progress import counter
-from zpruner.settings.params import TextSettings
+from zpruner.settings.texts import TextSettings
 from zpruner.sources import (
     FETCH_STEPS,
     Documents,

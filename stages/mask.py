@@ -26,7 +26,7 @@ from zpruner.pruning.sequential import SolvedLayer, beside_the_weights, layer_pa
 from zpruner.runtime.prefetch import ahead
 from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_device
-from zpruner.settings.params import canonical_json
+from zpruner.settings.base import canonical_json
 from zpruner.types import LayerStats, Mask, ScoreMatrix, SparsityPattern, Stat
 
 

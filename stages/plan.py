@@ -18,10 +18,12 @@ from stages._code import Code
 from stages._deciding import Instance, deciding, instances, parts, search_instances
 from stages._plan import PACKAGES, Planned, Sources, path_of, source_digest, sources_of
 from stages._project import Project, Root, main, say
-from zpruner.artifacts.work import Work, digest_of
+from zpruner.artifacts.files import digest_of
+from zpruner.artifacts.work import Work
 from zpruner.errors import SourceError
 from zpruner.pruning.composition import compose_all
-from zpruner.settings.params import Params, load_with_advice
+from zpruner.settings.params import Params
+from zpruner.settings.reading import read_params_with_advice
 
 
 def run(
@@ -35,7 +37,7 @@ def run(
         search: plan the stages of the search instead of the pipeline's.
     """
     project = Project.open(root)
-    params, advice = load_with_advice(root / "params.yaml")
+    params, advice = read_params_with_advice(root / "params.yaml")
     if advice:
         say(advice)
     compose_all(params)  # an unknown name or hyper-parameter is told before a long run, not after

@@ -17,7 +17,7 @@ from zpruner.pruning.composition import compose
 from zpruner.runtime.prefetch import ahead
 from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_device
-from zpruner.settings.params import canonical_json
+from zpruner.settings.base import canonical_json
 from zpruner.types import LayerStats, Stat
 
 T = TypeVar("T")

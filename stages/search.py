@@ -12,9 +12,9 @@ from torch import Tensor
 import zpruner
 from stages._deciding import KNOWN
 from stages._project import Project, Root, main, say
+from zpruner.artifacts.files import atomic_file, digest_of, read_sealed_json, write_json, write_sealed_json
 from zpruner.artifacts.results import FoundFormula, Likeness
 from zpruner.artifacts.store import ArtifactReader, Provenance
-from zpruner.artifacts.work import atomic_file, digest_of, read_sealed_json, write_json, write_sealed_json
 from zpruner.calibration import Gradients
 from zpruner.errors import ArtifactError, InvalidSettingError
 from zpruner.execution import load_whole

@@ -17,7 +17,7 @@ import typer
 
 from stages._deciding import source_of
 from stages._project import Project, Root, main
-from zpruner.artifacts.work import atomic_file
+from zpruner.artifacts.files import atomic_file
 from zpruner.errors import SourceError, UnknownNameError, did_you_mean
 from zpruner.sources import HubRef, LocalPath, content_sha256, hub_name, parse_source, resolve_source
 

@@ -22,7 +22,7 @@ from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 from dvc.utils.strictyaml import YAMLValidationError
 
-from zpruner.artifacts.work import atomic_file, write_json
+from zpruner.artifacts.files import atomic_file, write_json
 
 UNREADABLE = (YAMLFileCorruptedError, YAMLValidationError)
 CONFLICT = re.compile(r"^([<=>]{7})( |$)", re.MULTILINE)

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from zpruner.pruning.composition import Composition as Composition
     from zpruner.pruning.composition import compose as compose
     from zpruner.pruning.in_memory import PrunedLayer as PrunedLayer
-    from zpruner.pruning.in_memory import load as load
-    from zpruner.pruning.in_memory import load_windows as load_windows
     from zpruner.pruning.in_memory import needs as needs
     from zpruner.pruning.in_memory import prune as prune
     from zpruner.pruning.in_memory import prune_sequentially as prune_sequentially
+    from zpruner.pruning.loading import load as load
+    from zpruner.pruning.loading import load_windows as load_windows
     from zpruner.types import ComparisonGroup as ComparisonGroup
     from zpruner.types import LayerStats as LayerStats
     from zpruner.types import Mask as Mask
@@ -53,7 +53,8 @@ _ROOMS = {
     "methods": ("METHODS", "MaskSolver", "PruningMethod"),
     "packed.pack": ("pack",),
     "packed.unpack": ("unpack",),
-    "pruning.in_memory": ("PrunedLayer", "load", "load_windows", "needs", "prune", "prune_sequentially"),
+    "pruning.in_memory": ("PrunedLayer", "needs", "prune", "prune_sequentially"),
+    "pruning.loading": ("load", "load_windows"),
     "types": ("ComparisonGroup", "LayerStats", "Mask", "ScoreMatrix", "SparsityPattern", "Stat"),
     "updates": ("UPDATES", "WeightUpdate"),
 }

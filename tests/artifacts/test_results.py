@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zpruner.artifacts.files import write_sealed_json
 from zpruner.artifacts.result_file import Result, Shown, in_words, shown_fields, value_at
 from zpruner.artifacts.results import (
     Cost,
@@ -26,7 +27,6 @@ from zpruner.artifacts.results import (
     Task,
     ZeroShot,
 )
-from zpruner.artifacts.work import write_sealed_json
 from zpruner.errors import ArtifactError
 
 METRICS = Metrics(

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zpruner.artifacts.arrow import read_file, write_file
+from zpruner.artifacts.files import write_sealed_json
 from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
-from zpruner.artifacts.work import Work, write_sealed_json
+from zpruner.artifacts.work import Work
 from zpruner.errors import ArtifactError, DiskFullError
 from zpruner.text import WindowsOrigin, read_windows, write_windows
 
@@ -272,7 +273,7 @@ def test_a_failed_write_reaches_the_caller_and_publishes_nothing(tmp_path, monke
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zpruner.artifacts.work.HashingFile.write", full)
+    monkeypatch.setattr("zpruner.artifacts.files.HashingFile.write", full)
     with pytest.raises(DiskFullError, match=r"model\.layers\.0\.q\.arrow: got no space left"):
         write(tmp_path)
     assert not (tmp_path / "out").exists()

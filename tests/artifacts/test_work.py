@@ -6,17 +6,8 @@ import sys
 
 import pytest
 
-from zpruner.artifacts.work import (
-    JOURNAL,
-    Work,
-    atomic_file,
-    checksum,
-    digest_of,
-    read_sealed_json,
-    sweep,
-    write_json,
-    write_sealed_json,
-)
+from zpruner.artifacts.files import atomic_file, checksum, digest_of, read_sealed_json, write_json, write_sealed_json
+from zpruner.artifacts.work import JOURNAL, Work, sweep
 from zpruner.errors import ArtifactError, DiskFullError, LockedError
 
 
@@ -54,7 +45,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("zpruner.artifacts.work.os.fsync", no_space)
+    monkeypatch.setattr("zpruner.artifacts.files.os.fsync", no_space)
     with pytest.raises(DiskFullError, match=r"b\.json: got no space left .* GB free.*Free some space"):
         write_json(tmp_path / "b.json", {"a": 1})
     assert names(tmp_path) == []

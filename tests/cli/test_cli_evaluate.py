@@ -11,7 +11,7 @@ import tiny
 import torch
 
 import zpruner
-from zpruner.artifacts.work import write_sealed_json
+from zpruner.artifacts.files import write_sealed_json
 
 Command = Callable[..., tuple[int, str, str]]
 PRUNE = ("--calibration", "source/text.txt", "--nsamples", "6", "--seqlen", "32")

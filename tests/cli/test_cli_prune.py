@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zpruner
+from zpruner.cli._composition import composition_settings, pattern_of
 from zpruner.cli._options import NEWS, NEWS_SHA256
-from zpruner.cli._prune import composition_settings, pattern_of
 from zpruner.errors import InvalidPatternError, InvalidSettingError
-from zpruner.settings.params import load
+from zpruner.settings.reading import read_params
 
 Command = Callable[..., tuple[int, str, str]]
 PRUNE = ("--calibration", "source/text.txt", "--nsamples", "6", "--seqlen", "32")
@@ -174,7 +174,7 @@ def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_computed(
 
 
 def test_the_default_calibration_is_that_of_the_repository() -> None:
-    settings = load(tiny.REPOSITORY / "params.yaml").calibration
+    settings = read_params(tiny.REPOSITORY / "params.yaml").calibration
     assert (settings.source, settings.sha256) == (NEWS, NEWS_SHA256)
 
 

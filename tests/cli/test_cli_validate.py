@@ -14,7 +14,7 @@ import tiny
 from zpruner.artifacts.results import Cost
 from zpruner.cli._estimate import Estimate, estimate, measured, read_shapes
 from zpruner.cli._validate import check_compositions
-from zpruner.settings.params import load
+from zpruner.settings.reading import read_params
 
 Command = Callable[..., tuple[int, str, str]]
 TEXT = {"source": "source/text.txt", "seqlen": 32}
@@ -157,7 +157,7 @@ def table(place: Path, **changes: dict[str, object]) -> dict[str, Estimate]:
     for section, values in changes.items():
         data[section] |= values
     tiny.write_params(place, data)
-    params = load(place / "params.yaml")
+    params = read_params(place / "params.yaml")
     shapes = read_shapes(params, place)
     assert shapes is not None
     assert shapes.prunable == sum(p.numel() for p in tiny.build("llama").model.layers.parameters() if p.ndim == 2)

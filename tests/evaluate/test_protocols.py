@@ -15,7 +15,9 @@ from ruamel.yaml import YAML
 
 from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError
 from zpruner.evaluate import PROTOCOLS, check_protocol, evaluation_text, protocol
-from zpruner.settings.params import CalibrationSettings, EvaluationSettings, PerplexitySettings, load
+from zpruner.settings.params import EvaluationSettings
+from zpruner.settings.reading import read_params
+from zpruner.settings.texts import CalibrationSettings, PerplexitySettings
 from zpruner.sources import Documents, TokenTable, read_text
 from zpruner.text import evaluation_windows
 
@@ -163,7 +165,7 @@ def test_a_stride_longer_than_the_window_is_no_setting() -> None:
 
 
 def test_the_profile_of_the_published_tables_keeps_their_protocol() -> None:
-    params = load(tiny.REPOSITORY / "docs/profiles/llama-2-7b.yaml")
+    params = read_params(tiny.REPOSITORY / "docs/profiles/llama-2-7b.yaml")
     assert params.evaluation.perplexity == protocol("wikitext2", batch_size=1, divergence=8)
     check_protocol(params.evaluation.perplexity)
     assert params.evaluation.zero_shot is not None

@@ -17,7 +17,7 @@ from packed_cases import packed, save, zero_half
 from safetensors.torch import load_file, save_file
 
 import zpruner
-from zpruner.artifacts.work import read_sealed_json, write_sealed_json
+from zpruner.artifacts.files import read_sealed_json, write_sealed_json
 from zpruner.errors import ArtifactError, ZprunerError
 from zpruner.packed.reader import PackedFile
 from zpruner.packed.unpack import unpack

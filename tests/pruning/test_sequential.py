@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -74,13 +75,20 @@ def test_statistics_are_those_of_the_model_with_earlier_blocks_pruned(family: st
     assert torch.equal(tiny.last_hidden(model, WINDOWS), tiny.last_hidden(reference, WINDOWS))
 
 
-def test_statistics_are_let_go_with_the_last_layer_that_reads_them() -> None:
+def test_statistics_are_let_go_with_the_last_layer_that_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.build("llama")
     inventory = take_inventory(model)
     composition = compose(MethodSettings(score="sparsegpt", update={"name": "obs"}))
     patterns = {layer.name: SparsityPattern.parse(0.5) for layer in inventory.layers}
     collections: list[Collection] = []
     alive: dict[str, set[str]] = {}
+    measure = BlockReplay.measure
+
+    def measured(replay: BlockReplay, *arguments: Any) -> Collection:
+        collections.append(measure(replay, *arguments))
+        return collections[-1]
+
+    monkeypatch.setattr(BlockReplay, "measure", measured)
 
     def solved(found: SolvedLayer) -> None:
         alive[found.mask.layer] = set(collections[-1].accumulators)
@@ -92,7 +100,6 @@ def test_statistics_are_let_go_with_the_last_layer_that_reads_them() -> None:
         composition,
         patterns,
         batch_size=2,
-        measured=collections.append,
         solved=solved,
     )
     for block in blocks:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from zpruner.artifacts.work import digest_of
+from zpruner.artifacts.files import digest_of
 from zpruner.report import ReportData, load
 
 METHODS: dict[str, dict[str, object]] = {

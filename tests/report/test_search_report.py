@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from test_browser import BROWSER, browse
 
-from zpruner.artifacts.work import write_sealed_json
+from zpruner.artifacts.files import write_sealed_json
 from zpruner.errors import ArtifactError
 from zpruner.report.search import load_search, write_search
 from zpruner.search import Evaluation

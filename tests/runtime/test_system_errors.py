@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from zpruner.artifacts.work import Work, read_artifact, write_json
+from zpruner.artifacts.files import read_artifact, write_json
+from zpruner.artifacts.work import Work
 from zpruner.errors import AccessError, DiskFullError, ZprunerError
 from zpruner.runtime.system_errors import system_errors_named
 

@@ -13,7 +13,8 @@ from zpruner.errors import ZprunerError
 from zpruner.formula import parse_formula
 from zpruner.patterns import SparsityPattern
 from zpruner.pruning.composition import compose_all
-from zpruner.settings.params import canonical_json, load
+from zpruner.settings.base import canonical_json
+from zpruner.settings.reading import read_params
 
 HOW_MANY = [
     pytest.param(150, id="few"),
@@ -138,7 +139,7 @@ def damaged(text: str, chance: random.Random) -> str:
 
 
 def use(path: Path) -> None:
-    params = load(path)
+    params = read_params(path)
     compose_all(params)
     for label in params.methods:
         canonical_json(params.method(label))

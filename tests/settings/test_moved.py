@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from zpruner.errors import InvalidSettingError
-from zpruner.settings.params import load, load_with_advice
+from zpruner.settings.reading import read_params, read_params_with_advice
 
 
 def write(folder, **model):
@@ -21,22 +21,22 @@ def write(folder, **model):
 
 def test_todays_layout_needs_no_advice(tmp_path):
     tiny.write_params(tmp_path, tiny.PARAMS)
-    params, advice = load_with_advice(tmp_path / "params.yaml")
+    params, advice = read_params_with_advice(tmp_path / "params.yaml")
     assert (params.machine.device, advice) == ("auto", "")
 
 
 def test_the_machine_may_be_left_out(tmp_path):
-    params, advice = load_with_advice(write(tmp_path))
+    params, advice = read_params_with_advice(write(tmp_path))
     assert (params.machine.streaming, advice) == ("auto", "")
 
 
 def test_keys_of_the_machine_are_read_below_the_model_with_a_word(tmp_path):
     path = write(tmp_path, device="cpu", streaming="always", memory=2.5)
-    params, advice = load_with_advice(path)
+    params, advice = read_params_with_advice(path)
     assert (params.machine.device, params.machine.streaming, params.machine.memory) == ("cpu", "always", 2.5)
     wanted = "move model.device, model.streaming, model.memory to a section `machine:` of their own."
     assert advice == f"{path}: {wanted}"
-    assert load(path) == params
+    assert read_params(path) == params
 
 
 def test_a_key_in_both_places_is_refused(tmp_path):
@@ -44,4 +44,4 @@ def test_a_key_in_both_places_is_refused(tmp_path):
     params = json.loads(path.read_text()) | {"machine": {"memory": 3.0}}
     path.write_text(json.dumps(params))
     with pytest.raises(InvalidSettingError, match=r"model\.memory beside `machine:`.*Delete model\.memory"):
-        load(path)
+        read_params(path)

@@ -7,7 +7,9 @@ import tiny
 
 from zpruner.errors import InvalidPatternError, InvalidSettingError
 from zpruner.pruning.composition import compose
-from zpruner.settings.params import Choice, MethodSettings, canonical_json, check, load
+from zpruner.settings.base import canonical_json
+from zpruner.settings.params import Choice, MethodSettings
+from zpruner.settings.reading import check_params, read_params
 from zpruner.types import ComparisonGroup
 
 
@@ -23,12 +25,12 @@ def changed(where="", **values):
 
 def refused(params, error=InvalidSettingError):
     with pytest.raises(error) as caught:
-        check(params, "params.yaml")
+        check_params(params, "params.yaml")
     return str(caught.value)
 
 
 def test_the_shipped_settings_load():
-    params = load(tiny.REPOSITORY / "params.yaml")
+    params = read_params(tiny.REPOSITORY / "params.yaml")
     assert str(params.pattern("s24")) == "2:4"
     assert params.method("wanda").group is ComparisonGroup.ROW
     for label in params.methods:
@@ -36,7 +38,7 @@ def test_the_shipped_settings_load():
 
 
 def test_settings_are_frozen():
-    params = check(changed(), "p")
+    params = check_params(changed(), "p")
     with pytest.raises(ValueError, match="frozen"):
         params.calibration.seed = 3
 
@@ -90,7 +92,7 @@ def searching(**values):
     ],
 )
 def test_settings_of_a_search(values, words):
-    assert check(searching(), "params.yaml").search.population == 40
+    assert check_params(searching(), "params.yaml").search.population == 40
     assert words in refused(searching(**values))
 
 
@@ -216,7 +218,7 @@ def test_more_variants_than_a_graph_can_hold():
 
 @pytest.mark.parametrize("label", ["s50", "A_1", "v0_5", "_x", "0"])
 def test_labels(label):
-    assert str(check(changed("sparsities", **{label: "1:4"}), "p").pattern(label)) == "1:4"
+    assert str(check_params(changed("sparsities", **{label: "1:4"}), "p").pattern(label)) == "1:4"
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,7 @@ def test_keys_that_are_no_text():
 
 
 def test_unknown_labels():
-    params = check(changed(), "p")
+    params = check_params(changed(), "p")
     with pytest.raises(InvalidSettingError, match=r"methods: got label 'wand'.*Did you mean 'wanda'"):
         params.method("wand")
     with pytest.raises(InvalidSettingError, match=r"sparsities: got label 's5'.*Did you mean 's50'"):
@@ -265,7 +267,7 @@ def test_text_that_is_not_yaml(tmp_path, text):
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(InvalidSettingError) as caught:
-        load(path)
+        read_params(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -273,20 +275,20 @@ def test_text_that_is_not_yaml(tmp_path, text):
 def test_files_that_hold_no_settings(tmp_path):
     path = tmp_path / "params.yaml"
     with pytest.raises(InvalidSettingError, match=r"no file.*holds params\.yaml"):
-        load(path)
+        read_params(path)
     for text in ("", "[]", "text", "1"):
         path.write_text(text)
         with pytest.raises(InvalidSettingError, match="expected a mapping"):
-            load(path)
+            read_params(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidSettingError, match="not UTF-8"):
-        load(path)
+        read_params(path)
 
 
 def test_unquoted_n_of_m_is_text(tmp_path):
     text = json.dumps(changed(sparsities={"x": 0})).replace('"x": 0', '"x": 2:4, y: .5')
     (tmp_path / "params.yaml").write_text(text)
-    params = load(Path(tmp_path / "params.yaml"))
+    params = read_params(Path(tmp_path / "params.yaml"))
     assert (str(params.pattern("x")), params.pattern("y").ratio) == ("2:4", 0.5)
 
 
@@ -302,11 +304,11 @@ def test_equal_settings_have_equal_text():
     "profile", sorted((tiny.REPOSITORY / "docs" / "profiles").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_profiles_in_the_docs_load_and_compose(profile):
-    params = load(profile)
+    params = read_params(profile)
     for method in params.methods.values():
         compose(method)
 
 
 def test_one_pattern_of_checkpoints_needs_no_list():
     data = changed("evaluation", checkpoints="wanda/*")
-    assert check(data, "params.yaml").evaluation.checkpoints == ("wanda/*",)
+    assert check_params(data, "params.yaml").evaluation.checkpoints == ("wanda/*",)

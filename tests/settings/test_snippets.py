@@ -9,7 +9,7 @@ import yaml_params
 from ruamel.yaml import YAML
 
 from zpruner.pruning.composition import compose_all
-from zpruner.settings.params import check
+from zpruner.settings.reading import check_params
 
 PAGES = [tiny.REPOSITORY / "README.md", tiny.REPOSITORY / "CONTRIBUTING.md", *(tiny.REPOSITORY / "docs").rglob("*.md")]
 SECTIONS = {"model", "machine", "calibration", "methods", "sparsities", "evaluation", "search", "packed"}
@@ -43,7 +43,7 @@ def test_a_snippet_of_params_passes_the_checks(text: str) -> None:
     if "methods" in snippet or "sparsities" in snippet:
         params["evaluation"] = {**params["evaluation"], "checkpoints": "all"}
         params.pop("packed", None)
-    compose_all(check(params, "the snippet"))
+    compose_all(check_params(params, "the snippet"))
 
 
 def test_there_are_snippets() -> None:

@@ -20,7 +20,7 @@ import torch
 from opened import opened
 from trials import INSTANCES, PROJECTS, READING, make, runs, untimed
 
-from zpruner.artifacts.work import write_sealed_json
+from zpruner.artifacts.files import write_sealed_json
 from zpruner.errors import ZprunerError
 
 Damage = Callable[[Path, random.Random, list[Path]], None]

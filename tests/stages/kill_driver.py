@@ -24,7 +24,8 @@ import torch
 
 import stages._layers
 from zpruner.artifacts import work
-from zpruner.artifacts.work import JOURNAL, HashingFile, Work
+from zpruner.artifacts.files import HashingFile
+from zpruner.artifacts.work import JOURNAL, Work
 from zpruner.calibration import gradients
 from zpruner.calibration.accumulate import InputAccumulator
 from zpruner.pruning.composition import Composition

@@ -259,7 +259,7 @@ def test_a_full_disk(project, stage, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("zpruner.artifacts.work.os.fsync", full)
+        patch.setattr("zpruner.artifacts.files.os.fsync", full)
         refused(project, stage, DiskFullError, "no space left on the device")
     assert not (project / "data" / OUTPUTS[stage]).exists()
     staged.INSTANCES[stage](project)
@@ -271,7 +271,7 @@ def test_the_old_artifact_stays_until_the_new_one_is_whole(project, stage, monke
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("zpruner.artifacts.work.HashingFile.write", full)
+    monkeypatch.setattr("zpruner.artifacts.files.HashingFile.write", full)
     refused(project, stage, DiskFullError, "no space left on the device")
 
 

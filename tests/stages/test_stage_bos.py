@@ -16,7 +16,7 @@ import zpruner
 from stages import evaluate, fetch
 from zpruner.errors import InvalidSettingError
 from zpruner.evaluate import evaluation_text, protocol
-from zpruner.settings.params import PerplexitySettings
+from zpruner.settings.texts import PerplexitySettings
 from zpruner.sources import read_text
 from zpruner.text import counted_tokens, evaluation_windows, read_begin, read_windows
 

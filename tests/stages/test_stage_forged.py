@@ -8,7 +8,7 @@ import staged
 from staged import METHOD, SPARSITY
 
 from zpruner.artifacts.arrow import open_table, read_metadata, to_table, to_tensors, write_table
-from zpruner.artifacts.work import atomic_file, read_sealed_json, write_sealed_json
+from zpruner.artifacts.files import atomic_file, read_sealed_json, write_sealed_json
 from zpruner.errors import ArtifactError
 
 LAYER = "model.layers.1.mlp.up_proj"

@@ -16,7 +16,7 @@ from zpruner.checkpoint import Checkpoint
 from zpruner.errors import ArtifactError, InvalidSettingError
 from zpruner.model import load_model, take_inventory
 from zpruner.parts.registry import Registry
-from zpruner.settings.params import load
+from zpruner.settings.reading import read_params
 from zpruner.text import read_windows
 from zpruner.types import Stat
 from zpruner.updates import WeightUpdate
@@ -133,7 +133,7 @@ def test_score_refuses_gradients_that_are_missing_or_of_another_calibration(tmp_
 
 def test_a_setting_may_be_a_file_of_formulas(tmp_path):
     root = project(tmp_path)
-    assert load(root / "params.yaml").method(METHOD).settings["formula"]["data"] == "mul"
+    assert read_params(root / "params.yaml").method(METHOD).settings["formula"]["data"] == "mul"
     for name, message in (
         ("zeroo.json", r"methods\.swapped\.settings\.formula\.file: got 'zeroo\.json'.*Did you mean 'zero\.json'"),
         ("../params.yaml", r"got '\.\./params\.yaml', expected a file below .*formulas"),
@@ -142,7 +142,7 @@ def test_a_setting_may_be_a_file_of_formulas(tmp_path):
         (root / "formulas" / "bad.json").write_text("{")
         staged.change_params(root, f"methods.{METHOD}.settings.formula", {"file": name})
         with pytest.raises(InvalidSettingError, match=message):
-            load(root / "params.yaml")
+            read_params(root / "params.yaml")
 
 
 @pytest.mark.parametrize(

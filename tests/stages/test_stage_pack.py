@@ -16,7 +16,7 @@ from zpruner.artifacts.results import Cost
 from zpruner.checkpoint import Checkpoint
 from zpruner.errors import InvalidSettingError
 from zpruner.packed.unpack import unpack
-from zpruner.settings.params import load
+from zpruner.settings.reading import read_params
 
 CHOSEN = {"variants": [f"{METHOD}/*"], "rounds": 1, "new_tokens": 2, "prefill": 8}
 
@@ -85,7 +85,7 @@ def test_settings_that_cannot_be_are_named(packed: object, checkpoints: object, 
     params["evaluation"]["checkpoints"] = checkpoints
     tiny.write_params(tmp_path, params)
     with pytest.raises(InvalidSettingError, match=said):
-        load(tmp_path / "params.yaml")
+        read_params(tmp_path / "params.yaml")
 
 
 def test_another_run_gives_the_same_bytes(project: Path) -> None:

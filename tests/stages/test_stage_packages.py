@@ -15,7 +15,7 @@ from stages._plan import read_planned
 from zpruner.artifacts.store import ArtifactReader
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
-from zpruner.settings.params import load
+from zpruner.settings.reading import read_params
 
 pytestmark = pytest.mark.xdist_group("finished_project")
 METHOD = '''
@@ -77,7 +77,7 @@ def test_an_installed_packages_method_runs_in_the_stages(
     def code() -> str:
         plan._parsed.cache_clear()
         tiny.plan(root)
-        return read_planned(root / "data" / "plan", load(root / "params.yaml"), ("score", staged.METHOD)).code
+        return read_planned(root / "data" / "plan", read_params(root / "params.yaml"), ("score", staged.METHOD)).code
 
     before = code()
     helper = site / "foreign" / "helper.py"

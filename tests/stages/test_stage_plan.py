@@ -16,7 +16,8 @@ from stages._code import Code
 from stages._deciding import deciding, instances, parts
 from stages._plan import read_planned
 from zpruner.errors import ArtifactError
-from zpruner.settings.params import Params, check
+from zpruner.settings.params import Params
+from zpruner.settings.reading import check_params
 
 PARAMS: dict[str, Any] = tiny.PARAMS | {
     "methods": {
@@ -94,7 +95,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params, dict
     root = tmp_path_factory.mktemp("code")
     for name in ("zpruner", "stages"):
         shutil.copytree(tiny.REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    params = check(PARAMS, "params.yaml")
+    params = check_params(PARAMS, "params.yaml")
     return root, params, planned(root, params)
 
 
@@ -153,7 +154,7 @@ def test_a_setting_reaches_the_instances_that_it_decides(change: str) -> None:
     alter, expected = SETTINGS[change]
     changed = json.loads(json.dumps(PARAMS))
     alter(changed)
-    before, after = (check(found, "params.yaml") for found in (PARAMS, changed))
+    before, after = (check_params(found, "params.yaml") for found in (PARAMS, changed))
     differing = {" ".join(i) for i in instances(before) if deciding(before, i) != deciding(after, i)}
     assert differing - {"report"} == expected
 
@@ -161,12 +162,12 @@ def test_a_setting_reaches_the_instances_that_it_decides(change: str) -> None:
 def test_a_plan_of_other_settings_or_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.make_sources(tmp_path)
     tiny.plan(tmp_path)
-    params = check(tiny.PARAMS, "params.yaml")
+    params = check_params(tiny.PARAMS, "params.yaml")
     folder = tmp_path / "data" / "plan"
     assert read_planned(folder, params, ("calibrate",)).settings["batch_size"] == 2
     with pytest.raises(ArtifactError, match=r"calibrate\.json: got no file"):
         read_planned(tmp_path, params, ("calibrate",))
-    other = check({**tiny.PARAMS, "calibration": {**tiny.PARAMS["calibration"], "batch_size": 3}}, "params.yaml")
+    other = check_params({**tiny.PARAMS, "calibration": {**tiny.PARAMS["calibration"], "batch_size": 3}}, "params.yaml")
     with pytest.raises(ArtifactError, match=r"calibrate\.json: got a plan of other settings"):
         read_planned(folder, other, ("calibrate",))
     monkeypatch.setattr("stages._plan.source_digest", lambda: "other")

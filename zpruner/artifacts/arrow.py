@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from zpruner.artifacts.work import atomic_file, read_artifact
+from zpruner.artifacts.files import atomic_file, read_artifact
 from zpruner.errors import MEND, ArtifactError
 
 FORMAT = 1

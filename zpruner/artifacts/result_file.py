@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from zpruner.artifacts.work import read_sealed_json, write_sealed_json
+from zpruner.artifacts.files import read_sealed_json, write_sealed_json
 from zpruner.errors import ArtifactError, mend
 
 Form = Literal["number", "perplexity", "share", "error", "bytes"]

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from zpruner.artifacts.arrow import FORMAT, open_table, read_metadata, to_table, to_tensors, write_table
-from zpruner.artifacts.work import Work, atomic_file, read_artifact, read_sealed_json, write_sealed_json
+from zpruner.artifacts.files import atomic_file, read_artifact, read_sealed_json, write_sealed_json
+from zpruner.artifacts.work import Work
 from zpruner.errors import MEND, ArtifactError
 from zpruner.runtime.background import Background
 from zpruner.runtime.transfer import to_host

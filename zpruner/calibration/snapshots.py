@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from zpruner.artifacts.work import Work, atomic_file
+from zpruner.artifacts.files import atomic_file
+from zpruner.artifacts.work import Work
 from zpruner.calibration.accumulate import InputAccumulator
 from zpruner.calibration.collection import Collection
 from zpruner.calibration.gradients import GradientSums

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zpruner.artifacts.work import Work, atomic_file, checksum, write_json
+from zpruner.artifacts.files import atomic_file, checksum, write_json
+from zpruner.artifacts.work import Work
 from zpruner.checkpoint.conversion import Conversion, Converted
 from zpruner.checkpoint.manifest import MANIFEST, SHARD_INDEX, read_manifest, tokenizer_hash, write_manifest
 from zpruner.checkpoint.tensors import write_tensors

@@ -8,7 +8,7 @@ from typing import Any
 import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from zpruner.artifacts.work import checksum, digest_of, read_sealed_json, refuse_link, write_sealed_json
+from zpruner.artifacts.files import checksum, digest_of, read_sealed_json, refuse_link, write_sealed_json
 from zpruner.errors import MEND, ArtifactError
 from zpruner.model.stored import read_header
 

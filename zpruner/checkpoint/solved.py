@@ -9,8 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from zpruner.artifacts.files import atomic_file
 from zpruner.artifacts.store import ArtifactReader, Provenance, write_index
-from zpruner.artifacts.work import Work, atomic_file
+from zpruner.artifacts.work import Work
 from zpruner.checkpoint.tensors import write_tensors
 from zpruner.errors import MEND, ArtifactError
 from zpruner.model.layers import PrunableLayer

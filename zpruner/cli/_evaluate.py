@@ -11,7 +11,7 @@ from zpruner.cli._early import local_path
 from zpruner.errors import InvalidSettingError
 
 if TYPE_CHECKING:
-    from zpruner.settings.params import PerplexitySettings
+    from zpruner.settings.texts import PerplexitySettings
 
 
 def evaluate(
@@ -78,7 +78,7 @@ def _settings(text: str | None, protocol: str | None, **given: str | int | None)
 
     from zpruner.evaluate import protocol as published
     from zpruner.settings.explain import explain
-    from zpruner.settings.params import PerplexitySettings
+    from zpruner.settings.texts import PerplexitySettings
 
     changes = {key: value for key, value in {"source": text, **given}.items() if value is not None}
     if text is None and protocol is None:

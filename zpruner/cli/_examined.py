@@ -112,8 +112,8 @@ def _read_checkpoint(folder: Path) -> None:
 
 
 def _read_folder(folder: Path) -> None:
+    from zpruner.artifacts.files import read_sealed_json
     from zpruner.artifacts.store import INDEX, ArtifactReader
-    from zpruner.artifacts.work import read_sealed_json
 
     reader = ArtifactReader(folder, str(read_sealed_json(folder / INDEX, "an index").get("kind")))
     for name in reader.files:
@@ -121,7 +121,7 @@ def _read_folder(folder: Path) -> None:
 
 
 def _read_json(path: Path) -> None:
-    from zpruner.artifacts.work import read_sealed_json
+    from zpruner.artifacts.files import read_sealed_json
 
     read_sealed_json(path, "a sealed file")
 

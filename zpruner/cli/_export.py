@@ -74,9 +74,9 @@ def export(
 
 def check_labels(root: Path, method: str, sparsity: str) -> None:
     """Raise InvalidSettingError for a label that params.yaml does not list, with the nearest one."""
-    from zpruner.settings.params import load
+    from zpruner.settings.reading import read_params
 
-    params = load(root / "params.yaml")
+    params = read_params(root / "params.yaml")
     params.method(method)
     params.pattern(sparsity)
 
@@ -87,13 +87,13 @@ def calibrated_on(root: Path, card: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: the windows are not those of the checkpoint's calibration, or cannot be read.
     """
-    from zpruner.settings.params import load
+    from zpruner.settings.reading import read_params
     from zpruner.text import read_windows
 
     text = card.read_text(encoding="utf-8")
     if "calibration_hash" not in text:  # written by `zpruner prune`, which knows the text
         return {}
-    settings = load(root / "params.yaml").calibration
+    settings = read_params(root / "params.yaml").calibration
     path = Layout(root).tokens("calibration")
     windows, found = read_windows(path)
     if found not in text:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from zpruner.pruning.opening import OpenedModel
-    from zpruner.settings.params import PerplexitySettings
+    from zpruner.settings.texts import PerplexitySettings
 
 SOURCES = "a local path, ORG/NAME on the hub, hf:ORG/NAME@REVISION[/FILE], or pip:NAME==VERSION/FILE"
 

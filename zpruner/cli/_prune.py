@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zpruner.cli import _options as option
+from zpruner.cli._composition import checked, composition_settings, pattern_of
 from zpruner.cli._early import check_names, local_path
 from zpruner.cli._output import check_apart, check_output, save
-from zpruner.errors import InvalidPatternError, InvalidSettingError, one_line, shown
 from zpruner.patterns import SparsityPattern
 from zpruner.pruning.presets import PRESETS
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from zpruner.model import Inventory
     from zpruner.pruning.composition import Composition
     from zpruner.pruning.in_memory import PrunedLayer
-    from zpruner.settings.params import MethodSettings
 
 
 class Propagation(StrEnum):
@@ -89,7 +87,7 @@ def prune(
     pattern = SparsityPattern.parse(pattern_of(sparsity_ratio, sparsity_type, sparsity))
     check_names({"score": method, "refine": refine, "update": update}, also=PRESETS)
     settings = composition_settings(method, group, setting or [], refine, update)
-    checked = _checked(settings)
+    parts = checked(settings)
     read = {
         "the calibration text": local_path("--calibration", calibration, calibration_sha256),
         "the text to evaluate on": local_path("--evaluate", evaluate, evaluate_sha256),
@@ -101,11 +99,11 @@ def prune(
     from zpruner.evaluate import perplexity
     from zpruner.model import resolve_device, take_inventory
     from zpruner.pruning.composition import compose
-    from zpruner.pruning.in_memory import load_windows
-    from zpruner.settings.params import PerplexitySettings
+    from zpruner.pruning.loading import load_windows
+    from zpruner.settings.texts import PerplexitySettings
     from zpruner.types import Stat
 
-    composition = compose(checked)
+    composition = compose(parts)
     resolve_device(device)
     opened = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code, only_dense=True)
     network, tokenizer = opened.model, opened.tokenizer
@@ -169,88 +167,6 @@ def prune(
     for name, (dense, pruned) in results.items():
         typer.echo(f"{name}: {dense:.4f} {'before' if pruned_before else 'dense'}, {pruned:.4f} pruned")
     typer.echo(str(output))
-
-
-def pattern_of(ratio: float | str | None, kind: str, sparsity: str | None = None) -> str:
-    """Return the pattern that --sparsity, or --sparsity-ratio and --sparsity-type, describe, as params.yaml writes it.
-
-    Raises:
-        InvalidPatternError: neither a ratio in (0, 1) nor N:M.
-        InvalidSettingError: a ratio that N:M does not have; --sparsity beside the others.
-    """
-    if sparsity is not None:
-        if ratio is not None or kind != "unstructured":
-            raise InvalidSettingError(
-                "--sparsity", "--sparsity-ratio or --sparsity-type beside it", "one way to say it", "Leave one out."
-            )
-        return str(_parsed("--sparsity", sparsity, "a ratio in [0, 1) such as 0.5, or N:M with 0 < N < M such as 2:4"))
-    if kind == "unstructured":
-        return str(_parsed("--sparsity-ratio", 0.5 if ratio is None else ratio, "a ratio in [0, 1) such as 0.5", False))
-    expected = "unstructured, or N:M with 0 < N < M such as 2:4 (N of every M are kept)"
-    pattern = _parsed("--sparsity-type", kind, expected)
-    if not pattern.is_nm:
-        raise InvalidSettingError("--sparsity-type", f"'{kind}'", expected, "Give a ratio with --sparsity-ratio.")
-    if ratio is not None and abs(_parsed("--sparsity-ratio", ratio, "a ratio").sparsity - pattern.sparsity) > 1e-9:
-        raise InvalidSettingError(
-            "--sparsity-ratio", f"{ratio}", f"{pattern.sparsity:g}, which {kind} removes", "Leave it out with N:M."
-        )
-    return str(pattern)
-
-
-def _parsed(option: str, value: float | str, expected: str, may_be_nm: bool = True) -> SparsityPattern:
-    try:
-        pattern = SparsityPattern.parse(value)
-    except InvalidPatternError:
-        raise InvalidPatternError(option, _quoted(value), expected, "Correct the option.") from None
-    if not pattern.sparsity:
-        raise InvalidPatternError(option, _quoted(value), "more than 0: nothing would be removed", "Raise it.")
-    if pattern.is_nm and not may_be_nm:
-        raise InvalidPatternError(option, _quoted(value), expected, f"Write --sparsity {value}.")
-    return pattern
-
-
-def _quoted(value: float | str) -> str:
-    """Return a value as a message shows it: numbers as they are, text in quotes."""
-    try:
-        float(value)
-    except ValueError:
-        return shown(value)
-    return one_line(str(value))
-
-
-def composition_settings(
-    method: str, group: str | None, settings: list[str], refine: str | None, update: str | None
-) -> dict[str, Any]:
-    """Return a method or preset, with the parts that the options change, as params.yaml would write it.
-
-    Raises:
-        InvalidSettingError: a setting that is not NAME=VALUE.
-    """
-    from zpruner.settings.plain_yaml import parse_yaml
-    from zpruner.settings.setting_files import read_files
-
-    chosen: dict[str, Any] = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise InvalidSettingError("--set", shown(text), "NAME=VALUE", "Write e.g. --set power=2.0.")
-        chosen[name] = parse_yaml(value, f"--set {name}")
-    chosen = read_files(chosen, Path(), "--set")
-    base = dict(PRESETS.get(method, {"score": method}))
-    parts = {"settings": {**base.pop("settings", {}), **chosen}, "group": group, "refine": refine, "update": update}
-    return {**base, **{key: value for key, value in parts.items() if value}}
-
-
-def _checked(settings: dict[str, Any]) -> MethodSettings:
-    from pydantic import ValidationError
-
-    from zpruner.settings.explain import explain
-    from zpruner.settings.params import MethodSettings
-
-    try:
-        return MethodSettings(**settings)
-    except ValidationError as error:
-        raise explain(error, "the options", MethodSettings) from None
 
 
 def _prune(

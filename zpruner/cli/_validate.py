@@ -15,7 +15,8 @@ from zpruner.errors import InvalidSettingError, MissingStatisticError
 
 if TYPE_CHECKING:
     from zpruner.pruning.composition import Composition
-    from zpruner.settings.params import Params, TextSettings
+    from zpruner.settings.params import Params
+    from zpruner.settings.texts import TextSettings
 
 
 def validate(
@@ -25,9 +26,9 @@ def validate(
     ] = Path(),
 ) -> None:
     """Check params.yaml, every composition and every source before a long run, and estimate what it will take."""
-    from zpruner.settings.params import load_with_advice
+    from zpruner.settings.reading import read_params_with_advice
 
-    params, advice = load_with_advice(root / "params.yaml")
+    params, advice = read_params_with_advice(root / "params.yaml")
     for label, method in params.methods.items():
         parts = {"score": method.score}
         parts |= {key: part.name for key, part in (("refine", method.refine), ("update", method.update)) if part}

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zpruner.errors import InvalidSettingError, UnknownNameError, did_you_mean
-from zpruner.settings.params import PerplexitySettings
+from zpruner.settings.texts import PerplexitySettings
 from zpruner.sources import Documents, TokenTable
 
 PROTOCOLS: Mapping[str, Mapping[str, Any]] = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zpruner.artifacts.work import atomic_file, write_json
+from zpruner.artifacts.files import atomic_file, write_json
 from zpruner.checkpoint.tensors import write_order, write_tensors
 from zpruner.errors import ArtifactError, SourceError
 from zpruner.execution.skeleton import Skeleton

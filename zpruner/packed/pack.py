@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from zpruner.artifacts.work import atomic_file, write_json
+from zpruner.artifacts.files import atomic_file, write_json
 from zpruner.checkpoint import MANIFEST, Stored, write_manifest, write_tensors
 from zpruner.checkpoint.manifest import SHARD_INDEX, read_manifest
 from zpruner.errors import MEND, ArtifactError, SourceError

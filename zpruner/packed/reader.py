@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from zpruner.artifacts.work import checksum, read_sealed_json
+from zpruner.artifacts.files import checksum, read_sealed_json
 from zpruner.checkpoint import MANIFEST
 from zpruner.errors import ArtifactError
 from zpruner.kernels import check_packed

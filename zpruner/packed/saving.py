@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from zpruner.artifacts.work import atomic_file, write_json
+from zpruner.artifacts.files import atomic_file, write_json
 from zpruner.checkpoint import MANIFEST, Stored, write_tensors
 from zpruner.errors import InvalidSettingError
 from zpruner.packed.encode import bitmask_of, nonzero, offsets_of, values_of

@@ -61,7 +61,7 @@ class FileDigest:
         self._digest.update(raw_bytes(tensor))
 
     def hex(self) -> str:
-        """Return the checksum, as `zpruner.artifacts.work.checksum` gives it."""
+        """Return the checksum, as `zpruner.artifacts.files.checksum` gives it."""
         return str(self._digest.hexdigest())
 
 

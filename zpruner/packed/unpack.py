@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from zpruner.artifacts.work import atomic_file, write_json
+from zpruner.artifacts.files import atomic_file, write_json
 from zpruner.checkpoint import MANIFEST, Checkpoint, Stored, write_manifest, write_tensors
 from zpruner.checkpoint.manifest import SHARD_INDEX
 from zpruner.errors import ArtifactError

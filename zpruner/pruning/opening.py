@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zpruner.artifacts.work import digest_of
+from zpruner.artifacts.files import digest_of
 from zpruner.checkpoint import MANIFEST, Checkpoint
 from zpruner.execution import copy_checkpoint
 from zpruner.model import load_model

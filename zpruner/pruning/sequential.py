@@ -40,7 +40,6 @@ def prune_blocks(
     stats: Set[Stat] = frozenset({Stat.SQ_SUM}),
     min_expert_tokens: int = MIN_EXPERT_TOKENS,
     finished: Mapping[str, Callable[[], Tensor]] | None = None,
-    measured: Callable[[Collection], None] = lambda _: None,
     solved: Callable[[SolvedLayer], None] = lambda _: None,
     runner: Runner | None = None,
     gradient: Callable[[str], Tensor | None] = lambda _: None,
@@ -63,7 +62,6 @@ def prune_blocks(
         min_expert_tokens: see `zpruner.calibration.fill_experts`.
         finished: names of the layers that an interrupted run had finished -> what gives the weight (out, in) that it
             gave them. A block all of whose layers are finished is only run, and not yielded.
-        measured: called with the statistics of a block before its layers are pruned.
         solved: called with every layer as soon as it is pruned.
         runner: of `model`, where its weights are read block by block; what is pruned is then only handed to `solved`.
         gradient: given a layer's name, its grad_sq, float32 (out, in), in the unpruned model; None where the
@@ -99,7 +97,6 @@ def prune_blocks(
             prune_layers(collection, left)
 
     def prune_layers(collection: Collection, todo: list[PrunableLayer]) -> None:
-        measured(collection)
         readers = Counter(collection.owner[layer.name] for layer in todo)
         for layer in todo:
             solve(layer, collection.stats(layer.name))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from zpruner.artifacts.work import write_json
+from zpruner.artifacts.files import write_json
 from zpruner.report import format as fmt
 from zpruner.report.data import ReportData
 from zpruner.report.figures import (

@@ -16,7 +16,7 @@ from typing import TypeVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from zpruner.artifacts.work import atomic_file
+from zpruner.artifacts.files import atomic_file
 from zpruner.report import theme
 from zpruner.report.format import typeset
 from zpruner.report.table import Table, escape

@@ -12,8 +12,8 @@ from typing import IO, Any, Literal, Self
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
+from zpruner.artifacts.files import digest_of, read_artifact
 from zpruner.artifacts.sealed_lines import read_lines, seal_line
-from zpruner.artifacts.work import digest_of, read_artifact
 from zpruner.errors import ArtifactError, LockedError, mend
 from zpruner.runtime.system_errors import system_errors_named
 

@@ -1,42 +1,21 @@
-"""params.yaml -> checked, frozen settings. An unknown key is an error with the nearest known one."""
+"""What params.yaml holds, section by section; `zpruner.settings.reading` reads it."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
 )
 
-from zpruner.errors import InvalidPatternError, InvalidSettingError, did_you_mean, shown
+from zpruner.errors import InvalidPatternError, InvalidSettingError, did_you_mean
 from zpruner.patterns import ComparisonGroup, SparsityPattern
+from zpruner.settings.base import Settings
 from zpruner.settings.evolution import EvolutionSettings
-from zpruner.settings.explain import explain
-from zpruner.settings.moved import settle
-from zpruner.settings.plain_yaml import read_yaml
-from zpruner.settings.setting_files import FORMULAS, read_files
-
-_LABEL = re.compile(r"[A-Za-z0-9_]{1,100}")
-_VARIANTS = 10_000
-"""More than DVC's graph can hold."""
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from zpruner.settings.texts import CalibrationSettings, PerplexitySettings, TextSettings
 
 
 class ModelSettings(Settings):
@@ -60,89 +39,6 @@ class MachineSettings(Settings):
     device: str = "auto"
     streaming: Literal["auto", "always", "never"] = "auto"
     memory: float | None = Field(default=None, gt=0)
-
-
-def _as_part(value: object) -> object:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError("two numbers, 0 <= start < stop <= 1")
-    return value
-
-
-def _check_part(part: tuple[float, float]) -> tuple[float, float]:
-    if not 0.0 <= part[0] < part[1] <= 1.0:
-        raise ValueError("0 <= start < stop <= 1")
-    return part
-
-
-_WITH_WINDOWS = {"batch_size", "gram", "min_expert_tokens", "propagation", "protocol", "divergence"}
-"""Settings beside a text's that say what is done with its windows."""
-
-
-class TextSettings(Settings):
-    """Where a text comes from, which part of it is used, and what its windows of `seqlen` tokens begin with.
-
-    `bos: auto` is what the tokenizer puts before a text by itself (see zpruner.text.Bos).
-    """
-
-    source: str
-    sha256: str | None = None
-    column: str = "text"
-    config: str | None = None
-    split: str | None = None
-    documents: Literal["file", "lines"] = "file"
-    part: Annotated[tuple[float, float], BeforeValidator(_as_part), AfterValidator(_check_part)] = (0.0, 1.0)
-    seqlen: int = Field(gt=1)
-    bos: Literal["auto", "always", "never"] = "auto"
-    batch_size: int = Field(default=8, gt=0)
-
-    @property
-    def begin(self) -> Literal["auto", "always", "never", "published"]:
-        """What windows begin with."""
-        return self.bos
-
-    def windows_settings(self) -> str:
-        """Return what decides the windows, as canonical JSON: not what is done with them."""
-        return canonical_json(self.model_dump(mode="json", exclude_defaults=True, exclude=_WITH_WINDOWS))
-
-
-class CalibrationSettings(TextSettings):
-    """The calibration windows and the statistics taken over them."""
-
-    nsamples: int = Field(gt=0)
-    seed: int = Field(default=0, ge=0, lt=1 << 63)
-    sampling: Literal["stream", "documents"] = "stream"
-    gram: bool | Literal["auto"] = "auto"
-    min_expert_tokens: int = Field(default=128, ge=0)
-    propagation: Literal["dense", "pruned"] = "dense"
-
-
-class PerplexitySettings(TextSettings):
-    """The text that perplexity is measured on; `windows: null` takes all of it.
-
-    Windows start `stride` tokens apart (null: `seqlen`, so that none overlap), and each counts its last `stride`
-    tokens. `protocol` names the published protocol that the other settings spell out (see
-    zpruner.evaluate.protocols), which is checked; it has a rule of its own for what windows begin with. `divergence`
-    is the number of windows also compared token by token with the dense model.
-    """
-
-    protocol: str | None = None
-    joiner: str = "\n\n"
-    max_documents: int | None = Field(default=None, gt=0)
-    windows: int | None = Field(default=None, gt=0)
-    stride: int | None = Field(default=None, gt=0)
-    divergence: int = Field(default=0, ge=0)
-
-    @property
-    def begin(self) -> Literal["auto", "always", "never", "published"]:
-        """What windows begin with: `bos`, or what the protocol was published with."""
-        return self.bos if self.protocol is None else "published"
-
-    @field_validator("stride")
-    @classmethod
-    def _check_stride(cls, stride: int | None, known: ValidationInfo) -> int | None:
-        if stride is not None and stride > known.data.get("seqlen", stride):
-            raise ValueError(f"at most seqlen, {known.data['seqlen']}")
-        return stride
 
 
 class ZeroShotSettings(Settings):
@@ -293,120 +189,6 @@ class Params(Settings):
     def method(self, label: str) -> MethodSettings:
         """Return the composition labelled `label`."""
         return _entry("methods", self.methods, label)
-
-
-def canonical_json(settings: BaseModel | dict[str, Any]) -> str:
-    """Return settings as JSON with sorted keys, defaults left out: equal settings, equal text."""
-    data = settings.model_dump(mode="json", exclude_defaults=True) if isinstance(settings, BaseModel) else settings
-    return json.dumps(data, sort_keys=True)
-
-
-def load(path: Path) -> Params:
-    """Read and check params.yaml.
-
-    Raises:
-        InvalidSettingError: not YAML, an unknown or missing key, a value out of range, a bad label.
-        InvalidPatternError: a sparsity that is neither a ratio in [0, 1) nor N:M.
-    """
-    return load_with_advice(path)[0]
-
-
-def load_with_advice(path: Path) -> tuple[Params, str]:
-    """Read and check params.yaml as `load` does; return also a sentence on keys that have moved since it was written.
-
-    The sentence is empty where there is nothing to move.
-    """
-    try:
-        data = read_yaml(path)
-    except FileNotFoundError:
-        raise InvalidSettingError(
-            str(path), "no file", "the settings of the run", "Run in the folder that holds params.yaml."
-        ) from None
-    if isinstance(data, dict) and isinstance(methods := data.get("methods"), dict):
-        for label, method in methods.items():
-            if isinstance(method, dict) and isinstance(settings := method.get("settings"), dict):
-                method["settings"] = read_files(settings, path.parent / FORMULAS, f"{path}: methods.{label}.settings")
-    data, advice = settle(data, str(path))
-    return check(data, str(path)), advice
-
-
-def check(data: object, where: str) -> Params:
-    """Return the checked settings of already parsed YAML; see `load`."""
-    if not isinstance(data, dict):
-        raise InvalidSettingError(
-            where, type(data).__name__, "a mapping", "Start from the params.yaml of the repository."
-        )
-    try:
-        params = Params.model_validate(data)
-    except ValidationError as error:
-        raise explain(error, where, Params) from None
-    for kind, labels in (("methods", params.methods), ("sparsities", params.sparsities)):
-        _check_labels(labels, f"{where}: {kind}")
-    if (count := len(params.methods) * len(params.sparsities)) > _VARIANTS:
-        raise InvalidSettingError(
-            where, f"{count:,} variants (methods x sparsities)", f"at most {_VARIANTS:,}", "List fewer."
-        )
-    for label in params.sparsities:
-        params.pattern(label)
-    if params.search is not None:
-        _check_apart(params, params.search.text, where)
-    variants = [f"{method}/{sparsity}" for method in params.methods for sparsity in params.sparsities]
-    checkpoints = params.evaluation.checkpoints
-    chosen = {
-        "evaluation.checkpoints": () if checkpoints == "all" else checkpoints,
-        "packed.variants": params.packed.variants,
-    }
-    for key, pattern in ((key, pattern) for key, patterns in chosen.items() for pattern in patterns):
-        if not any(fnmatchcase(variant, pattern) for variant in variants):
-            raise InvalidSettingError(
-                f"{where}: {key}",
-                f"'{pattern}', which matches no variant",
-                "patterns of METHOD/SPARSITY" + (", or all" if key == "evaluation.checkpoints" else ""),
-                did_you_mean(pattern, variants),
-            )
-    for variant in variants:
-        method, sparsity = variant.split("/")
-        if params.packs(method, sparsity) and not params.keeps_checkpoint(method, sparsity):
-            raise InvalidSettingError(
-                f"{where}: packed.variants",
-                f"'{variant}', whose checkpoint is not written",
-                "variants of evaluation.checkpoints",
-                f"Add '{variant}' to evaluation.checkpoints.",
-            )
-    return params
-
-
-def _check_labels(labels: Iterable[str], where: str) -> None:
-    """Refuse labels that cannot be a part of a path, of a DVC stage's name and of a DVC parameter's name alike.
-
-    DVC takes a dot for a level of params.yaml, and joins the labels of a stage's name by hyphens.
-    """
-    for label in labels:
-        if not _LABEL.fullmatch(label) or label == "dense":
-            better = re.sub(r"[^A-Za-z0-9_]+", "_", label)[:100].strip("_") or "label"
-            raise InvalidSettingError(
-                where,
-                f"the label {shown(label)}",
-                "at most 100 letters, digits and '_', and not 'dense', which is the unpruned model",
-                f"Name it e.g. {better if better != 'dense' else 'dense_'}: labels become file and stage names.",
-            )
-
-
-def _check_apart(params: Params, text: TextSettings, where: str) -> None:
-    """Raise InvalidSettingError if the search's text overlaps with another: fitness would not be held out."""
-    others: dict[str, TextSettings] = {
-        "calibration": params.calibration,
-        "evaluation.perplexity": params.evaluation.perplexity,
-    }
-    for name, other in others.items():
-        same = (text.source, text.config, text.split) == (other.source, other.config, other.split)
-        if same and text.part[0] < other.part[1] and other.part[0] < text.part[1]:
-            raise InvalidSettingError(
-                f"{where}: search.text.part",
-                f"{list(text.part)}, which overlaps with {name}.part, {list(other.part)}, of the same source",
-                "a text that only the search reads",
-                "Choose parts that do not overlap, or another source.",
-            )
 
 
 def _entry(kind: str, entries: dict[str, Any], label: str) -> Any:

@@ -124,6 +124,8 @@ def http_errors() -> tuple[type[Exception], ...]:
 @contextmanager
 def _hub_errors(ref: HubRef, folder: Path | None = None) -> Iterator[None]:
     """Turn what the hub's libraries raise into one sentence."""
+    # OSError: errors of the hub's libraries, being offline; ValueError: unknown configurations and splits.
+    unobtainable: tuple[type[Exception], ...] = (OSError, ValueError, *http_errors())
     try:
         with nullcontext() if folder is None else system_errors_named(folder):
             yield
@@ -134,8 +136,7 @@ def _hub_errors(ref: HubRef, folder: Path | None = None) -> Iterator[None]:
             "the libraries that read from the hub",
             "Install them: pip install 'zpruner[sources]'.",
         ) from None
-    # OSError: errors of the hub's and HTTP libraries, being offline; ValueError: unknown configurations and splits.
-    except (OSError, ValueError, *http_errors()) as error:
+    except unobtainable as error:
         raise _unobtainable(ref, error) from None
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zpruner.artifacts.arrow import read_file, write_file
-from zpruner.artifacts.work import digest_of
+from zpruner.artifacts.files import digest_of
 from zpruner.errors import MEND, ArtifactError
 from zpruner.text.windows import windows_hash
 

@@ -9,11 +9,13 @@
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from zpruner.packed.hook import register_with_transformers
 
 if TYPE_CHECKING:
+    __version__: str
     from zpruner.calibration import Calibration as Calibration
     from zpruner.calibration import calibrate as calibrate
     from zpruner.errors import ZprunerError as ZprunerError
@@ -67,6 +69,8 @@ register_with_transformers()
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first asked for: `zpruner --help` need not wait for torch."""
+    if name == "__version__":
+        return version("zpruner")
     if name not in _ROOM_OF:
         raise AttributeError(f"module 'zpruner' has no attribute '{name}'")
     value: object = getattr(import_module(f"zpruner.{_ROOM_OF[name]}"), name)
@@ -75,4 +79,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 
 import pytest
+import tiny
+from ruamel.yaml import YAML
 
 import zpruner
 
@@ -60,3 +63,14 @@ def test_methods_lists_names_defaults_and_papers(command: Command) -> None:
     ):
         assert expected in text
     assert "OWL: blocks with more outliers keep more (Yin et al. 2023, arXiv 2310.05175)." in text
+
+
+def test_the_version_is_that_of_the_package_everywhere(command: Command) -> None:
+    settings = tomllib.loads((tiny.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    expected = settings["project"]["version"]
+    assert zpruner.__version__ == expected
+    assert command("--version") == (0, f"zpruner {expected}\n", "")
+    citation = YAML(typ="safe", pure=True).load((tiny.REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == expected
+    changes = (tiny.REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## [{expected}] - {citation['date-released']}\n" in changes

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+import zpruner
 from zpruner.cli._bench import bench
 from zpruner.cli._doctor import doctor
 from zpruner.cli._evaluate import evaluate
@@ -34,6 +36,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"zpruner {zpruner.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Prune large language models after training, without retraining."""
+
+
 for command in (prune, evaluate, export, pack, unpack, bench, kernels, inspect, methods, validate, doctor):
     app.command()(command)
 

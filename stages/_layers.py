@@ -16,7 +16,7 @@ from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
 from zpruner.evaluate import layer_error, pack_sample, sample_bits, share_of_zeros, storage
 from zpruner.execution import Runner
-from zpruner.model import PrunableLayer
+from zpruner.model import PrunableLayer, table_bytes
 from zpruner.types import SparsityPattern
 
 
@@ -93,5 +93,5 @@ def measure_layers(
             yield pruned
             step()
 
-    size = storage(stored, weights(), pattern)
+    size = storage(stored, weights(), pattern, table_bytes(runner.model))
     return LayerFacts(tuple(entries), size, pack_sample(bits), kept)

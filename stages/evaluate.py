@@ -33,7 +33,7 @@ from zpruner.evaluate import (
     verdict,
 )
 from zpruner.execution import Runner, choose, open_runner
-from zpruner.model import PrunableLayer, get_weight, limits_of, set_weight, take_inventory
+from zpruner.model import PrunableLayer, get_weight, limits_of, set_weight, table_bytes, take_inventory
 from zpruner.pruning.composition import compose
 from zpruner.runtime.progress import counter
 from zpruner.settings.base import canonical_json
@@ -116,7 +116,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             windows=windows.shape[0],
             tokens=windows.numel(),
             seqlen=windows.shape[1],
-            bytes=Storage(stored=stored_bytes(folder)) if facts is None else facts.bytes,
+            bytes=_stored(folder, runner) if facts is None else facts.bytes,
             divergence=_divergence(measured["kl"], measured["agreement"]),
             zero_shot=None if tasks is None else _zero_shot(work, project, unpruned, runner, tasks, activations, step),
             verdict=verdict(measured["losses"], measured["kl"], limits_of(runner.model.config)[0]),
@@ -165,6 +165,11 @@ def _open_pruned(project: Project, dense: Checkpoint, method: str, sparsity: str
     )
     variant.require({**checkpoint.manifest, "model_hash": checkpoint.manifest.get("dense")}, checkpoint.folder)
     return checkpoint
+
+
+def _stored(folder: Path, runner: Runner) -> Storage:
+    stored = stored_bytes(folder)
+    return Storage(stored=stored, read=stored - table_bytes(runner.model))
 
 
 def _basis(activations: Activations | None) -> Literal["gram", "diagonal"]:

@@ -27,11 +27,19 @@ class Interval(Part):
 
 
 class Storage(Part):
-    """Bytes of a checkpoint's tensors: as stored, as bitmask and values, and N:M packed; None where not counted."""
+    """Bytes of a checkpoint's tensors, None where not counted.
+
+    Attributes:
+        stored: as they are.
+        bitmask: as `zpruner.pack` stores them: bitmask and kept values.
+        packed: as N:M formats store them.
+        read: those of `stored` that computing one token reads: all but tables of which it takes a row.
+    """
 
     stored: Annotated[Count, Shown("MB", "bytes")]
     bitmask: Count | None = None
     packed: Count | None = None
+    read: Count | None = None
 
 
 class Divergence(Part):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zpruner.kernels import KERNEL_ROWS, DenseMatrix, choose
+from zpruner.model import table_bytes
 from zpruner.packed.linear import KernelLinear, SparseLinear
 
 if TYPE_CHECKING:
@@ -64,12 +65,8 @@ def linear_names(model: PreTrainedModel) -> frozenset[str]:
 
 def read_per_token(model: PreTrainedModel) -> int:
     """Return the bytes of weights that computing one token reads: all but tables from which one row is taken."""
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    head = model.get_output_embeddings()
-    if head is not None and isinstance(head, nn.Linear):
-        tables.discard(id(head.weight))
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *_buffers(model))}
-    return sum(tensor.nbytes for key, tensor in tensors.items() if key not in tables)
+    return sum(tensor.nbytes for tensor in tensors.values()) - table_bytes(model)
 
 
 def _buffers(model: nn.Module) -> list[Tensor]:

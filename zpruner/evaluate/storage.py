@@ -14,23 +14,25 @@ from torch import Tensor
 from zpruner.artifacts.results import Storage
 from zpruner.errors import ArtifactError
 from zpruner.model import PrunableLayer, get_weight
+from zpruner.packed.size import packed_bytes
 from zpruner.types import SparsityPattern
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def storage(folder: Path, weights: Iterable[Tensor], pattern: SparsityPattern) -> Storage:
+def storage(folder: Path, weights: Iterable[Tensor], pattern: SparsityPattern, tables: int = 0) -> Storage:
     """Count the bytes of all tensors of a checkpoint folder: zeros included, and in formats without them.
 
-    `bitmask` takes one bit per prunable weight and its nonzero values. `packed` takes N values of every M and their
-    positions, ceil(log2 M) bits each (2 for 2:4); it is None unless every group of M weights in every layer has at most
-    N that are not zero.
+    `bitmask` is what `zpruner.pack` makes of it (to the byte, where a layer is a stored tensor of its own and no kept
+    weight is zero). `packed` takes N values of every M and their positions, ceil(log2 M) bits each (2 for 2:4); it is
+    None unless every group of M weights in every layer has at most N that are not zero.
 
     Args:
         folder: holds *.safetensors; only their headers are read.
         weights: every prunable weight of it, float (out, in).
         pattern: N:M to pack by; a ratio gives no packed size.
+        tables: bytes of them that a token does not read (`zpruner.model.table_bytes`).
     """
     stored = stored_bytes(folder)
     bitmask, packed = stored, stored
@@ -38,13 +40,13 @@ def storage(folder: Path, weights: Iterable[Tensor], pattern: SparsityPattern) -
     for weight in weights:
         dense = weight.numel() * weight.element_size()
         kept = int(torch.count_nonzero(weight))
-        bitmask += math.ceil(weight.numel() / 8) + kept * weight.element_size() - dense
+        bitmask += (packed_bytes(weight.shape[0], weight.shape[1], kept, weight.element_size()) or dense) - dense
         if pattern.kept is not None and pattern.group_size is not None:
             fits = fits and satisfies(weight, pattern.kept, pattern.group_size)
             values = weight.numel() * pattern.kept // pattern.group_size
             bits = math.ceil(math.log2(pattern.group_size))
             packed += values * weight.element_size() + math.ceil(values * bits / 8) - dense
-    return Storage(stored=stored, bitmask=bitmask, packed=packed if fits else None)
+    return Storage(stored=stored, bitmask=bitmask, packed=packed if fits else None, read=stored - tables)
 
 
 def stored_bytes(folder: Path) -> int:

@@ -8,6 +8,7 @@ from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
 from zpruner.model.limits import check_windows, limits_of, reading
 from zpruner.model.load import load_model, resolve_device, resolve_devices
 from zpruner.model.opening import open_checkpoint
+from zpruner.model.tables import table_bytes
 from zpruner.model.undisturbed import check_model, evaluating, undisturbed
 from zpruner.model.weights import check_in_memory, get_weight, set_weight
 
@@ -31,6 +32,7 @@ __all__ = [
     "resolve_device",
     "resolve_devices",
     "set_weight",
+    "table_bytes",
     "take_inventory",
     "undisturbed",
 ]

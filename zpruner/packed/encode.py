@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from zpruner.kernels.checks import PADDING_BYTES, WORD, words
+from zpruner.packed.size import INT32_LIMIT
 
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SIGNED_ZERO = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
-_INT32_LIMIT = 2**31
 
 
 def bits_of(tensor: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def offsets_of(keep: Tensor) -> Tensor:
     """Return the number of each row's first value and that of all, (rows + 1): int32, or int64 from 2^31 values."""
     ends = keep.sum(dim=1, dtype=torch.int64).cumsum(0)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
-    return offsets if int(offsets[-1]) >= _INT32_LIMIT else offsets.to(torch.int32)
+    return offsets if int(offsets[-1]) >= INT32_LIMIT else offsets.to(torch.int32)
 
 
 def _negative_zero(bits: Tensor) -> int:

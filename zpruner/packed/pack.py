@@ -29,10 +29,9 @@ from zpruner.packed.layout import (
     metadata_of,
     quantization_config,
 )
+from zpruner.packed.size import MIN_SPARSITY, bitmask_bytes, packed_bytes
 from zpruner.packed.source import FileDigest, WeightFile, other_files, read_plain_config
 
-MIN_SPARSITY = 0.1
-"""Tensors with a smaller share of zeros stay as they are."""
 Keep = Callable[[str, Tensor], Tensor | None]
 CARD = "README.md"
 _CHANGED = ("config.json", MANIFEST, SHARD_INDEX)
@@ -229,9 +228,8 @@ def _plan(file: WeightFile, transposed: frozenset[str], keep: Keep | None) -> _P
         if tensor.ndim >= 2 and tensor.numel() and not tensor.is_complex() and tensor.dtype != torch.bool:
             offsets = offsets_of(described.matrix(_kept(name, tensor, keep)))
             kept = int(offsets[-1])
-            size = described.bitmask_shape[0] * described.bitmask_shape[1] + offsets.nbytes
-            size += kept * tensor.element_size() + PADDING_BYTES
-            if kept <= (1 - MIN_SPARSITY) * tensor.numel() and size < stored.bytes:
+            size = packed_bytes(described.rows, described.columns, kept, tensor.element_size())
+            if size is not None:
                 if clash := taken & set(described.parts):
                     raise ArtifactError(
                         f"{file.path}: {name}", f"a tensor named '{min(clash)}'", "that name free", "Rename it."
@@ -240,7 +238,7 @@ def _plan(file: WeightFile, transposed: frozenset[str], keep: Keep | None) -> _P
                 negative = int((negative_zeros(tensor) & ~_kept(name, tensor, keep)).sum())
                 if negative:
                     plan.signs[name] = described
-                    size += described.bitmask_shape[0] * described.bitmask_shape[1]
+                    size += bitmask_bytes(described.rows, described.columns)
                 savings = Savings(stored.bytes, size, 1, tensor.numel(), kept, negative, stored.bytes, size)
         plan.savings += savings
     plan.checksum = digest.hex()

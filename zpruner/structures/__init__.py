@@ -13,9 +13,10 @@ The interface::
     config = cut_config(model.config, couplings, keep)   # checked against the shapes; refuses what it cannot say
     write_cut(dense, couplings, keep, change, work, facts, on_shard, card)   # a checkpoint, one block in memory
 
-A `Coupling` has `writes` and `reads`, each a tuple of `Slices`: a parameter's name (and the `PrunableLayer` whose weight
-it is), an axis of its logical (out, in) weight, and for structure i the places `index[i]` on that axis. Where all
-`reads` columns of a structure are zero, cutting it changes no logit (of experts: where the router never chooses it).
+A `Coupling` has `writes` and `reads`, each a tuple of `Slices`: a parameter's name (and the `PrunableLayer` whose
+weight it is), an axis of its logical (out, in) weight, and for structure i the places `index[i]` on that axis. Where
+all `reads` columns of a structure are zero, cutting it changes no logit (of experts: where the router never chooses
+it).
 """
 
 from zpruner.structures.coupling import Coupling, Couplings, Slices

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,10 +46,38 @@ def test_evaluate_by_protocol_on_a_local_copy(place: Path, command: Command) -> 
     assert "as the protocol 'ptb' is published" in err
 
 
-def test_evaluate_needs_a_text(place: Path, command: Command) -> None:
+def test_evaluate_needs_a_text_or_a_task(place: Path, command: Command) -> None:
     code, _, err = command("evaluate", "source/model")
     assert code == 1
-    assert "neither --text nor --protocol" in err
+    assert "neither --text nor --protocol nor --tasks" in err
+
+
+def test_evaluate_scores_own_tasks_beside_perplexity_and_logs(place: Path, command: Command) -> None:
+    shutil.copytree(tiny.REPOSITORY / "tasks", place / "tasks")
+    text = ("--text", "source/text.txt", "--seqlen", "32", "--windows", "2")
+    tasks = ("--tasks", "hellaswag_local", "--limit", "4", "--log", "run.log")
+    code, out, _ = command("evaluate", "source/model", *text, *tasks)
+    assert code == 0
+    scores = re.search(r"^hellaswag_local acc (0\.\d+) .*\(4 questions\)$", out, re.M)
+    assert scores is not None
+    assert float(scores[1]) * 4 % 1 == 0
+    assert out.startswith("perplexity  ")
+    lines = [line.split(" ", 1) for line in (place / "run.log").read_text().splitlines()]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", time) for time, _ in lines)
+    said = [line for _, line in lines]
+    assert "evaluate source/model --text source/text.txt" in said[0]
+    assert said[1:-1] == out.splitlines()
+    assert said[-1].startswith("exit status 0 after ")
+
+
+def test_a_log_has_the_error_and_is_appended_to(place: Path, command: Command) -> None:
+    for sparsity in ("1.5", "no"):
+        assert command("prune", "source/model", "--sparsity", sparsity, "-o", "out", "--log", "run.log")[0] == 1
+    said = (place / "run.log").read_text()
+    assert said.count(" error: --sparsity: ") == said.count("exit status 1 after ") == 2
+    code, _, err = command("evaluate", "source/model", "--tasks", "x", "--log", "nowhere/run.log")
+    assert code == 1
+    assert err.startswith("error: --log nowhere/run.log: got No such file or directory")
 
 
 @pytest.fixture

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 Command = Callable[..., tuple[int, str, str]]
 PRUNE = ("--calibration", "source/text.txt", "--nsamples", "6", "--seqlen", "32")
@@ -72,3 +75,23 @@ def test_inspect_what_is_no_artifact(command: Command, tmp_path: Path, name: str
     code, _, err = command("inspect", tmp_path / name)
     assert code == 1
     assert str(tmp_path / name) in err
+
+
+def test_inspect_lists_what_transformers_loads_and_names_what_lies_beside_it(place: Path, command: Command) -> None:
+    folder = place / "source/model"
+    whole = load_file(folder / "model.safetensors")
+    for number, names in enumerate((sorted(whole)[:3], sorted(whole)[3:])):
+        save_file({name: whole[name] for name in names}, folder / f"part{number}.safetensors", {"format": "pt"})
+    weight_map = {name: f"part{int(name not in sorted(whole)[:3])}.safetensors" for name in whole}
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    code, out, _ = command("inspect", folder, "--all")
+    assert code == 0
+    assert out.count("model.embed_tokens.weight") == 1
+    assert re.search(r"^files +2, ", out, re.M)
+    assert "consolidated.safetensors (no file that transformers loads)" in out
+    (folder / "part1.safetensors").unlink()
+    code, out, err = command("inspect", folder)
+    assert (code, out) == (1, "")
+    assert "part1.safetensors: got no file" in err

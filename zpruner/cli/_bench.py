@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from zpruner.cli import _options as option
+
 
 def bench(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Checkpoint folders, packed or not.")],
@@ -17,6 +19,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch and the kernels.  [default: torch's]")] = None,
     memory: Annotated[bool, typer.Option(help="Start a process per model to see what memory it takes.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: every number, as JSON.")] = False,
+    log: option.Log = None,
 ) -> None:
     """Measure sizes and speeds: packed models beside the same weights with their zeros, by torch and the same code."""
     import torch

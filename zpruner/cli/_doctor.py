@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
+from zpruner.cli import _options as option
 from zpruner.errors import InvalidSettingError, LockedError
 
 
 def doctor(
     root: Annotated[Path, typer.Argument(help="The project folder.")] = Path(),
     mend: Annotated[bool, typer.Option("--mend", help="Delete what is damaged.")] = False,
+    log: option.Log = None,
 ) -> None:
     """Verify every artifact of a project and every object of its DVC cache; exit with 1 if any is damaged.
 

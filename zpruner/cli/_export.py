@@ -32,6 +32,7 @@ def export(
     format: Annotated[  # noqa: A002 - the option's name
         Format, typer.Option(help="dense: zeros in place, as any library loads it; packed: without them.")
     ] = Format.dense,
+    log: option.Log = None,
 ) -> None:
     """Copy a variant of the pipeline with what was measured on it in its model card, to publish it."""
     layout = Layout(root)

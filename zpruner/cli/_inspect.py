@@ -119,13 +119,11 @@ def _checkpoint(folder: Path) -> Lines:
         made_from = _provenance(checkpoint.manifest, leave_out=("files",))
         tensors: Iterator[tuple[str, Tensor]] = ((name, checkpoint.read(name)) for name in checkpoint.names())
     else:
-        shards = sorted(folder.glob("*.safetensors"))
-        if not shards:
-            raise ArtifactError(
-                str(folder), "a checkpoint without safetensors files", "one with them", "Convert it with transformers."
-            )
+        shards = _shards(folder)
         sizes, checked = [shard.stat().st_size for shard in shards], f"no {MANIFEST}, so no checksums"
-        made_from, tensors = [], _tensors(shards)
+        others = sorted(path.name for path in folder.glob("*.safetensors") if path not in shards)
+        made_from = [("not read", f"{', '.join(others)} (no file that transformers loads)")] if others else []
+        tensors = _tensors(shards)
     facts = [("kind", "checkpoint"), ("files", f"{len(sizes)}, {sum(sizes):,} bytes, {checked}"), *made_from]
     entries, zeros, weights = [], 0, 0
     for name, tensor in tensors:
@@ -137,6 +135,18 @@ def _checkpoint(folder: Path) -> Lines:
         entries.append(text)
     facts.append(("zeros", f"{zeros / max(weights, 1):.4%} of {weights:,} matrix weights, embeddings included"))
     return facts, entries
+
+
+def _shards(folder: Path) -> list[Path]:
+    """Return the files that transformers would load, none of those beside them."""
+    from transformers import PretrainedConfig
+
+    from zpruner.model.config import one_sentence
+    from zpruner.model.weight_files import weight_files
+
+    with one_sentence(folder / "config.json", "the config of a model"):
+        config = PretrainedConfig.from_pretrained(folder)  # of no family: no code of the model is run
+    return weight_files(folder, config)[0]
 
 
 def _tensors(shards: list[Path]) -> Iterator[tuple[str, Tensor]]:

@@ -46,6 +46,25 @@ def folder(path: str | Path) -> Path:
 
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", parser=folder, help="Folder to write.")]
+
+
+def _begin_log(context: typer.Context, path: Path | None) -> Path | None:
+    if path is not None:
+        context.find_root().obj.open(path)
+    return path
+
+
+Log = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        metavar="FILE",
+        parser=folder,
+        callback=_begin_log,
+        is_eager=True,
+        help="Also append what is printed to this file, with the time of every line and the exit status.",
+    ),
+]
 Root = Annotated[Path, typer.Option(metavar="PATH", parser=folder, help="The project folder.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint folder.")]
 Downloads = Annotated[

@@ -23,6 +23,7 @@ def pack(
     output: option.Output,
     trust_remote_code: option.TrustRemoteCode = False,
     force: option.Force = False,
+    log: option.Log = None,
 ) -> None:
     """Write a checkpoint without its zeros: smaller on disk and in memory, and faster where a few tokens are computed.
 
@@ -44,6 +45,7 @@ def unpack(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", parser=option.folder, help="A packed checkpoint.")],
     output: option.Output,
     force: option.Force = False,
+    log: option.Log = None,
 ) -> None:
     """Write the checkpoint that was packed, byte for byte."""
     check_apart(output, local_path("FOLDER", str(folder)))

@@ -79,6 +79,7 @@ def prune(
     downloads: option.Downloads = option.DOWNLOADS,
     trust_remote_code: option.TrustRemoteCode = False,
     force: option.Force = False,
+    log: option.Log = None,
 ) -> None:
     """Prune one model and write an ordinary checkpoint, zeros in place, with a model card."""
     if calibration is None:

@@ -24,6 +24,7 @@ def validate(
         Path,
         typer.Argument(metavar="ROOT", parser=option.folder, help="The project folder, which holds params.yaml."),
     ] = Path(),
+    log: option.Log = None,
 ) -> None:
     """Check params.yaml, every composition and every source before a long run, and estimate what it will take."""
     from zpruner.settings.reading import read_params_with_advice

@@ -32,6 +32,7 @@ class ZeroShot:
         settings: tasks and how to run them.
         root: the project folder; `include_path` and the `data_files` of own tasks are relative to it.
         device: where the model computes; None: where its weights lie.
+        found: the index that `find_tasks` returned; None: looked for here.
 
     Raises:
         UnknownNameError: a task that neither the harness nor `include_path` has.
@@ -45,13 +46,14 @@ class ZeroShot:
         settings: ZeroShotSettings,
         root: Path,
         device: torch.device | None = None,
+        found: TaskManager | None = None,
     ) -> None:
         self.settings, self.root = settings, root
         if tokenizer is None:
             raise InvalidSettingError(
                 "evaluation.zero_shot", "tasks, and a model without a tokenizer", "a tokenizer", "Set it to null."
             )
-        self._tasks = find_tasks(settings, root)
+        self._tasks = find_tasks(settings, root) if found is None else found
         from lm_eval.models.huggingface import HFLM
 
         with _quiet_harness():

@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from zpruner.errors import InvalidSettingError, ZprunerError, ZprunerWarning, one_line, without_credentials
+from zpruner.runtime.transcript import Transcript
 
 DEBUG = "ZPRUNER_DEBUG"
 """The environment variable that, set to anything but 0, shows the traceback of every failure."""
@@ -33,6 +34,8 @@ def run_command(
 ) -> None:
     """Run a typer application; return where it ends well, else exit: 1 after an error, 2 after wrong usage, 130.
 
+    Its commands may begin the transcript that they find as the root context's `obj`.
+
     An error of ours, of the system or of memory is one sentence; anything else is a bug, which says so and where to
     report it.
 
@@ -42,6 +45,18 @@ def run_command(
         interrupted: what to say after Ctrl-C.
         wording: what the user calls the settings that errors speak of (see `ZprunerError.told`).
     """
+    transcript = Transcript([Path(sys.argv[0]).name, *arguments])
+    status = 1
+    try:
+        status = _status(partial(app, obj=transcript), arguments, interrupted, wording or {})
+    finally:
+        transcript.close(status)
+    if status:
+        sys.exit(status)
+
+
+def _status(app: Callable[..., Any], arguments: Sequence[str], interrupted: str, wording: Mapping[str, str]) -> int:
+    """Run the application and return its exit status, after the sentence that goes with it."""
     try:
         _require_text(arguments)
         with warnings.catch_warnings():
@@ -50,16 +65,16 @@ def run_command(
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             typer.echo(interrupted, err=True)
-        if end.code:
-            raise
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         typer.echo(interrupted, err=True)
-        sys.exit(_INTERRUPTED)
+        return _INTERRUPTED
     except Exception as error:
         if os.environ.get(DEBUG, "0") not in ("", "0"):
             traceback.print_exc()
-        typer.secho(f"error: {_sentence(error, wording or {})}", fg="red", err=True)
-        sys.exit(1)
+        typer.secho(f"error: {_sentence(error, wording)}", fg="red", err=True)
+        return 1
+    return 0
 
 
 def _show(others: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any) -> None:

@@ -2,10 +2,11 @@
 
 >>> import zpruner
 >>> model, tokenizer = zpruner.load("data/models/dense")
->>> windows = zpruner.load_windows("articles.txt", model, tokenizer, nsamples=32, seqlen=512)
->>> calibration = zpruner.calibrate(model, windows)
->>> layers = zpruner.prune(model, calibration, method="zpruner", sparsity=0.5)
->>> zpruner.perplexity(model, windows)
+>>> windows = zpruner.load_windows(zpruner.NEWS, model, tokenizer, part=(0.0, 0.5))
+>>> held_out = zpruner.load_windows(zpruner.NEWS, model, tokenizer, part=(0.5, 1.0), nsamples=8)
+>>> calibration = zpruner.calibrate(model, windows, for_methods=["best"])
+>>> layers = zpruner.prune(model, calibration, method="best", sparsity=0.5)
+>>> zpruner.perplexity(model, held_out)
 """
 
 from importlib import import_module
@@ -17,7 +18,6 @@ from zpruner.packed.hook import register_with_transformers
 if TYPE_CHECKING:
     __version__: str
     from zpruner.calibration import Calibration as Calibration
-    from zpruner.calibration import calibrate as calibrate
     from zpruner.errors import ZprunerError as ZprunerError
     from zpruner.evaluate import layer_error as layer_error
     from zpruner.evaluate import perplexity as perplexity
@@ -31,12 +31,18 @@ if TYPE_CHECKING:
     from zpruner.packed.unpack import unpack as unpack
     from zpruner.pruning.composition import Composition as Composition
     from zpruner.pruning.composition import compose as compose
-    from zpruner.pruning.in_memory import PrunedLayer as PrunedLayer
+    from zpruner.pruning.in_memory import calibrate as calibrate
     from zpruner.pruning.in_memory import needs as needs
     from zpruner.pruning.in_memory import prune as prune
     from zpruner.pruning.in_memory import prune_sequentially as prune_sequentially
     from zpruner.pruning.loading import load as load
     from zpruner.pruning.loading import load_windows as load_windows
+    from zpruner.pruning.results import PrunedLayer as PrunedLayer
+    from zpruner.pruning.results import PrunedLayers as PrunedLayers
+    from zpruner.pruning.sweep import Sweep as Sweep
+    from zpruner.pruning.sweep import SweepRow as SweepRow
+    from zpruner.pruning.sweep import sweep as sweep
+    from zpruner.runtime.downloads import NEWS as NEWS
     from zpruner.types import ComparisonGroup as ComparisonGroup
     from zpruner.types import LayerStats as LayerStats
     from zpruner.types import Mask as Mask
@@ -47,7 +53,7 @@ if TYPE_CHECKING:
     from zpruner.updates import WeightUpdate as WeightUpdate
 
 _ROOMS = {
-    "calibration": ("Calibration", "calibrate"),
+    "calibration": ("Calibration",),
     "pruning.composition": ("Composition", "compose"),
     "errors": ("ZprunerError",),
     "evaluate": ("layer_error", "perplexity"),
@@ -55,7 +61,10 @@ _ROOMS = {
     "methods": ("METHODS", "MaskSolver", "PruningMethod"),
     "packed.pack": ("pack",),
     "packed.unpack": ("unpack",),
-    "pruning.in_memory": ("PrunedLayer", "needs", "prune", "prune_sequentially"),
+    "pruning.in_memory": ("calibrate", "needs", "prune", "prune_sequentially"),
+    "pruning.results": ("PrunedLayer", "PrunedLayers"),
+    "pruning.sweep": ("Sweep", "SweepRow", "sweep"),
+    "runtime.downloads": ("NEWS",),
     "pruning.loading": ("load", "load_windows"),
     "types": ("ComparisonGroup", "LayerStats", "Mask", "ScoreMatrix", "SparsityPattern", "Stat"),
     "updates": ("UPDATES", "WeightUpdate"),

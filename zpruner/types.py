@@ -54,7 +54,7 @@ _COLLECTED = {
 """How a statistic comes to be collected, where the name does not tell."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerStats:
     """Calibration statistics of one layer's input; fields not collected are None.
 
@@ -83,6 +83,10 @@ class LayerStats:
                 "one number of input channels in all of them",
                 "Run the calibrate stage again.",
             )
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{stat.value} {tuple(value.shape)}" for stat, value in self)
+        return f"LayerStats({self.layer!r}, {self.tokens:,} tokens in {self.windows} windows: {found or 'nothing'})"
 
     def __iter__(self) -> Iterator[tuple[Stat, Tensor]]:
         """Yield the statistics that were collected."""
@@ -137,7 +141,7 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScoreMatrix:
     """Importance of every weight of one layer: float32 (out, in), finite, larger = keep."""
 
@@ -160,8 +164,11 @@ class ScoreMatrix:
                 "Look for zero rows or overflow in the method's score().",
             )
 
+    def __repr__(self) -> str:
+        return f"ScoreMatrix({self.layer!r}, {tuple(self.values.shape)})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Mask:
     """Which weights of one layer stay: bool (out, in), True = kept."""
 
@@ -176,6 +183,9 @@ class Mask:
                 "bool of shape (out, in)",
                 "Derive the mask with zpruner.masks.",
             )
+
+    def __repr__(self) -> str:
+        return f"Mask({self.layer!r}, {tuple(self.keep.shape)}, sparsity={self.sparsity:.4f})"
 
     @property
     def sparsity(self) -> float:

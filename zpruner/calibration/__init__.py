@@ -8,6 +8,7 @@ from zpruner.calibration.dense import (
     collect,
     collect_by_block,
     gradients_of,
+    known_statistics,
 )
 from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts, warning
 from zpruner.calibration.gradients import GradientSums, check_gradients, collect_gradients
@@ -34,6 +35,7 @@ __all__ = [
     "fill_experts",
     "finish_activations",
     "gradients_of",
+    "known_statistics",
     "layer_from_json",
     "warning",
     "write_inputs",

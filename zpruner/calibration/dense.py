@@ -29,6 +29,7 @@ from zpruner.execution import Runner
 from zpruner.model import (
     TIED_BEFORE,
     Inventory,
+    PrunableLayer,
     as_windows,
     check_in_memory,
     get_weight,
@@ -36,13 +37,15 @@ from zpruner.model import (
     take_inventory,
     undisturbed,
 )
+from zpruner.runtime.progress import progress
+from zpruner.runtime.tables import html_table
 from zpruner.types import CHANNEL_SUMS, RELATIVE, LayerStats, Stat, check_weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Calibration:
     """The result of calibrating a model: what can be pruned in it, and the statistics of what each layer reads.
 
@@ -58,6 +61,24 @@ class Calibration:
     def stats(self, layer: str) -> LayerStats:
         """Return the statistics of a layer: of its input, and of its gradient where that was collected."""
         return replace(self.collection.stats(layer), grad_sq=self.grad_sq.get(layer))
+
+    def __repr__(self) -> str:
+        first = self.stats(self.inventory.layers[0].name)
+        names = ", ".join(stat.value for stat, _ in first)
+        return f"Calibration({len(self.inventory.layers)} layers, {self.collection.windows} windows: {names})"
+
+    def _repr_html_(self) -> str:
+        """Return a row per kind of layer: how many there are, and how many tokens they read."""
+        kinds: dict[str, list[PrunableLayer]] = {}
+        for layer in self.inventory.layers:
+            kinds.setdefault(layer.kind, []).append(layer)
+        rows = []
+        for kind, layers in kinds.items():
+            tokens = sorted({self.collection.stats(layer.name).tokens for layer in layers})
+            span = " to ".join(f"{count:,}" for count in dict.fromkeys((tokens[0], tokens[-1])))
+            shapes = ", ".join(dict.fromkeys("x".join(map(str, layer.shape)) for layer in layers))
+            rows.append((kind, str(len(layers)), shapes, span))
+        return html_table(repr(self), ("layers", "count", "weight", "tokens"), rows)
 
 
 @undisturbed
@@ -92,13 +113,14 @@ def calibrate(
     check_in_memory(model)
     windows, batch_size = as_windows(windows, model.config), whole_number("batch_size", batch_size, 1)
     min_expert_tokens = whole_number("min_expert_tokens", min_expert_tokens, 0)
-    wanted = _statistics(stats) - RELATIVE
+    wanted = known_statistics(stats) - RELATIVE
     inventory = take_inventory(model, blocks, ignore)
     collection = Collection()
     # What was reached and is finite is told from the inputs, even where only gradients are wanted.
     inputs = wanted - {Stat.GRAD_SQ} or {Stat.SQ_SUM}
     with reading(model, windows):
-        for _ in collect(model, inventory, windows, collection, stats=inputs, batch_size=batch_size):
+        batches = collect(model, inventory, windows, collection, stats=inputs, batch_size=batch_size)
+        for _ in progress(batches, "calibrate", -(-len(windows) // batch_size), "batch"):
             pass
     fill_experts(inventory, collection, min_expert_tokens)
     check_reached(inventory, collection.owner)
@@ -106,7 +128,8 @@ def calibrate(
     return Calibration(inventory, collection, grad_sq)
 
 
-def _statistics(names: Iterable[Stat | str]) -> frozenset[Stat]:
+def known_statistics(names: Iterable[Stat | str]) -> frozenset[Stat]:
+    """Return statistics by name; one may stand alone. Raises InvalidSettingError for another name."""
     known = [stat.value for stat in Stat]
     found = [names] if isinstance(names, str) else list(names)
     for name in found:
@@ -118,7 +141,8 @@ def _statistics(names: Iterable[Stat | str]) -> frozenset[Stat]:
 def gradients_of(model: PreTrainedModel, inventory: Inventory, windows: Tensor) -> dict[str, Tensor]:
     """Return grad_sq of every layer, float32 (out, in); errors as `collect_gradients`."""
     sums = GradientSums()
-    for _ in collect_gradients(model, inventory, windows, sums):
+    passes = collect_gradients(model, inventory, windows, sums)
+    for _ in progress(passes, "gradients", len(windows), "window"):
         pass
     return sums.by_layer(inventory)
 

@@ -10,6 +10,8 @@ import typer
 
 from zpruner.errors import InvalidSettingError
 from zpruner.runtime.downloads import DOWNLOADS as DOWNLOADS
+from zpruner.runtime.downloads import NEWS as NEWS
+from zpruner.runtime.downloads import NEWS_SHA256 as NEWS_SHA256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,10 +99,6 @@ Bos = Annotated[
 ]
 Seqlen = Annotated[int, typer.Option(min=2, help="Tokens per window, a BOS included.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Windows per forward pass.")]
-
-NEWS = "pip:gensim==4.4.0/gensim/test/test_data/lee_background.cor"
-"""The calibration text where none is named: that of the repository's params.yaml, 65,536 tokens and more."""
-NEWS_SHA256 = "5d78d6dafd953bbf65797bef09a9ffb9ec430583381be705f8fd460000f370fb"
 
 
 def open_model(

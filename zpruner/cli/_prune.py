@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from zpruner.model import Inventory
-    from zpruner.pruning.composition import Composition
-    from zpruner.pruning.in_memory import PrunedLayer
+    from zpruner.pruning.results import PrunedLayers
 
 
 class Propagation(StrEnum):
@@ -131,11 +130,9 @@ def prune(
         )
         text, counted = option.read_evaluation_windows(measured, downloads, network, tokenizer)
         before = perplexity(network, text, batch_size, counted)
-    layers = _prune(network, inventory, ignore or [], windows, composition, settings, pattern, propagation, batch_size)
-    weights = sum(layer.mask.keep.numel() for layer in layers)
-    achieved = sum(layer.sparsity * layer.mask.keep.numel() for layer in layers) / weights
+    layers = _prune(network, inventory, ignore or [], windows, settings, pattern, propagation, batch_size)
+    weights, achieved, error = sum(layer.mask.keep.numel() for layer in layers), layers.sparsity, layers.layer_error
     zeros = sum(layer.zeros_before * layer.mask.keep.numel() for layer in layers) / weights
-    error = sum(layer.layer_error for layer in layers) / len(layers)
     pruned_before = f"{zeros:.2%} of MODEL's weights were zero before" if math.isnan(error) else ""
     if text is not None:
         name = f"perplexity ({evaluate}, {len(text)} windows of {seqlen}{pruned_before and f'; {pruned_before}'})"
@@ -175,27 +172,13 @@ def _prune(
     inventory: Inventory,
     ignore: list[str],
     windows: Tensor,
-    composition: Composition,
     settings: dict[str, Any],
     pattern: SparsityPattern,
     propagation: Propagation,
     batch_size: int,
-) -> tuple[PrunedLayer, ...]:
-    from zpruner.calibration import (
-        Calibration,
-        Collection,
-        GradientSums,
-        check_reached,
-        collect,
-        collect_gradients,
-        fill_experts,
-    )
-    from zpruner.model import reading
-    from zpruner.pruning.composition import statistics_of
+) -> PrunedLayers:
+    from zpruner.pruning.in_memory import calibrate, prune_sequentially
     from zpruner.pruning.in_memory import prune as prune_in_memory
-    from zpruner.pruning.in_memory import prune_sequentially
-    from zpruner.runtime.progress import progress
-    from zpruner.types import Stat
 
     if propagation is Propagation.pruned:
         return prune_sequentially(
@@ -207,18 +190,7 @@ def _prune(
             blocks=inventory.blocks,
             ignore=ignore,
         )
-    collection = Collection()
-    wanted = statistics_of([composition]) | {Stat.SQ_SUM}
-    inputs = wanted - {Stat.GRAD_SQ}
-    batches = collect(model, inventory, windows, collection, stats=inputs, batch_size=batch_size)
-    with reading(model, windows):
-        for _ in progress(batches, "calibrate", -(-len(windows) // batch_size), "batch"):
-            pass
-    fill_experts(inventory, collection)
-    check_reached(inventory, collection.owner)
-    sums = GradientSums()
-    if Stat.GRAD_SQ in wanted:
-        for _ in progress(collect_gradients(model, inventory, windows, sums), "gradients", len(windows), "window"):
-            pass
-    calibration = Calibration(inventory, collection, sums.by_layer(inventory) if sums.windows else {})
+    calibration = calibrate(
+        model, windows, for_methods=settings, stats=(), batch_size=batch_size, blocks=inventory.blocks, ignore=ignore
+    )
     return prune_in_memory(model, calibration, method=settings, sparsity=str(pattern))

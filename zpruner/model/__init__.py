@@ -3,7 +3,7 @@
 from zpruner.model.config import quiet_transformers
 from zpruner.model.empty import empty_model
 from zpruner.model.given import as_windows
-from zpruner.model.inventory import TIED_BEFORE, take_inventory
+from zpruner.model.inventory import TIED_BEFORE, ignoring, take_inventory
 from zpruner.model.layers import Inventory, PrunableLayer, find_blocks
 from zpruner.model.limits import check_windows, limits_of, reading
 from zpruner.model.load import load_model, resolve_device, resolve_devices
@@ -24,6 +24,7 @@ __all__ = [
     "evaluating",
     "find_blocks",
     "get_weight",
+    "ignoring",
     "limits_of",
     "load_model",
     "open_checkpoint",

@@ -63,6 +63,17 @@ def take_inventory(model: PreTrainedModel, blocks: str | None = None, ignore: It
     return Inventory(path, len(model.get_submodule(path)._modules), tuple(layers), tuple(skipped))
 
 
+def ignoring(inventory: Inventory, ignore: Iterable[str]) -> Inventory:
+    """Return an inventory without the layers that patterns of `ignore` name: they are skipped, and stay dense.
+
+    Raises:
+        InvalidSettingError: a pattern that matches nothing.
+    """
+    skipped = list(inventory.skipped)
+    kept = _without_ignored(_patterns(ignore), list(inventory.layers), skipped)
+    return replace(inventory, layers=tuple(kept), skipped=tuple(skipped))
+
+
 def _patterns(ignore: Iterable[str]) -> tuple[str, ...]:
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore or ())
     for pattern in patterns:

@@ -59,7 +59,7 @@ class PrunableLayer:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inventory:
     """What of a model is pruned: its decoder blocks' path, the layers, and the skipped weights with the reason."""
 
@@ -67,6 +67,10 @@ class Inventory:
     n_blocks: int
     layers: tuple[PrunableLayer, ...]
     skipped: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        counts = f"{self.n_blocks} blocks, {len(self.layers)} layers, {len(self.skipped)} weights skipped"
+        return f"Inventory({self.blocks!r}: {counts})"
 
 
 def find_blocks(model: PreTrainedModel, blocks: str | None = None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -19,13 +18,16 @@ from zpruner.calibration import (
     collect,
     fill_experts,
     gradients_of,
+    known_statistics,
 )
+from zpruner.calibration import calibrate as _calibrate
 from zpruner.errors import InvalidSettingError, ShapeMismatchError, shown, whole_number
 from zpruner.evaluate import layer_error
 from zpruner.model import (
     as_windows,
     check_in_memory,
     get_weight,
+    ignoring,
     reading,
     set_weight,
     take_inventory,
@@ -33,48 +35,77 @@ from zpruner.model import (
 )
 from zpruner.pruning.composition import Composition, compose, statistics_of
 from zpruner.pruning.presets import PRESETS
+from zpruner.pruning.results import PrunedLayer, PrunedLayers
 from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
+from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_host
 from zpruner.settings.explain import explain
 from zpruner.settings.params import MethodSettings
 from zpruner.settings.wording import speaks_of_arguments
-from zpruner.types import RELATIVE, LayerStats, Mask, SparsityPattern, Stat
+from zpruner.types import CHANNEL_SUMS, RELATIVE, LayerStats, Mask, SparsityPattern, Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Method = str | Mapping[str, Any]
+"""A preset's or a score's name, or a composition as in params.yaml."""
 
 _PRUNED = 0.01
 """Share of zeros from which a layer counts as pruned before; a dense one has hardly any."""
 
 
-@dataclass(frozen=True)
-class PrunedLayer:
-    """What pruning did to one layer: its mask, achieved sparsity, and the share of its output that is lost.
-
-    `sparsity` is the share that the mask removes of all the layer's weights, `zeros_before` that of zeros before.
-    `layer_error` compares with the dense weights: those that `calibrate` saw, though `prune` has replaced them since.
-    It is NaN where they are not known, in a layer that was pruned before that: compared with its weights of then, a
-    model that is pruned twice would look better than it is.
-
-    The error is over the inputs that the layer was pruned for: under pruned propagation those of the half-pruned model,
-    where the pipeline's evaluation takes the unpruned model's, the same for all variants.
-    """
-
-    name: str
-    mask: Mask
-    sparsity: float
-    layer_error: float
-    zeros_before: float
-
-
 @speaks_of_arguments
-def needs(*methods: str | Mapping[str, Any]) -> frozenset[Stat]:
+def needs(*methods: Method) -> frozenset[Stat]:
     """Return the statistics that `calibrate` must collect for these methods, and layer errors are taken from.
 
     Args:
         methods: as `method` of `prune`.
     """
-    return statistics_of(map(_composition, methods)) | {Stat.SQ_SUM}
+    return statistics_of(map(composition_of, methods)) | {Stat.SQ_SUM}
+
+
+@speaks_of_arguments
+def calibrate(
+    model: PreTrainedModel,
+    windows: Tensor | Iterable[object],
+    *,
+    for_methods: Method | Iterable[Method] = (),
+    stats: Iterable[Stat] = CHANNEL_SUMS,
+    batch_size: int = 8,
+    blocks: str | None = None,
+    ignore: Iterable[str] = (),
+    min_expert_tokens: int = MIN_EXPERT_TOKENS,
+) -> Calibration:
+    """Run calibration windows through the unpruned model and return the statistics of every prunable layer's input.
+
+    Args:
+        model: any causal language model; its mode and the state of torch are left and restored (see `undisturbed`).
+        windows: int (windows, seqlen) token ids, in any form that `as_windows` takes.
+        for_methods: what will be pruned with, as `method` of `prune`: one, or several. What they read is collected,
+            Gram matrices and gradients included.
+        stats: what else to collect. `gram` makes layer errors exact, too; `grad_sq` takes one backward pass per window.
+        batch_size: windows per forward pass.
+        blocks: path of the decoder blocks where structure does not tell.
+        ignore: patterns of layer names to leave dense.
+        min_expert_tokens: see `fill_experts`.
+
+    Raises:
+        UnknownNameError, InvalidSettingError: a method that is not known.
+        ModelStructureError: weights not in memory, decoder blocks not found, a prunable layer that was never called, or
+            an all-zero gradient.
+        NonFiniteError: NaN or infinity in a layer's input or gradient.
+        ShapeMismatchError, InvalidSettingError: windows that the model cannot read, or no batch size.
+    """
+    methods = [for_methods] if isinstance(for_methods, str | Mapping) else list(for_methods)
+    return _calibrate(
+        model,
+        windows,
+        stats=known_statistics(stats) | (needs(*methods) if methods else frozenset()),
+        batch_size=batch_size,
+        blocks=blocks,
+        ignore=ignore,
+        min_expert_tokens=min_expert_tokens,
+    )
 
 
 @undisturbed
@@ -82,9 +113,10 @@ def prune(
     model: PreTrainedModel,
     calibration: Calibration,
     *,
-    method: str | Mapping[str, Any] = "zpruner",
+    method: Method = "zpruner",
     sparsity: float | str = 0.5,
-) -> tuple[PrunedLayer, ...]:
+    ignore: Iterable[str] = (),
+) -> PrunedLayers:
     """Prune a model in memory; its weights are overwritten, zeros in place.
 
     Args:
@@ -93,6 +125,7 @@ def prune(
         method: a preset's or a score's name, or a composition as in params.yaml, e.g.
             `{"score": "wanda", "group": "row", "update": "least_squares"}`.
         sparsity: a ratio in [0, 1), or "N:M" with N of every M consecutive inputs kept.
+        ignore: patterns of names of calibrated layers to leave dense, e.g. `*.0.mlp.*`.
 
     Returns:
         One entry per pruned layer.
@@ -105,13 +138,14 @@ def prune(
     """
     check_in_memory(model)
     _check_calibration(calibration)
-    composition = _composition(method)
+    composition = composition_of(method)
     pattern = SparsityPattern.parse(sparsity)
-    layers = calibration.inventory.layers
+    inventory = ignoring(calibration.inventory, ignore)
+    layers = inventory.layers
     patterns = layer_patterns(
         composition,
         pattern,
-        calibration.inventory,
+        inventory,
         lambda layer: (get_weight(model, layer), calibration.stats(layer.name)),
     )
     for layer in layers:
@@ -127,7 +161,7 @@ def prune(
             )
     results: list[PrunedLayer] = []
     weights: deque[Tensor] = deque()
-    for layer in layers:
+    for layer in progress(layers, "prune", len(layers), "layer"):
         weight, stats = get_weight(model, layer), calibration.stats(layer.name)
         mask, pruned = composition.prune(weight, stats, patterns[layer.name])
         results.append(_result(mask, weight, pruned, stats, calibration.replaced.get(layer.name)))
@@ -136,7 +170,7 @@ def prune(
         if layer.name not in calibration.replaced:
             calibration.replaced[layer.name] = get_weight(model, layer).to("cpu", copy=True)
         set_weight(model, layer, weights.popleft())
-    return tuple(results)
+    return PrunedLayers(results)
 
 
 @undisturbed
@@ -144,20 +178,20 @@ def prune_sequentially(
     model: PreTrainedModel,
     windows: Tensor | Iterable[object],
     *,
-    method: str | Mapping[str, Any] = "zpruner",
+    method: Method = "zpruner",
     sparsity: float | str = 0.5,
     batch_size: int = 8,
     blocks: str | None = None,
     ignore: Iterable[str] = (),
     min_expert_tokens: int = MIN_EXPERT_TOKENS,
-) -> tuple[PrunedLayer, ...]:
+) -> PrunedLayers:
     """Prune a model in memory block after block, each calibrated with the earlier blocks already pruned.
 
     This is the protocol of the published tables. Arguments and errors as in `calibrate` and `prune`; the layer
     errors are over the inputs that each layer sees in the pruned model. Gradients, where the method needs them, are
     those of the unpruned model.
     """
-    composition = _composition(method)
+    composition = composition_of(method)
     check_in_memory(model)
     windows, batch_size = as_windows(windows, model.config), whole_number("batch_size", batch_size, 1)
     min_expert_tokens = whole_number("min_expert_tokens", min_expert_tokens, 0)
@@ -194,7 +228,7 @@ def prune_sequentially(
     with reading(model, windows):
         for _ in blocks_done:
             pass
-    return tuple(results)
+    return PrunedLayers(results)
 
 
 def _check_calibration(calibration: object) -> None:
@@ -213,7 +247,8 @@ def _result(mask: Mask, before: Tensor, after: Tensor, stats: LayerStats, dense:
     return PrunedLayer(mask.layer, mask, mask.sparsity, error, zeros)
 
 
-def _composition(method: str | Mapping[str, Any]) -> Composition:
+def composition_of(method: Method) -> Composition:
+    """Return the composition that a preset's or score's name, or an entry of params.yaml, stands for."""
     named = isinstance(method, str)
     if not (named or (isinstance(method, Mapping) and all(isinstance(key, str) for key in method))):
         expected = 'a name, or a composition such as {"score": "wanda", "group": "row"}'

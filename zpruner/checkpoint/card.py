@@ -30,6 +30,8 @@ LATER = (
     "Perplexity and task scores against the dense model are measured after this card is written: `zpruner export` "
     "copies the checkpoint with them in it."
 )
+_ORIGINAL = ("license", "license_name", "license_link", "language", "model_name", "model_creator")
+"""What holds of the pruned model, too."""
 _METADATA = 1 << 18
 """Bytes of a card in which its metadata ends."""
 _CALIBRATION = "## Calibration\n"
@@ -76,7 +78,7 @@ def model_card(dense: Path, facts: PruningFacts) -> str:
     hub = _HUB.fullmatch(facts.base)
     base = hub[1] if hub else known.get("base_model")
     metadata: dict[str, Any] = {"base_model": base} if base else {}
-    metadata |= {key: known[key] for key in ("license", "license_name", "license_link", "language") if known.get(key)}
+    metadata |= {key: known[key] for key in _ORIGINAL if known.get(key)}
     metadata |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
     pattern = facts.pattern if ":" in facts.pattern else "unstructured"
     metadata["tags"] = list(
@@ -89,9 +91,7 @@ def model_card(dense: Path, facts: PruningFacts) -> str:
     parts = [
         f"---\n{_yaml(metadata)}---\n",
         f"# {_line(name)}, pruned with {_line(facts.method)} ({removed})\n",
-        f"Pruned after training, without retraining, from {_code(facts.base)}."
-        + ("" if "license" in metadata else " Its licence is not recorded in the dense checkpoint: look it up there.")
-        + "\n",
+        f"Pruned after training, without retraining, from {_code(facts.base)}{_original(known)}.{_licence(known)}\n",
         f"**{HONESTY}**\n",
         "## Pruning\n",
         _table([("method", facts.method), ("pattern", _pattern(facts.pattern)), *_flat("", facts.settings)]),
@@ -108,6 +108,19 @@ def model_card(dense: Path, facts: PruningFacts) -> str:
     parts += [_CALIBRATION, _table([(_LABELS.get(k, k), v) for k, v in _flat("", facts.calibration)])]
     parts += ["## Use\n", _USE]
     return "\n".join(parts)
+
+
+def _original(known: Mapping[str, Any]) -> str:
+    """Return whose model it is, where its card says so."""
+    if not known.get("model_creator"):
+        return ""
+    return f", a model by {_line(known['model_creator'])} ({_line(known.get('model_name', 'without a name'))})"
+
+
+def _licence(known: Mapping[str, Any]) -> str:
+    if not known.get("license"):
+        return " Its licence is not recorded in the dense checkpoint: look it up there."
+    return f" Licence of the original: {_line(known.get('license_name') or known['license'])}."
 
 
 _USE = """\

@@ -7,6 +7,7 @@ import mmap
 import struct
 from pathlib import Path
 
+from zpruner.errors import one_line
 from zpruner.model.config import one_sentence, too_large
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -14,14 +15,21 @@ _STRING, _ARRAY = 8, 9
 _ENTRIES = 1 << 21
 """Of a list, at most: every entry becomes an object, and the largest vocabularies have 2**18 tokens."""
 _DIMENSIONS = 8
+_ORIGIN = "general."
+_KEPT = 100
+"""Of what is said of the origin, at most: entries of a list, and letters of a text."""
 
 
-def check_header(file: Path) -> None:
-    """Raise SourceError for a header whose lengths lead beyond the file or its lists beyond any vocabulary.
+def check_header(file: Path) -> dict[str, str | list[str]]:
+    """Return what a header says of the model's origin: the texts, and lists of texts, under `general.`.
 
     Args:
         file: a GGUF file, version 2 or 3, little-endian.
+
+    Raises:
+        SourceError: lengths that lead beyond the file, lists beyond any vocabulary.
     """
+    origin: dict[str, str | list[str]] = {}
     with (
         one_sentence(file, "a whole GGUF file"),
         file.open("rb") as opened,
@@ -36,11 +44,14 @@ def check_header(file: Path) -> None:
         tensors, settings = header.number("Q"), header.number("Q")
         for _ in range(settings):
             name = header.text()
-            value = header.value(header.number("I"))
-            if (problem := too_large(value, name)) is not None:
+            value = header.value(header.number("I"), keep=name.startswith(_ORIGIN))
+            if name.startswith(_ORIGIN) and isinstance(value, str | list):
+                origin[name] = value
+            elif (problem := too_large(value, name)) is not None:
                 raise ValueError(f"{problem[0]}, expected {problem[1]}")
         for _ in range(tensors):
             header.tensor()
+    return origin
 
 
 class _Header:
@@ -65,29 +76,32 @@ class _Header:
         """Return a string."""
         return self.take(self.number("Q")).decode("utf-8", "replace")
 
-    def value(self, kind: int) -> object:
-        """Return a number; None for a string or a list, which is skipped."""
+    def value(self, kind: int, keep: bool = False) -> object:
+        """Return a number; a string or a list of strings only where it is to be kept, else None."""
         if kind in _NUMBERS:
             return self.number(_NUMBERS[kind])
         if kind == _STRING:
-            self.take(self.number("Q"))
-        elif kind == _ARRAY:
-            self._list()
-        else:
-            raise ValueError(f"a value of type {kind}")
-        return None
+            text = self.take(self.number("Q"))
+            return _shortened(text) if keep else None
+        if kind == _ARRAY:
+            return self._list(keep)
+        raise ValueError(f"a value of type {kind}")
 
-    def _list(self) -> None:
+    def _list(self, keep: bool) -> list[str] | None:
         kind, entries = self.number("I"), self.number("Q")
         if entries > _ENTRIES:
             raise ValueError(f"a list of {entries} entries")
         if kind in _NUMBERS:
             self.take(entries * struct.calcsize(_NUMBERS[kind]))
-        elif kind == _STRING:
-            for _ in range(entries):
-                self.take(self.number("Q"))
-        else:
+            return None
+        if kind != _STRING:
             raise ValueError(f"a list of type {kind}")
+        kept = []
+        for number in range(entries):
+            text = self.take(self.number("Q"))
+            if keep and number < _KEPT:
+                kept.append(_shortened(text))
+        return kept
 
     def tensor(self) -> None:
         """Skip a tensor's name, shape, type and place."""
@@ -99,3 +113,7 @@ class _Header:
         # No type takes less than a bit per weight.
         if math.prod(shape) > 8 * len(self._data) or self.number("Q") > len(self._data):
             raise ValueError(f"'{name[:60]}', larger than the file")
+
+
+def _shortened(text: bytes) -> str:
+    return one_line(text.decode("utf-8", "replace"), _KEPT)

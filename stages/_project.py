@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +26,7 @@ from zpruner.checkpoint import Checkpoint
 from zpruner.errors import MEND, ArtifactError, InvalidSettingError
 from zpruner.runtime.allocator import keep_freed_memory
 from zpruner.runtime.command import run_command
+from zpruner.settings.base import canonical_json
 from zpruner.settings.params import Params
 from zpruner.settings.reading import read_params
 from zpruner.text import WindowsOrigin, read_windows
@@ -62,6 +63,29 @@ class Project(Layout):
         settings = self.params.model
         expected = {"role": "dense", "model": settings.source}
         return Checkpoint(self.dense, expected | ({} if settings.dtype == "auto" else {"dtype": settings.dtype}))
+
+    def open_pruned(self, method: str, sparsity: str, dense_hash: str = "") -> Checkpoint:
+        """Open the checkpoint of a variant as the one that params.yaml describes: stages open it in no other way.
+
+        Args:
+            method: a label under `methods` in params.yaml.
+            sparsity: a label under `sparsities`.
+            dense_hash: of the unpruned checkpoint that it must be made from; empty: any of the same source.
+        """
+        expected = {"role": "pruned", "model": self.params.model.source}
+        checkpoint = Checkpoint(self.pruned(method, sparsity), expected)
+        variant = replace(self.variant(method, sparsity), model_hash=dense_hash)
+        variant.require({**checkpoint.manifest, "model_hash": checkpoint.manifest.get("dense")}, checkpoint.folder)
+        return checkpoint
+
+    def variant(self, method: str, sparsity: str) -> Provenance:
+        """Return what every artifact of a variant says of it, whatever it was made from."""
+        return Provenance(
+            method=method,
+            settings=canonical_json(self.params.method(method)),
+            pattern=str(self.params.pattern(sparsity)),
+            propagation=self.params.calibration.propagation,
+        )
 
     def open_activations(self, dense: Checkpoint, calibration_hash: str = "") -> Activations:
         """Return the activation statistics of the unpruned model: stages open them in no other way.
@@ -119,7 +143,6 @@ class Project(Layout):
     def write_cost(self, stage: str, *labels: str, seconds: float, **facts: Any) -> None:
         """Write what a stage instance cost: seconds of work (start-up apart) and peak resident memory in bytes."""
         searching = (stage, *labels) in SEARCH_STAGES
-        path = self.costs(searching).joinpath(stage, *labels)
         usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak = usage if sys.platform == "darwin" else usage * 1024
         divisor = batch_divisor()
@@ -130,7 +153,7 @@ class Project(Layout):
             batch_divisor=None if divisor == 1 else divisor,
             **facts,
         )
-        file = path.with_name(f"{path.name}.json")
+        file = self.cost_file(stage, *labels, search=searching)
         cost.write(file)
         if not searching:
             note_run(self.work_root, file)

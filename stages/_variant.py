@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from stages._project import Project
-from zpruner.artifacts.store import ArtifactReader, Provenance
+from zpruner.artifacts.store import ArtifactReader
 from zpruner.checkpoint import Checkpoint, SolvedWeights
 from zpruner.errors import MEND, ArtifactError
 from zpruner.model import PrunableLayer, resolve_device
 from zpruner.pruning.composition import compose
 from zpruner.runtime.transfer import to_device, to_host
-from zpruner.settings.base import canonical_json
 from zpruner.types import Mask
 
 
@@ -32,12 +31,9 @@ class Variant:
     """
 
     def __init__(self, project: Project, method: str, sparsity: str, dense: Checkpoint) -> None:
-        settings, pattern = project.params.method(method), project.params.pattern(sparsity)
-        self._composition = compose(settings)
+        self._composition = compose(project.params.method(method))
         self._device = resolve_device(project.params.machine.device)
-        expected = Provenance(
-            model_hash=dense.model_hash, method=method, settings=canonical_json(settings), pattern=str(pattern)
-        )
+        expected = replace(project.variant(method, sparsity), model_hash=dense.model_hash)
         self.masks = ArtifactReader(project.masks(method, sparsity), "masks", expected)
         made_from = self.masks.provenance
         self.activations = project.open_activations(dense, made_from.calibration_hash)
@@ -47,8 +43,8 @@ class Variant:
         self.facts = {
             "role": "pruned",
             "method": method,
-            "settings": canonical_json(settings),
-            "pattern": str(pattern),
+            "settings": expected.settings,
+            "pattern": expected.pattern,
             "dense": dense.model_hash,
             "calibration_hash": made_from.calibration_hash,
             "dtype": dense.dtype,

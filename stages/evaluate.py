@@ -13,7 +13,6 @@ from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._variant import Variant
 from zpruner.artifacts.files import digest_of
 from zpruner.artifacts.results import Details, Divergence, Histogram, Layer, Metrics, Sample, Storage, Task, ZeroShot
-from zpruner.artifacts.store import Provenance
 from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
@@ -36,7 +35,6 @@ from zpruner.execution import Runner, choose, open_runner
 from zpruner.model import PrunableLayer, get_weight, limits_of, set_weight, table_bytes, take_inventory
 from zpruner.pruning.composition import compose
 from zpruner.runtime.progress import counter
-from zpruner.settings.base import canonical_json
 from zpruner.settings.params import ZeroShotSettings
 from zpruner.sources import file_sha256, load_tokenizer
 from zpruner.text import counted_tokens, read_begin
@@ -65,7 +63,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
     labels = ("dense",) if dense else (method, sparsity)
     folder = project.dense if dense else project.pruned(method, sparsity)
     unpruned = project.open_dense()
-    checkpoint = unpruned if dense else _open_pruned(project, unpruned, method, sparsity)
+    checkpoint = unpruned if dense else project.open_pruned(method, sparsity, unpruned.model_hash)
     # A variant without a checkpoint of its own is made in memory, from the dense model.
     variant = None if checkpoint.tensor_bytes else Variant(project, method, sparsity, unpruned)
     windows, windows_hash = project.open_windows("evaluation", unpruned)
@@ -152,19 +150,6 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
         project.write_cost(
             "evaluate", *labels, seconds=work.seconds, layers=n_layers, streamed=choice.streamed, **speed
         )
-
-
-def _open_pruned(project: Project, dense: Checkpoint, method: str, sparsity: str) -> Checkpoint:
-    """Open the checkpoint of a variant, after checking that it is this variant of `dense`."""
-    checkpoint = Checkpoint(project.pruned(method, sparsity), {"role": "pruned"})
-    variant = Provenance(
-        model_hash=dense.model_hash,
-        method=method,
-        settings=canonical_json(project.params.method(method)),
-        pattern=str(project.params.pattern(sparsity)),
-    )
-    variant.require({**checkpoint.manifest, "model_hash": checkpoint.manifest.get("dense")}, checkpoint.folder)
-    return checkpoint
 
 
 def _stored(folder: Path, runner: Runner) -> Storage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -9,10 +10,10 @@ from torch import Tensor
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._variant import read_mask
 from zpruner.artifacts.results import Packed, PackedSpeed
-from zpruner.artifacts.store import ArtifactReader, Provenance
+from zpruner.artifacts.store import ArtifactReader
 from zpruner.bench import Bench, Plan, bench
 from zpruner.bench.measure import CONTROL, PACKED, TORCH
-from zpruner.checkpoint import Checkpoint, write_manifest
+from zpruner.checkpoint import write_manifest
 from zpruner.checkpoint.card import packed_card
 from zpruner.errors import ArtifactError
 from zpruner.model import PrunableLayer, take_inventory
@@ -35,8 +36,9 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     """
     project = Project.open(root)
     settings = project.params.packed
-    pruned = Checkpoint(project.pruned(method, sparsity), {"role": "pruned"})
+    pruned = project.open_pruned(method, sparsity)
     facts = {key: value for key, value in pruned.manifest.items() if key not in ("model", "hash", "files", "converted")}
+    facts["role"] = "packed"
     chosen = project.params.packs(method, sparsity)
     out = project.packed(method, sparsity)
     with project.work("pack", method, sparsity, pruned=pruned.model_hash) as work:
@@ -52,7 +54,11 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
                     f"Add '{method}/{sparsity}' to evaluation.checkpoints in params.yaml.",
                 )
             model = project.params.model
-            expected = Provenance(model_hash=str(pruned.manifest["dense"]), method=method)
+            expected = replace(
+                project.variant(method, sparsity),
+                model_hash=str(pruned.manifest.get("dense")),
+                calibration_hash=str(pruned.manifest.get("calibration_hash")),
+            )
             masks = ArtifactReader(project.masks(method, sparsity), "masks", expected)
             empty = empty_model(pruned.folder, trust_remote_code=model.trust_remote_code)
             layers = take_inventory(empty, model.blocks, model.ignore).layers

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import typer
 
+from stages._deciding import instances
 from stages._project import Project, Root, main
 from stages._ran import computed
+from zpruner.artifacts.results import Cost
 from zpruner.artifacts.work import sweep
 from zpruner.report import load, render_table, write
 from zpruner.report.data import ReportData
@@ -49,6 +51,9 @@ def read(project: Project, ran: frozenset[str] | None = None) -> ReportData:
         ran: the cost files written since the last report; None where that does not matter.
     """
     params = project.params
+    for instance in instances(params):  # a cost file that is gone would be left out in silence
+        if instance[0] != "report" and (instance[0] != "pack" or params.packs(*instance[1:])):
+            Cost.read(project.cost_file(*instance), "dvc repro")
     return load(
         project.data,
         {label: method.model_dump(mode="json", exclude_defaults=True) for label, method in params.methods.items()},

@@ -247,13 +247,13 @@ def run(command: list[str], root: Path, check: bool = True, **changes: str) -> s
 
 def repro(root: Path, *targets: str) -> list[str]:
     """Run `dvc repro` in the warm worker and return the stage instances that were executed, in order."""
-    done = run(["dvc", "repro", *targets], root, PATH=_warm_path())
+    done = run(["dvc", "repro", *targets], root, PATH=warm_path())
     assert "plain start-up" not in done.stderr
     return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage '")]
 
 
 @cache
-def _warm_path() -> str:
+def warm_path() -> str:
     """Return a PATH on which `python` is a warm worker; it is started once, and ends with this process."""
     say_and_wait = "import os, sys; print(os.environ['PATH'], flush=True); sys.stdin.read()"
     command = [sys.executable, "-m", "warm", sys.executable, "-c", say_and_wait]

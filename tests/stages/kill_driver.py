@@ -28,6 +28,7 @@ from zpruner.artifacts.files import HashingFile
 from zpruner.artifacts.work import JOURNAL, Work
 from zpruner.calibration import gradients
 from zpruner.calibration.accumulate import InputAccumulator
+from zpruner.packed import pack as packing
 from zpruner.pruning.composition import Composition
 from zpruner.pruning.presets import PRESETS
 
@@ -40,6 +41,7 @@ COUNTED: dict[str, tuple[Any, str]] = {
     "mask-propagated": (Composition, "prune"),
     "mask-best": (Composition, "prune"),
     "apply": (Composition, "apply"),
+    "pack": (packing, "_pack_file"),
     "evaluate": (stages._layers, "layer_error"),
 }
 
@@ -212,6 +214,8 @@ def saved_calls(stage: str, finished: list[str], calls: int) -> int:
             return sum(item.startswith("solved:") for item in finished)
         case "apply":
             return 7 * sum("00001" not in item for item in finished)
+        case "pack":
+            return len(finished)
         case "calibrate" | "gradients-wanted":
             windows = max((int(i.removeprefix("snapshot-")) for i in finished if i.startswith("snapshot-")), default=0)
             return calls * windows // tiny.PARAMS["calibration"]["nsamples"]
@@ -224,9 +228,9 @@ def main(folder: Path, points: int, stages: list[str]) -> None:
     pairs = [stage.partition(":") for stage in stages]
     wanted = {stage: int(own or points) for stage, _, own in pairs}
     roots = {
-        "": staged.make(folder / "dense"),
+        "": staged.make(folder / "dense", packed=staged.PACKED),
         "-wanted": staged.make(folder / "wanted", methods={staged.METHOD: {"score": "pruner_zero"}}),
-        "-propagated": staged.make(folder / "pruned", propagation="pruned"),
+        "-propagated": staged.make(folder / "pruned", propagation="pruned", packed=staged.PACKED),
         "-best": staged.make(folder / "best", propagation="pruned", methods={staged.METHOD: PRESETS["best"]}),
     }
     for suffix, root in roots.items():

@@ -16,8 +16,11 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 @contextmanager
 def opened(folder: Path) -> Iterator[set[Path]]:
-    """Yield a set that holds, after the block, every file below `folder` that was opened and was not written anew."""
-    there = {path: path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
+    """Yield a set that holds, after the block, every file below `folder` that was opened and was not written anew.
+
+    What links lead to is not the project's.
+    """
+    there = {path: path.stat().st_ino for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
     folders = {path.parent for path in there}
     fd = _LIBC.inotify_init1(os.O_NONBLOCK)
     assert fd >= 0, os.strerror(ctypes.get_errno())

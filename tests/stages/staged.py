@@ -9,9 +9,10 @@ from typing import Any
 
 import tiny
 
-from stages import apply, calibrate, evaluate, fetch, gradients, mask, report, score, sources
+from stages import apply, calibrate, evaluate, fetch, gradients, mask, pack, report, score, sources
 
 METHOD, SPARSITY = "swapped", "s24"
+PACKED = {"variants": [f"{METHOD}/{SPARSITY}"], "rounds": 0}
 
 INSTANCES: dict[str, Callable[[Path], None]] = {
     "sources": lambda root: sources.run(["model", "calibration", "evaluation"], root),
@@ -24,6 +25,7 @@ INSTANCES: dict[str, Callable[[Path], None]] = {
     "score": lambda root: score.run(METHOD, root),
     "mask": lambda root: mask.run(METHOD, SPARSITY, root),
     "apply": lambda root: apply.run(METHOD, SPARSITY, root),
+    "pack": lambda root: pack.run(METHOD, SPARSITY, root),
     "evaluate_dense": lambda root: evaluate.run(dense=True, root=root),
     "evaluate": lambda root: evaluate.run(METHOD, SPARSITY, root=root),
     "report": lambda root: report.run(root=root),
@@ -39,6 +41,7 @@ def make(root: Path, family: str = "llama", **changes: Any) -> Path:
     params = tiny.read_params(root)
     params["methods"] = {METHOD: {"score": "wanda", "group": "row", "refine": "swaps", "update": "obs"}}
     params["sparsities"] = {SPARSITY: "2:4"}
+    params["packed"] = {}
     for key, value in changes.items():
         (params if key in params else params["calibration"])[key] = value
     tiny.write_params(root, params)

@@ -10,7 +10,7 @@ import tiny
 
 HERE = Path(__file__).parent
 QUICK = ["fetch-model", "fetch-calibration", "fetch-evaluation", "calibrate", "score", "mask", "apply"]
-QUICK += ["evaluate_dense", "evaluate", "gradients-wanted", "mask-propagated", "apply-propagated"]
+QUICK += ["pack", "evaluate_dense", "evaluate", "gradients-wanted", "mask-propagated", "apply-propagated"]
 SOLVED = ["mask-best", "apply-best"]  # ADMM, least squares and the dense model's outputs
 
 
@@ -32,10 +32,10 @@ def killed(folder, points, stages):
 
 
 def test_a_stage_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
-    killed(tmp_path, 3, [*QUICK[:9], "report:2", *QUICK[9:]])
+    killed(tmp_path, 3, [*QUICK[:10], "report:2", *QUICK[10:]])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_many_moments(tmp_path):
-    killed(tmp_path, 60, [*QUICK[:9], "report", *QUICK[9:], *SOLVED])
+    killed(tmp_path, 60, [*QUICK[:10], "report", *QUICK[10:], *SOLVED])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from staged import METHOD, SPARSITY
 
-from stages import pack
+from stages import evaluate, pack
 from zpruner.artifacts.results import Cost
 from zpruner.checkpoint import Checkpoint
-from zpruner.errors import InvalidSettingError
+from zpruner.errors import ArtifactError, InvalidSettingError
 from zpruner.packed.unpack import unpack
 from zpruner.settings.reading import read_params
 
@@ -35,6 +36,35 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_the_pruned_checkpoint_comes_back(project: Path, tmp_path: Path) -> None:
     unpack(project / "data/packed" / METHOD / SPARSITY, tmp_path)
     assert tiny.files_of(tmp_path) == tiny.files_of(project / "data/pruned" / METHOD / SPARSITY)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (f"methods.{METHOD}.group", "layer", r"got settings '.*', expected '.*\"group\": \"layer\"'?"),
+        (f"sparsities.{SPARSITY}", 0.5, "got pattern '2:4', expected '0.5'"),
+        ("calibration.propagation", "pruned", "got propagation 'dense', expected 'pruned'"),
+        ("model.source", "source/../source/model", "got model 'source/model', expected 'source/../source/model'"),
+    ],
+)
+def test_a_checkpoint_of_earlier_settings_is_not_packed(
+    project: Path, key: str, value: object, said: str, tmp_path: Path
+) -> None:
+    root = shutil.copytree(project, tmp_path / "project", symlinks=True)
+    before = tiny.files_of(root / "data" / "packed")
+    staged.change_params(root, key, value)
+    with pytest.raises(ArtifactError, match=said):
+        pack.run(METHOD, SPARSITY, root)
+    assert tiny.files_of(root / "data" / "packed") == before
+
+
+def test_a_packed_checkpoint_is_no_pruned_one(project: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(project, tmp_path / "project", symlinks=True)
+    shutil.rmtree(root / "data/pruned")
+    shutil.copytree(root / "data/packed", root / "data/pruned")
+    for stage in (pack, evaluate):
+        with pytest.raises(ArtifactError, match="got role 'packed', expected 'pruned'"):
+            stage.run(METHOD, SPARSITY, root=root)
 
 
 def test_what_is_kept_is_what_the_mask_says(project: Path) -> None:

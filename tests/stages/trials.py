@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import staged
-from staged import METHOD
+from staged import METHOD, PACKED
 
 from stages import fetch, gradients, plan, search, search_report
 
@@ -30,9 +30,9 @@ INSTANCES: dict[str, Callable[[Path], None]] = {
 }
 READING = [name for name in INSTANCES if name not in ("sources", "plan", "plan-search", "fetch-model")]
 PROJECTS = {
-    "whole": {"propagation": "dense"},
-    "streamed": {"propagation": "dense", "streaming": "always"},
-    "propagated": {"propagation": "pruned"},
+    "whole": {"propagation": "dense", "packed": PACKED},
+    "streamed": {"propagation": "dense", "streaming": "always", "packed": PACKED},
+    "propagated": {"propagation": "pruned", "packed": PACKED},
     "propagated and streamed": {"propagation": "pruned", "streaming": "always"},
     "made in memory": {"propagation": "dense", "checkpoints": []},
     "gradients": {"propagation": "dense", "methods": {METHOD: {"score": "pruner_zero"}}},

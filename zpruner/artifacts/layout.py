@@ -85,6 +85,10 @@ class Layout:
         """What stage instances took; those of the search lie apart, since the report does not wait for them."""
         return (self.search if search else self.data) / COSTS
 
+    def cost_file(self, *instance: str, search: bool = False) -> Path:
+        """What a stage instance (stage and labels) took."""
+        return self.costs(search).joinpath(*instance[:-1], f"{instance[-1]}.json")
+
     @property
     def report(self) -> Path:
         """The folder of the report."""

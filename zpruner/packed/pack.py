@@ -186,7 +186,7 @@ def pack(
             page.write(card.encode())
     model = _model(folder, texts)
     packed = {"files": source, "texts": texts, "card": card is not None}
-    write_manifest(out, model, **(facts or {}), packed=packed, savings=vars(total))
+    write_manifest(out, model, **{"role": "packed", **(facts or {})}, packed=packed, savings=vars(total))
     return total
 
 

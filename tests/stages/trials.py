@@ -57,8 +57,8 @@ def make(root: Path, kind: str) -> Path:
 
 
 def runs(kind: str, stage: str) -> bool:
-    """Return whether a stage runs in a project of a kind: gradients and searches need the whole model in memory."""
-    return "streamed" not in kind or not stage.startswith(("gradients", "search"))
+    """Return whether a stage runs in a project of a kind: searches need the whole model in memory."""
+    return "streamed" not in kind or not stage.startswith(("gradients-search", "search"))
 
 
 def untimed(root: Path) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zpruner.checkpoint.conversion import Conversion
 from zpruner.execution.read_ahead import ReadAhead
 from zpruner.model.bfloat16 import multiplies_bfloat16, widen_products
+from zpruner.model.buffers import compute_buffers
 from zpruner.model.load import record_untied
 from zpruner.model.loader import Later, assign, find
 from zpruner.model.matching import check_converted, check_loaded
@@ -43,7 +44,7 @@ class Skeleton:
         self._conversion = Conversion(self.model, opened.quantizer)
         self._ahead = ReadAhead(self.tensors, device)
         stored = self.model.state_dict(keep_vars=True)
-        self._compute_buffers(stored)
+        compute_buffers(self.model, stored, device)
         self._stored_as = self._match(stored)
         self._untie(opened.found)
         self._empty = self.model.state_dict(keep_vars=True)
@@ -107,19 +108,6 @@ class Skeleton:
     def _sources(self, names: Iterable[str]) -> list[str]:
         """Return the stored tensors that the tensors `names` are made of, each once."""
         return list({source: None for name in names for source in self._stored_as.get(name, ())})
-
-    def _compute_buffers(self, stored: dict[str, Tensor]) -> None:
-        """Compute what no checkpoint stores as transformers does after loading: by the model's own code, on the CPU."""
-        for tensor in stored.values():
-            tensor._is_hf_initialized = True  # type: ignore[attr-defined]
-        for module in self.model.modules():
-            vars(module).pop("_is_hf_initialized", None)
-        buffers = [name for name, _ in self.model.named_buffers(remove_duplicate=False) if name not in stored]
-        for name in buffers:
-            assign(self.model, name, torch.empty_like(find(self.model, name), device="cpu"))
-        self.model.initialize_weights()
-        for name in buffers:
-            assign(self.model, name, find(self.model, name).to(self.device))
 
     def _match(self, stored: dict[str, Tensor]) -> dict[str, list[str]]:
         """Return for every name the checkpoint's tensors that it is made of."""

@@ -2,23 +2,25 @@
 
 The interface::
 
-    couplings = find_couplings(model)            # a model in memory, or empty (on the meta device): structure only
-    couplings.why_not(StructureKind.EXPERTS)     # None, or one clause such as "every token meets the same MLP"
-    couplings.of(StructureKind.NEURONS)          # tuple[Coupling, ...], or InvalidPatternError with that clause
-    couplings.kept(StructureKind.NEURONS, 0.25)  # name -> how many to keep, in the steps that the config allows
+    couplings = find_couplings(model)            # a model in memory, or empty (on the meta device): its config is read
+    couplings.why_not(StructureKind.EXPERTS)     # None, or why there are none in a few words
+    couplings.of(StructureKind.NEURONS)          # tuple[Coupling, ...], or InvalidPatternError with that reason
+    couplings.kept(pattern)                      # StructuredPattern -> name: how many each coupling keeps
 
     keep: Mapping[str, Tensor]                   # coupling's name -> bool (count,); couplings left out keep all
     couplings.check(keep)                        # equal shares where one number of the config says how many
+    config = cut_config(model.config, couplings, keep)   # compared with every shape; refuses what it cannot say
     smaller = cut(model, couplings, keep)        # in memory
-    config = cut_config(model.config, couplings, keep)   # checked against the shapes; refuses what it cannot say
-    write_cut(dense, couplings, keep, change, work, facts, on_shard, card)   # a checkpoint, one block in memory
 
 A `Coupling` has `writes` and `reads`, each a tuple of `Slices`: a parameter's name (and the `PrunableLayer` whose
 weight it is), an axis of its logical (out, in) weight, and for structure i the places `index[i]` on that axis. Where
-all `reads` columns of a structure are zero, cutting it changes no logit (of experts: where the router never chooses
-it).
+all `reads` columns of a structure are zero, cutting it changes no logit. Experts have no `reads`: cutting one is the
+model whose router never chooses it; blocks have neither, and cutting one is the model in which it does nothing.
 """
 
 from zpruner.structures.coupling import Coupling, Couplings, Slices
+from zpruner.structures.cut import cut, cut_config
+from zpruner.structures.find import find_couplings
+from zpruner.structures.slicing import cut_tensor, cuts_of
 
-__all__ = ["Coupling", "Couplings", "Slices"]
+__all__ = ["Coupling", "Couplings", "Slices", "cut", "cut_config", "cut_tensor", "cuts_of", "find_couplings"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,10 +11,11 @@ from torch import Tensor
 
 from zpruner.errors import InvalidPatternError, ShapeMismatchError, did_you_mean
 from zpruner.model.layers import PrunableLayer
-from zpruner.patterns import StructureKind
+from zpruner.patterns import StructuredPattern, StructureKind
+from zpruner.structures.sizes import Size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slices:
     """Where structures lie on one axis of one parameter.
 
@@ -44,7 +44,7 @@ class Slices:
         return self.index[chosen].reshape(-1).sort().values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Coupling:
     """Structures of which each can be removed by itself.
 
@@ -78,6 +78,8 @@ class Couplings:
     """What can be cut out of one model."""
 
     found: tuple[Coupling, ...]
+    sizes: Mapping[str, Size] = field(default_factory=lambda: MappingProxyType({}))
+    """What says how many there are, by its name."""
     missing: Mapping[StructureKind, str] = field(default_factory=lambda: MappingProxyType({}))
     """Kinds that cannot be cut -> why, in a few words."""
 
@@ -109,29 +111,17 @@ class Couplings:
             raise InvalidPatternError("structures", f"'{name}'", "a coupling of the model", did_you_mean(name, names))
         return found
 
-    def kept(self, kind: StructureKind, ratio: float, multiple: int = 1) -> dict[str, int]:
-        """Return how many structures each coupling of a kind keeps when `ratio` of them go: at least one.
-
-        Args:
-            kind: of the couplings.
-            ratio: in [0, 1); no more than this share goes.
-            multiple: what is kept is a multiple of it, where that leaves fewer than all.
+    def kept(self, pattern: StructuredPattern) -> dict[str, int]:
+        """Return how many structures each coupling keeps under a pattern, of the kinds that it names.
 
         Raises:
-            InvalidPatternError: the model has none; too few for one to go.
+            InvalidPatternError: the model has none of a kind, or so few that none or all would go.
         """
         kept = {}
-        for coupling in self.of(kind):
-            step = math.lcm(coupling.step, multiple)
-            least = coupling.count - math.floor(coupling.count * ratio + 1e-9)
-            kept[coupling.name] = number = min(coupling.count, max(1, -(-least // step)) * step)
-            if ratio > 0 and number == coupling.count:
-                raise InvalidPatternError(
-                    coupling.name,
-                    f"{coupling.count} {kind.value}, of which {ratio:g} are fewer than {step}",
-                    "a share that removes one at least",
-                    "Choose a larger share, or a smaller multiple.",
-                )
+        for kind in pattern:
+            for coupling in self.of(kind):
+                units = coupling.count // coupling.step
+                kept[coupling.name] = pattern.kept(kind, units, coupling.name) * coupling.step
         return kept
 
     def check(self, keep: Mapping[str, Tensor]) -> None:

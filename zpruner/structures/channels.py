@@ -1,0 +1,141 @@
+"""Channels of a block that could be cut: for every layer, what makes the channels that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zpruner.model.layers import PrunableLayer
+from zpruner.structures.coupling import Slices
+from zpruner.structures.dependence import Followed, Reader, Rows
+from zpruner.structures.probe import Probe
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """Channels that one layer reads, in groups that are made by rows of their own.
+
+    Attributes:
+        layer: that reads them.
+        count: of groups.
+        writes: what makes them.
+        reads: the layer's columns.
+    """
+
+    layer: PrunableLayer
+    count: int
+    writes: tuple[Slices, ...]
+    reads: tuple[Slices, ...]
+
+    @property
+    def slices(self) -> tuple[Slices, ...]:
+        """What makes and what reads them."""
+        return (*self.writes, *self.reads)
+
+
+def find_channels(
+    probe: Probe, weights: Mapping[str, Tensor], layers: tuple[PrunableLayer, ...], sizes: Iterable[int]
+) -> list[Channels]:
+    """Return the channels of every layer of every block, the finest groups of each first.
+
+    A coarser group is listed where it is made by more than the finer ones in it: two query heads with their key.
+
+    Args:
+        probe: of the model.
+        weights: of the probe.
+        layers: that can be pruned.
+        sizes: how many groups there may be.
+    """
+    known = sorted(set(sizes), reverse=True)
+    owners = probe.owners()
+    found: list[Channels] = []
+    for owner in dict.fromkeys(owners):
+        followed = Followed(probe, weights, layers, owner)
+        alike = [block for block, first in enumerate(owners) if first == owner]
+        seen: set[str] = set()
+        for reader in followed.readers:
+            layer = next(x for x in layers if x.tensor == reader.tensor and x.part == reader.part)
+            if (layer.pool or layer.name) in seen:
+                continue
+            seen.add(layer.pool or layer.name)
+            for count, rows in _groups(followed, reader, known):
+                maker = _Maker(probe, weights, layers, layer, count, rows)
+                found += [made for block in alike for made in maker.everywhere(block)]
+    return found
+
+
+def _groups(followed: Followed, reader: Reader, sizes: list[int]) -> Iterator[tuple[int, tuple[Rows, ...]]]:
+    """Yield numbers of groups, from the finest, with what makes each group."""
+    width = reader.channels.shape[1]
+    made: set[tuple[str, int, int]] = set()
+    for count in [width, *(size for size in sizes if size < width and width % size == 0)]:
+        rows = followed.rows(reader, count)
+        now = {(found.tensor, found.axis, found.index.numel()) for found in rows}
+        if now - made:
+            made |= now
+            yield count, rows
+
+
+class _Maker:
+    """Makes the channels of a layer's counterparts out of what was found of the layer."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        weights: Mapping[str, Tensor],
+        layers: tuple[PrunableLayer, ...],
+        layer: PrunableLayer,
+        count: int,
+        rows: tuple[Rows, ...],
+    ) -> None:
+        self._probe, self._weights, self._layer, self._count, self._rows = probe, weights, layer, count, rows
+        self._layers = {(entry.tensor, entry.part): entry for entry in layers}
+        self._columns = torch.arange(layer.in_features).view(count, -1)
+
+    def everywhere(self, block: int) -> Iterator[Channels]:
+        """Yield the channels of the layer's counterpart in a block, and of its counterparts in all experts there."""
+        here = self._probe.moved(self._layer.tensor, block)
+        counterpart = self._layers[here, self._layer.part]
+        pool = [e for e in self._layers.values() if e.pool == counterpart.pool] if counterpart.pool else [counterpart]
+        for layer in pool:
+            yield Channels(
+                layer,
+                self._count,
+                tuple(self._writes(layer, block)),
+                (Slices(layer.tensor, 1, self._columns, layer),),
+            )
+
+    def _writes(self, layer: PrunableLayer, block: int) -> Iterator[Slices]:
+        for rows in self._rows:
+            name = self._of_expert(self._probe.moved(rows.tensor, block), layer)
+            writer = self._layers.get((name, layer.part if layer.parts > 1 else 0))
+            writer = writer or self._layers.get((name, 0))
+            if writer is not None:
+                yield Slices(name, 0, rows.index, writer)
+                bias = f"{name.removesuffix('weight')}bias"
+                if writer.parts == 1 and self._weights[name].ndim == 2 and bias in self._weights:
+                    yield Slices(bias, 0, rows.index)
+            elif layer.parts > 1 and rows.axis > 0 and self._weights[name].shape[0] == layer.parts:
+                yield Slices(name, rows.axis - 1, rows.index, part=layer.part)
+            elif not self._is_bias(name):
+                yield Slices(name, rows.axis, rows.index)
+
+    def _is_bias(self, name: str) -> bool:
+        """Return whether a parameter is the bias of a layer, which is cut as the layer's rows are.
+
+        Of its rows some may have no gradient: softmax does not see what is added to all keys alike.
+        """
+        return name.endswith(".bias") and (f"{name.removesuffix('bias')}weight", 0) in self._layers
+
+    def _of_expert(self, name: str, layer: PrunableLayer) -> str:
+        """Return the counterpart of a parameter in the expert of `layer`, where experts are modules."""
+        if layer.pool is None or ".*." not in layer.pool:
+            return name
+        holder = layer.pool.partition(".*.")[0]
+        if not name.startswith(f"{holder}."):
+            return name
+        expert = layer.name.removeprefix(f"{holder}.").partition(".")[0]
+        return f"{holder}.{expert}.{name.removeprefix(f'{holder}.').partition('.')[2]}"

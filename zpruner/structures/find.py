@@ -1,0 +1,173 @@
+"""What can be cut out of a model: structures that a config can count, and without which the model proves equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zpruner.errors import ZprunerError
+from zpruner.model.inventory import take_inventory
+from zpruner.model.layers import Inventory
+from zpruner.patterns import StructureKind
+from zpruner.structures.channels import Channels, find_channels
+from zpruner.structures.coupling import Coupling, Couplings
+from zpruner.structures.cut import cut_config, renamed
+from zpruner.structures.depth import depths
+from zpruner.structures.equality import same_when_cut, same_without
+from zpruner.structures.experts import find_experts
+from zpruner.structures.probe import Probe
+from zpruner.structures.sizes import Size, empty_of, empty_with, shapes_of
+from zpruner.structures.widths import Resized, Sizes, sizes_of
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def find_couplings(model: PreTrainedModel, blocks: str | None = None, ignore: Iterable[str] = ()) -> Couplings:
+    """Return what can be cut out of a model.
+
+    Only its config is read: the weights may lie anywhere. The same model without them is run on a few random tokens,
+    with random weights that the blocks share, so that it takes the memory of one block of each kind.
+
+    Args:
+        model: any causal language model; meta tensors will do.
+        blocks: path of the decoder blocks where it cannot be found by structure.
+        ignore: patterns of layers that stay as they are; what they write or read is not cut.
+
+    Raises:
+        ModelStructureError: as `take_inventory`.
+    """
+    empty = empty_of(model.config)
+    inventory = take_inventory(empty, blocks, ignore)
+    search = _Search(model.config, empty, inventory)
+    found = [*search.widths(), *search.experts(), *search.depth()]
+    sizes = {size.name: size for size, _ in found}
+    couplings = sorted((c for _, some in found for c in some), key=lambda c: -1 if c.block is None else c.block)
+    kinds = {coupling.kind for coupling in couplings}
+    return Couplings(
+        tuple(couplings), sizes, {kind: search.why_not(kind) for kind in StructureKind if kind not in kinds}
+    )
+
+
+class _Search:
+    """Finds the structures of one model.
+
+    Args:
+        config: of the model.
+        empty: the model; its buffers are computed.
+        inventory: of the model.
+    """
+
+    def __init__(self, config: PretrainedConfig, empty: PreTrainedModel, inventory: Inventory) -> None:
+        self.config, self.inventory = config, inventory
+        self.before = shapes_of(empty)
+        self.probe = Probe.of(empty, inventory.blocks)
+        self.weights = self.probe.random_weights(inventory.layers, 0)
+        self.channels = find_channels(self.probe, self.weights, inventory.layers, sizes_of(config))
+
+    def widths(self) -> Iterator[tuple[Size, list[Coupling]]]:
+        """Yield neurons and groups: of every layer's channels, first what single numbers of the config count."""
+        sizes = Sizes(self.config, self.before, self.channels)
+        done: set[str] = set()
+        counts = sorted({each.count for each in self.channels}, reverse=True)
+        for look in (sizes.alone, sizes.together):
+            for count in counts:
+                if all(each.layer.name in done for each in self.channels if each.count == count):
+                    continue
+                for resized in look(count):
+                    names = {each.layer.name for each in resized.channels}
+                    if not names & done and resized.units > 1:
+                        couplings = [_coupling(resized, each) for each in resized.channels]
+                        if self._proved(resized, couplings):
+                            done |= names
+                            yield resized.size, couplings
+
+    def experts(self) -> Iterator[tuple[Size, list[Coupling]]]:
+        """Yield experts."""
+        yield from find_experts(self.config, self.probe, self.inventory.layers, self.before)
+
+    def depth(self) -> Iterator[tuple[Size, list[Coupling]]]:
+        """Yield blocks: of each signature the first and the last are tried, with which all of it can go or not."""
+        path, count = self.probe.blocks, self.inventory.n_blocks
+        owners = self.probe.owners()
+        for size in depths(self.config, count):
+            name = size.name
+            alone = Coupling(StructureKind.BLOCKS, path, None, count, name, 1, (), (), entries=path)
+            couplings = Couplings((alone,), {name: size})
+            removable = torch.zeros(count, dtype=torch.bool)
+            for owner in dict.fromkeys(owners):
+                mine = torch.tensor([first == owner for first in owners])
+                ends = {owner, int(mine.nonzero()[-1])}
+                removable |= mine & all(self._goes(couplings, path, index) for index in ends)
+            if removable.any():
+                limit = None if removable.all() else removable
+                yield size, [Coupling(StructureKind.BLOCKS, path, None, count, name, 1, (), (), path, limit)]
+                return
+
+    def why_not(self, kind: StructureKind) -> str:
+        """Return why there is nothing of a kind to cut."""
+        return f"no {kind.value}"
+
+    def _goes(self, couplings: Couplings, path: str, index: int) -> bool:
+        """Return whether a block can go, and the others still compute what they did."""
+        kept = torch.ones(self.inventory.n_blocks, dtype=torch.bool)
+        kept[index] = False
+        keep = {path: kept}
+        try:
+            smaller = empty_of(cut_config(self.config, couplings, keep))
+        except ZprunerError:
+            return False
+        names = {name: new for name in self.before if (new := renamed(name, couplings, keep)) is not None}
+        return same_without(self.probe, smaller, self.weights, kept, names)
+
+    def _proved(self, resized: Resized, couplings: list[Coupling]) -> bool:
+        """Return whether the model without half of the structures computes what it does when nothing reads them."""
+        kept = (resized.units + 1) // 2
+        smaller = empty_with(self.config, resized.size.at(kept, resized.units))
+        return smaller is not None and all(
+            same_when_cut(self.probe, smaller, self.weights, couplings, self._chosen(couplings, kept, choose))
+            for choose in _CHOICES
+        )
+
+    def _chosen(
+        self, couplings: list[Coupling], kept: int, choose: Callable[[int, int], Tensor]
+    ) -> Mapping[str, Tensor]:
+        """Return structures to keep, the same in blocks of one signature."""
+        owners = self.probe.owners()
+        made: dict[str, Tensor] = {}
+        for coupling in couplings:
+            assert coupling.block is not None
+            source = self.probe.moved(coupling.name, owners[coupling.block])
+            if source not in made:
+                chosen = torch.zeros(coupling.count, dtype=torch.bool)
+                chosen[choose(coupling.count, len(made))[: kept * coupling.step]] = True
+                made[source] = chosen
+            made[coupling.name] = made[source]
+        return made
+
+
+def _first_then_last(count: int, number: int) -> Tensor:
+    return torch.arange(count) if number % 2 == 0 else torch.arange(count).flip(0)
+
+
+def _last_then_first(count: int, number: int) -> Tensor:
+    return _first_then_last(count, number + 1)
+
+
+def _anywhere(count: int, number: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(number))
+
+
+_CHOICES = (_first_then_last, _last_then_first, _anywhere)
+"""Orders in which structures are kept to prove that any may go, others in each coupling: neighbours, and scattered."""
+
+
+def _coupling(resized: Resized, channels: Channels) -> Coupling:
+    layer = channels.layer
+    kind = StructureKind.NEURONS if channels.count == layer.in_features else StructureKind.GROUPS
+    step = channels.count // resized.units
+    name = resized.size.name
+    return Coupling(kind, layer.name, layer.block, channels.count, name, step, channels.writes, channels.reads)

@@ -1,0 +1,178 @@
+"""A model's decoder blocks run on a few random tokens with random weights, of which most are shared by the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zpruner.model.buffers import compute_buffers
+from zpruner.model.empty import EMPTY
+from zpruner.model.layers import PrunableLayer
+from zpruner.model.products import Products, memory_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TOKENS = 32
+"""Of a probe: enough for a ReLU to let every channel pass once, and for most experts to be met."""
+_ROWS = 64
+"""Of an embedding that get values; the others are zeros that occupy no memory."""
+
+Observer = Callable[[str, int, Tensor], None]
+"""Called with a parameter's name, the index of the matrix in it, and what the matrix multiplies, (..., in)."""
+
+
+class _Reached(Exception):  # noqa: N818 - not an error: ends the forward pass
+    pass
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An empty model with its buffers, and the path of its blocks.
+
+    Attributes:
+        model: on the meta device; buffers that no checkpoint stores lie on the CPU.
+        blocks: path of its decoder blocks.
+    """
+
+    model: PreTrainedModel
+    blocks: str
+
+    @classmethod
+    def of(cls, empty: PreTrainedModel, blocks: str) -> Probe:
+        """Return the probe of an empty model, whose buffers are computed in place."""
+        compute_buffers(empty, empty.state_dict(keep_vars=True), torch.device("cpu"))
+        return cls(empty.eval(), blocks)
+
+    def signatures(self) -> list[tuple[Any, ...]]:
+        """Return what each block is made of: blocks of one signature have the same structures."""
+        return [
+            tuple(
+                (name, type(module).__name__, _shapes(module), _flags(module)) for name, module in block.named_modules()
+            )
+            for block in self.model.get_submodule(self.blocks).children()
+        ]
+
+    def owners(self) -> list[int]:
+        """Return for each block the first one of its signature."""
+        first: dict[tuple[Any, ...], int] = {}
+        return [first.setdefault(signature, index) for index, signature in enumerate(self.signatures())]
+
+    def last(self) -> int:
+        """Return the first block after which every signature has had its turn."""
+        return max(self.owners())
+
+    def random_weights(self, layers: tuple[PrunableLayer, ...], seed: int) -> dict[str, Tensor]:
+        """Return a tensor for every parameter and stored buffer, by name; blocks of one signature share theirs."""
+        generator = torch.Generator().manual_seed(seed)
+        inputs = {layer.tensor: layer.in_features for layer in layers}
+        embeddings = {f"{n}.weight" for n, m in self.model.named_modules() if isinstance(m, nn.Embedding)}
+        owner = self.owners()
+        made: dict[str, Tensor] = {}
+        tied: dict[int, Tensor] = {}
+        for name, empty in self.model.state_dict(keep_vars=True).items():
+            block = self.block_of(name)
+            source = name if block is None else self.moved(name, owner[block])
+            if source in made:
+                made[name] = made[source]
+            elif id(empty) in tied:
+                made[name] = tied[id(empty)]
+            else:
+                rows = _ROWS if name in embeddings or block is None else None
+                made[name] = tied[id(empty)] = _random(name, empty, inputs.get(name), rows, generator)
+        return made
+
+    def block_of(self, name: str) -> int | None:
+        """Return the index of the block that holds a parameter; None for one outside the blocks."""
+        prefix = f"{self.blocks}."
+        return int(name.removeprefix(prefix).split(".")[0]) if name.startswith(prefix) else None
+
+    def moved(self, name: str, block: int) -> str:
+        """Return a parameter's counterpart in another block."""
+        rest = name.removeprefix(f"{self.blocks}.").partition(".")[2]
+        return f"{self.blocks}.{block}.{rest}"
+
+    def run(
+        self,
+        weights: Mapping[str, Tensor],
+        last: int,
+        observe: Observer | None = None,
+        hooks: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> Tensor:
+        """Run the model up to the end of a block; return the hidden state that the block puts out.
+
+        Args:
+            weights: for every parameter and stored buffer.
+            last: index of that block.
+            observe: told of every product with a parameter inside the blocks.
+            hooks: forward hooks of modules, by path, called with keywords too.
+        """
+        found: list[Tensor] = []
+
+        def stop(_: nn.Module, __: object, result: Any) -> None:
+            found.append(result if isinstance(result, Tensor) else next(r for r in result if isinstance(r, Tensor)))
+            raise _Reached
+
+        addresses: dict[int, str] = {}
+        for name, tensor in weights.items():
+            if self.block_of(name) is not None:
+                addresses.setdefault(memory_of(tensor), name)
+
+        def seen(matrix: Tensor, inputs: Tensor) -> None:
+            assert observe is not None
+            name = addresses[memory_of(matrix)]
+            observe(name, int(matrix.storage_offset()) // matrix.numel(), inputs)
+
+        tokens = torch.arange(3, 3 + TOKENS)[None] % min(_ROWS, self.model.get_input_embeddings().weight.shape[0])
+        with ExitStack() as stack:
+            for path, hook in (hooks or {}).items():
+                stack.callback(self.model.get_submodule(path).register_forward_hook(hook, with_kwargs=True).remove)
+            block = self.model.get_submodule(f"{self.blocks}.{last}")
+            stack.callback(block.register_forward_hook(stop).remove)
+            if observe is not None:
+                stack.enter_context(Products(addresses, seen))
+            with suppress(_Reached):
+                torch.func.functional_call(
+                    self.model, dict(weights), (), {"input_ids": tokens, "use_cache": False}, tie_weights=False
+                )
+        return found[0]
+
+
+def _shapes(module: nn.Module) -> tuple[Any, ...]:
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return tuple((name, tuple(tensor.shape)) for name, tensor in own)
+
+
+def _flags(module: nn.Module) -> tuple[Any, ...]:
+    """Return what says how a module computes: numbers are left out, since many have their block's index."""
+    return tuple((name, value) for name, value in sorted(vars(module).items()) if isinstance(value, bool | str))
+
+
+def _random(name: str, like: Tensor, inputs: int | None, rows: int | None, generator: torch.Generator) -> Tensor:
+    """Return numbers of the size that those of a trained model have, float32 on the CPU.
+
+    Args:
+        name: of the tensor; of a bias they are small, lest channels be on or off for all tokens.
+        like: a tensor on the meta device.
+        inputs: of the matrix, where it is one.
+        rows: how many get values; None: all.
+        generator: of the values.
+    """
+    if not like.is_floating_point():
+        return torch.zeros_like(like, device="cpu")
+    if like.device != EMPTY:
+        return like.detach().float()
+    made = torch.zeros(like.shape)
+    part = made if rows is None else made[:rows]
+    if name.endswith("bias"):
+        part.normal_(std=0.1, generator=generator)
+    elif like.ndim < 2:
+        part.uniform_(0.5, 1.5, generator=generator)
+    else:
+        part.normal_(std=(inputs or 4) ** -0.5, generator=generator)
+    return made

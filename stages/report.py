@@ -14,7 +14,7 @@ from stages._project import Project, Root, main
 from stages._ran import computed
 from zpruner.artifacts.results import Cost
 from zpruner.artifacts.work import sweep
-from zpruner.report import load, render_table, write
+from zpruner.report import load_project, render_table, write
 from zpruner.report.data import ReportData
 from zpruner.settings.params import Params
 
@@ -54,16 +54,8 @@ def read(project: Project, ran: frozenset[str] | None = None) -> ReportData:
     for instance in instances(params):  # a cost file that is gone would be left out in silence
         if instance[0] != "report" and (instance[0] != "pack" or params.packs(*instance[1:])):
             Cost.read(project.cost_file(*instance), "dvc repro")
-    return load(
-        project.data,
-        {label: method.model_dump(mode="json", exclude_defaults=True) for label, method in params.methods.items()},
-        {label: str(params.pattern(label)) for label in params.sparsities},
-        model=params.model.model_dump(mode="json"),
-        calibration=params.calibration.model_dump(mode="json"),
-        evaluation=params.evaluation.model_dump(mode="json"),
-        provenance={**_commit(project.root), "python": platform.python_version(), **_versions(params)},
-        computed=ran,
-    )
+    provenance = {**_commit(project.root), "python": platform.python_version(), **_versions(params)}
+    return load_project(project, params, provenance=provenance, computed=ran)
 
 
 def _versions(params: Params) -> dict[str, str]:

@@ -8,9 +8,10 @@ import pytest
 import tiny
 import torch
 
+from zpruner.artifacts.results import median_ratio
 from zpruner.bench import Bench, Plan, bench, markdown
 from zpruner.bench.control import control, packed_names, read_per_token
-from zpruner.bench.measure import CONTROL, PACKED, TORCH, Row, median_ratio
+from zpruner.bench.measure import CONTROL, PACKED, TORCH, Row
 from zpruner.bench.page import sentences
 from zpruner.errors import InvalidSettingError
 from zpruner.model import load_model

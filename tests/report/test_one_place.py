@@ -47,7 +47,7 @@ def test_a_metric_is_one_field(tmp_path: Path) -> None:
     text = schema.read_text()
     assert text.count(FIELD) == 1
     schema.write_text(text.replace(FIELD, FIELD + '    bits: Annotated[float, Shown("bits per token")] = 6.5\n'))
-    path = os.pathsep.join([str(tmp_path), str(tiny.REPOSITORY / "tests/report")])
+    path = os.pathsep.join([str(tmp_path), str(tiny.REPOSITORY / "tests")])
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": path},

@@ -6,6 +6,8 @@ report's table, in `dvc metrics`, in the model card and in Prefect's table; noth
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -203,6 +205,26 @@ class PackedSpeed(Part):
     prefill: tuple[float, ...]
     control_prefill: tuple[float, ...]
     torch_prefill: tuple[float, ...]
+
+    @property
+    def over_control(self) -> float:
+        """Decode speed, times that of the same weights with their zeros by the same code."""
+        return median_ratio(self.decode, self.control_decode)
+
+    @property
+    def over_torch(self) -> float:
+        """Decode speed, times that of the same weights with their zeros by torch."""
+        return median_ratio(self.decode, self.torch_decode)
+
+    @property
+    def prefill_over_torch(self) -> float:
+        """Prefill speed, times torch's."""
+        return median_ratio(self.prefill, self.torch_prefill)
+
+
+def median_ratio(first: Iterable[float], second: Iterable[float]) -> float:
+    """Return the median over rounds of first / second, measured in turns."""
+    return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
 class Packed(Part):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -131,11 +130,6 @@ def bench(
         for (folder, how, model), (decode, prefill) in zip(rows, times, strict=True)
     ]
     return Bench(choose().why, torch.get_num_threads(), bandwidth(), plan, tuple(measured))
-
-
-def median_ratio(first: Iterable[float], second: Iterable[float]) -> float:
-    """Return the median over rounds of first / second."""
-    return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
 def weight_bytes(folder: Path) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from zpruner.bench.measure import CONTROL, PACKED, TORCH, Bench, Row, median_ratio
+from zpruner.artifacts.results import median_ratio
+from zpruner.bench.measure import CONTROL, PACKED, TORCH, Bench, Row
 
 _HEAD = (
     "| model | run as | MB on disk | MB a token | decode, tokens/s | prefill, tokens/s | memory, MB | of bandwidth |\n"

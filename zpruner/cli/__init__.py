@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 import zpruner
+from zpruner.cli._advise import advise
 from zpruner.cli._bench import bench
 from zpruner.cli._doctor import doctor
 from zpruner.cli._evaluate import evaluate
@@ -53,7 +54,7 @@ def _common(
     """Prune large language models after training, without retraining."""
 
 
-for command in (prune, evaluate, export, pack, unpack, bench, kernels, inspect, methods, validate, doctor):
+for command in (prune, evaluate, export, advise, pack, unpack, bench, kernels, inspect, methods, validate, doctor):
     app.command()(command)
 
 

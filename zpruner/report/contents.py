@@ -19,13 +19,12 @@ from zpruner.report.figures import (
     frontier,
     headline,
     heat,
+    offers,
     overlap,
-    packed,
     published,
     results,
     samples,
     scores,
-    size,
     tasks,
 )
 from zpruner.report.page import Page, Section, fill
@@ -36,11 +35,11 @@ from zpruner.report.summary import summary
 CONTENTS: tuple[Section[Report], ...] = (
     ("", (headline.figure,)),
     ("Results", (results.figure,)),
-    ("Perplexity", (frontier.figure, change.figure)),
+    ("Bytes and speed", (offers.answers, frontier.figure, offers.figure)),
+    ("Perplexity", (change.figure,)),
     ("Predictions", (divergence.figure, samples.figure, tasks.figure, published.figure)),
     ("Layers", (blocks.layer_error, blocks.sparsity, heat.layer_error, heat.sparsity)),
     ("Masks", (overlap.figure, scores.figure)),
-    ("Size and speed", (size.figure, packed.figure)),
     ("Cost", (cost.figure,)),
     ("Provenance", (facts.figure, commands.figure)),
 )

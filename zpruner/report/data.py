@@ -122,6 +122,7 @@ class ReportData:
         evaluation: settings of the evaluation.
         methods: label -> settings, as in params.yaml.
         provenance: what the caller knows besides: git commit, library versions, ...
+        missing: names of variants that are listed and not evaluated yet.
     """
 
     folder: str
@@ -133,6 +134,7 @@ class ReportData:
     evaluation: Mapping[str, object] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
 
     @property
     def method_names(self) -> tuple[str, ...]:

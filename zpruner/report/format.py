@@ -79,6 +79,11 @@ def memory(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
+def megabytes(size: int) -> str:
+    """Bytes in MB, the unit left out: one decimal below 1,000."""
+    return f"{size / 1e6:,.1f}" if size < 1e9 else f"{size / 1e6:,.0f}"
+
+
 def count(value: int) -> str:
     """A whole number with separators."""
     return f"{value:,}"

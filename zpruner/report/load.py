@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from zpruner.artifacts.layout import COSTS, EVALUATION
+from zpruner.artifacts.layout import COSTS, EVALUATION, Layout
 from zpruner.artifacts.results import Cost, Details, Metrics
 from zpruner.errors import ArtifactError
 from zpruner.report.data import Evaluation, ReportData, StageCost, Variant, VariantSpec
+from zpruner.settings.params import Params
 
 _VARIANT_STAGES = ("score", "mask", "apply")
 _SHARED_STAGES = ("fetch", "calibrate", "gradients")
@@ -26,6 +27,7 @@ def load(
     evaluation: Mapping[str, object] | None = None,
     provenance: Mapping[str, object],
     computed: Collection[str] | None = None,
+    partial: bool = False,
 ) -> ReportData:
     """Read the results of every method at every sparsity; other files are not looked at.
 
@@ -39,6 +41,7 @@ def load(
         provenance: what else to show: git commit, library versions, hashes.
         computed: which files of `costs/` were written for this report; the others count as taken from a cache. None:
             unknown.
+        partial: leave out variants that were not evaluated yet, and name them in `missing`.
 
     Raises:
         ArtifactError: a file is missing, malformed, or belongs to another evaluation; names it and the command.
@@ -46,22 +49,50 @@ def load(
     dense = _evaluation(folder / EVALUATION, "dense", "dvc repro evaluate_dense")
     costs = _Costs(folder / COSTS, computed)
     specs = [VariantSpec(m, s, str(pattern)) for m in methods for s, pattern in sparsities.items()]
+    missing = {spec for spec in specs if partial and not _metrics(folder, spec).is_file()}
     return ReportData(
         folder=folder.name,
         dense=dense,
-        variants=tuple(_variant(folder, spec, dense, costs) for spec in specs),
+        variants=tuple(_variant(folder, spec, dense, costs) for spec in specs if spec not in missing),
         shared_costs=costs.shared(),
         model=model,
         calibration=calibration,
         evaluation=evaluation or {},
         methods=methods,
         provenance=provenance,
+        missing=tuple(spec.name for spec in specs if spec in missing),
     )
+
+
+def load_project(
+    layout: Layout,
+    params: Params,
+    *,
+    provenance: Mapping[str, object],
+    computed: Collection[str] | None = None,
+    partial: bool = False,
+) -> ReportData:
+    """Read the results of the variants that params.yaml lists and nothing else; arguments and errors as `load`."""
+    return load(
+        layout.data,
+        {label: method.model_dump(mode="json", exclude_defaults=True) for label, method in params.methods.items()},
+        {label: str(params.pattern(label)) for label in params.sparsities},
+        model=params.model.model_dump(mode="json"),
+        calibration=params.calibration.model_dump(mode="json"),
+        evaluation=params.evaluation.model_dump(mode="json"),
+        provenance=provenance,
+        computed=computed,
+        partial=partial,
+    )
+
+
+def _metrics(folder: Path, spec: VariantSpec) -> Path:
+    return folder / EVALUATION / spec.method / f"{spec.sparsity}.json"
 
 
 def _variant(folder: Path, spec: VariantSpec, dense: Evaluation, costs: _Costs) -> Variant:
     command = f"dvc repro evaluate@{spec.name}"
-    root = folder / EVALUATION / spec.method
+    root = _metrics(folder, spec).parent
     found = _evaluation(root, spec.sparsity, command)
     compared = [("json", key, getattr(found.metrics, key), getattr(dense.metrics, key)) for key in _SAME_METRICS]
     ours, theirs = found.details.provenance, dense.details.provenance

@@ -16,6 +16,10 @@ Spec = dict[str, Any]
 INK, MUTE, PAPER, RULE = (COLOURS[name][0] for name in ("ink", "mute", "paper", "rule"))
 DASHED: Spec = {"type": "rule", "color": INK, "strokeDash": [5, 4]}
 """The line of the dense model."""
+DENSE_SWATCH = Markup(
+    '<svg class="sw" viewBox="-6 -6 12 12" aria-hidden="true">'
+    '<path class="s-ink" d="M-6,0h12" stroke-dasharray="3 2" stroke-width="1.5"/></svg>'
+)
 
 
 def swatch(style: Style, hollow: bool = False) -> Markup:

@@ -1,106 +1,117 @@
-"""Perplexity against achieved sparsity, where there is more than one sparsity to compare."""
+"""Perplexity against what it costs: bytes on disk, bytes read per token, and speed where it was measured."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
+from zpruner.advice import Offer, frontier
 from zpruner.report import format as fmt
 from zpruner.report.axes import quantity
-from zpruner.report.marks import DASHED, INK, Spec, colour, legend, named, points
+from zpruner.report.figures.offers import COSTS, Cost
+from zpruner.report.marks import INK, MUTE, PAPER, Spec, colour, legend, named, points
+from zpruner.report.offers import offers
 from zpruner.report.page import Figure, panels
-from zpruner.report.ranking import Report, Standing
+from zpruner.report.ranking import Report
 from zpruner.report.svg import to_svg
 
-_APART = 0.01
-"""Achieved sparsities closer together than this are one: a chart over them would be an empty frame."""
 _CLOSE = 3.0
-"""Where variants lie beyond this multiple of dense, the others get a view of their own."""
-_WIDTH = 400
+"""Variants beyond this multiple of dense would flatten the others: where there are some, the table alone has them."""
+_WIDTH = 310
 
 
 def figure(report: Report) -> Figure | None:
-    """Draw every finite variant with its interval, the dense model as a baseline, and a close-up where some lie far."""
-    shown = [s for s in report.standings if math.isfinite(s.perplexity)]
-    dense = report.data.dense.metrics.perplexity
-    sparsities = [s.variant.metrics.sparsity for s in shown]
-    if not shown or not math.isfinite(dense) or max(sparsities) - min(sparsities) < _APART:
+    """Draw one panel per cost that tells models apart; None without a variant that does."""
+    found = offers(report.data)
+    if not found:
         return None
-    views = {"All variants": shown}
-    near = [s for s in shown if s.ratio is not None and s.ratio <= _CLOSE]
-    if 2 <= len(near) < len(shown):
-        views[f"Close-up: up to {_CLOSE:g} times dense"] = near
-    label = "Perplexity against achieved sparsity; the table holds the numbers."
-    charts = [(title, to_svg(_chart(report, dense, some), label)) for title, some in views.items()]
+    dense = found[0]
+    near = [offer for offer in found if offer.perplexity <= _CLOSE * dense.perplexity]
+    shown = near if len(near) > 2 else list(found)
+    charts = []
+    for cost in COSTS:
+        priced = [offer for offer in shown if cost.of(offer) is not None]
+        if len({cost.of(offer) for offer in priced}) > 1:
+            label = f"Perplexity against {cost.axis}; the table holds the numbers."
+            charts.append((f"Against {cost.axis}", to_svg(_chart(report, cost, priced), label)))
+    if not charts:
+        return None
     caption = (
-        "Lower is better; bars are 95 % intervals over windows. Points at the same sparsity are set slightly apart."
+        "Lower and further left is better; bars are 95 % intervals over windows, and points at one cost are set "
+        "slightly apart. The line joins the Pareto-optimal models: no other predicts as well at that cost or less."
     )
-    left_out = [f"{s.variant.spec.name} ({fmt.perplexity(s.perplexity)})" for s in report.standings if s not in shown]
-    caption += f" Not drawn: {', '.join(left_out)}." if left_out else ""
-    return Figure(legend(report) + panels(charts, "two"), "Perplexity against sparsity", fmt.typeset(caption))
+    drawn = {offer.variant for offer in shown}
+    others = [v for v in report.data.variants if v.spec.name not in drawn]
+    left_out = ", ".join(f"{v.spec.name} ({fmt.perplexity(v.metrics.perplexity)})" for v in others)
+    caption += f" Not drawn: {left_out}." if left_out else ""
+    body = legend(report) + panels(charts, "two" if len(charts) < 3 else "")
+    return Figure(body, "Perplexity against cost", fmt.typeset(caption))
 
 
-def _chart(report: Report, dense: float, shown: Sequence[Standing]) -> Spec:
-    sparsities = [s.variant.metrics.sparsity for s in shown]
-    pad = max((max(sparsities) - min(sparsities)) * 0.08, 0.02)
-    span = max(sparsities) - min(sparsities) + 2 * pad
-    values = []
-    for standing, offset in zip(shown, _dodge(sparsities, span), strict=True):
-        spec, interval = standing.variant.spec, standing.interval
-        low, high = (interval.low, interval.high) if interval else (None, None)
-        noise = f", 95 % interval {fmt.interval(interval, fmt.perplexity)}" if interval else ""
-        text = f"{spec.method}, {spec.pattern_text}: {fmt.perplexity(standing.perplexity)}{noise}"
-        values.append(
-            {**named(spec), "x": standing.variant.metrics.sparsity + offset, "y": standing.perplexity}
-            | {"low": low, "high": high, "t": f"{text} ({fmt.change(standing.ratio)})"}
+def _chart(report: Report, cost: Cost, shown: Sequence[Offer]) -> Spec:
+    specs = {variant.spec.name: variant.spec for variant in report.data.variants}
+    values, dense = [], shown[0]
+    prices = [_price(cost, offer) for offer in shown]
+    for offer, offset in zip(shown, _dodge(prices), strict=True):
+        low, high = (offer.interval.low, offer.interval.high) if offer.interval else (None, None)
+        place = {"x": _price(cost, offer) + offset, "y": offer.perplexity, "low": low, "high": high}
+        noise = f", 95 % interval {fmt.interval(offer.interval, fmt.perplexity)}" if offer.interval else ""
+        text = (
+            f"{offer.label}: {fmt.perplexity(offer.perplexity)}{noise}; {cost.title} {cost.text(_price(cost, offer))}"
         )
-    extent = [dense, *(v[key] for v in values for key in ("y", "low", "high") if v[key] is not None)]
-    # Room below the baseline for its name, which would lie under the points above it.
-    extent.append(dense / (max(extent) / dense) ** 0.1)
+        if offer.variant in specs:
+            values.append({**named(specs[offer.variant]), **place, "t": text})
+    best = [{"x": _price(cost, offer), "y": offer.perplexity} for offer in frontier(shown, cost.of)]
+    extent = [dense.perplexity, *(v[key] for v in values for key in ("y", "low", "high") if v[key] is not None)]
+    base: Spec = {"x": _price(cost, dense), "y": dense.perplexity, "t": f"dense: {fmt.perplexity(dense.perplexity)}"}
     y = quantity("y", "perplexity", extent, label=",~f")
-    x = quantity("x", "achieved sparsity", [min(sparsities) - pad, max(sparsities) + pad], label=".0%", log_from=1e9)
+    x = quantity("x", cost.axis, [base["x"], *(v["x"] for v in values)], label=",~f")
     x["axis"] |= {"grid": False, "domain": True, "ticks": True}
-    ticks = sorted({round(value, 2) for value in sparsities})
-    if all(b - a > pad for a, b in itertools.pairwise(ticks)):
-        x["axis"]["values"] = ticks
-    base = {"data": {"values": [{"y": dense, "t": f"dense: {fmt.perplexity(dense)}"}]}}
-    name = {"type": "text", "align": "right", "dx": -4, "dy": 9, "color": INK, "fontSize": 11}
+    x["scale"]["zero"] = False
     series = {"color": colour(report.styles), "x": x}
-    low_high = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    ink = {"color": INK, "size": 60, "filled": True}
+    halo = {"type": "text", "align": "right", "dx": -8, "dy": 12, "fontSize": 11, "color": INK}
     return {
         "width": _WIDTH,
         "height": 290,
         "data": {"values": values},
         "layer": [
-            {**base, "mark": DASHED, "encoding": {"y": y}},
-            {**base, "mark": name, "encoding": {"y": y, "x": {"value": _WIDTH}, "text": {"field": "t"}}},
             {
-                "transform": [{"filter": "!datum.nm"}],
-                "mark": {"type": "line", "strokeWidth": 1.6},
-                "encoding": {**series, "y": y},
+                "data": {"values": best},
+                "mark": {"type": "line", "color": MUTE, "strokeWidth": 1.2, "interpolate": "step-after"},
+                "encoding": {"x": x, "y": y, "order": {"field": "x"}},
             },
             {
                 "transform": [{"filter": "isValid(datum.low)"}],
                 "mark": {"type": "rule", "strokeWidth": 1.2},
-                "encoding": {**series, **low_high},
+                "encoding": {**series, "y": {**y, "field": "low"}, "y2": {"field": "high"}},
+            },
+            {
+                "data": {"values": [base]},
+                "encoding": {"x": x, "y": y},
+                "layer": [
+                    {"mark": {"type": "point", **ink, "stroke": PAPER}, "encoding": {"description": {"field": "t"}}},
+                    {"mark": halo, "encoding": {"text": {"value": "dense"}}},
+                ],
             },
             *points(series | {"y": y}, report.styles, 56),
         ],
     }
 
 
-def _dodge(xs: Sequence[float], span: float) -> list[float]:
-    """Return offsets that set points of nearly equal x apart, so that their intervals do not hide each other.
-
-    Neighbours stand 7 pixels apart, less where a group would else be wider than a tenth of the axis (`span`).
-    """
-    clusters: dict[float, list[int]] = {}
-    for i, x in enumerate(xs):
-        clusters.setdefault(round(x, 2), []).append(i)
-    offsets = [0.0] * len(xs)
-    for members in clusters.values():
-        step = span * min(7 / _WIDTH, 0.1 / len(members))
-        for rank, i in enumerate(members):
-            offsets[i] = (rank - (len(members) - 1) / 2) * step
+def _dodge(prices: Sequence[float]) -> list[float]:
+    """Return offsets that set points of nearly equal price apart, so that their intervals do not hide each other."""
+    step = 6 * (max(prices) - min(prices)) / _WIDTH
+    offsets = [0.0] * len(prices)
+    order = sorted(range(len(prices)), key=lambda i: prices[i])
+    for _, members in itertools.groupby(order, key=lambda i: round(prices[i] / step)):
+        group = list(members)
+        for rank, i in enumerate(group):
+            offsets[i] = (rank - (len(group) - 1) / 2) * step
     return offsets
+
+
+def _price(cost: Cost, offer: Offer) -> float:
+    price = cost.of(offer)
+    assert price is not None
+    return price

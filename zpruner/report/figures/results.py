@@ -11,15 +11,11 @@ from zpruner.artifacts.result_file import Shown, shown_fields, value_at
 from zpruner.artifacts.results import Metrics
 from zpruner.report import format as fmt
 from zpruner.report.data import ReportData
-from zpruner.report.marks import swatch_of
+from zpruner.report.marks import DENSE_SWATCH, swatch_of
 from zpruner.report.page import Figure
 from zpruner.report.ranking import Report, Standing
 from zpruner.report.table import Cell, Column, Row, Table, escape
 
-_DENSE = Markup(
-    '<svg class="sw" viewBox="-6 -6 12 12" aria-hidden="true">'
-    '<path class="s-ink" d="M-6,0h12" stroke-dasharray="3 2" stroke-width="1.5"/></svg>'
-)
 _PERPLEXITY = ("perplexity",)
 HONESTY = (
     "A masked checkpoint is by itself neither smaller nor faster: its zeros are stored and multiplied like any other "
@@ -55,7 +51,7 @@ def table(report: Report) -> Table:
 
 def _dense(data: ReportData, fields: Mapping[tuple[str, ...], Shown]) -> Row:
     metrics = data.dense.metrics
-    cells = (Cell("dense", before=_DENSE), "", fmt.perplexity(metrics.perplexity), "", "")
+    cells = (Cell("dense", before=DENSE_SWATCH), "", fmt.perplexity(metrics.perplexity), "", "")
     return Row((*cells, *(_cell(metrics, path, shown) for path, shown in fields.items()), ""), fixed=True)
 
 

@@ -1,0 +1,113 @@
+"""Every variant as an offer: the smallest form in which it can be shipped."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import NamedTuple
+
+from zpruner.advice import Decode, Offer
+from zpruner.artifacts.results import Metrics
+from zpruner.evaluate.intervals import perplexity_interval
+from zpruner.report.data import Evaluation, ReportData, Variant
+
+
+class _Form(NamedTuple):
+    name: str
+    disk: int
+    computed: bool
+
+
+def offers(data: ReportData) -> tuple[Offer, ...]:
+    """Return the dense model and every variant of finite perplexity; nothing where that of the dense model is not.
+
+    A variant is offered packed where that is smaller: with the bytes that were counted if the pipeline packed it, else
+    with those that the format's arithmetic gives.
+    """
+    if not math.isfinite(data.dense.metrics.perplexity):
+        return ()
+    speed = next((v.packed.speed for v in data.variants if v.packed is not None and v.packed.speed is not None), None)
+    dense = None if speed is None else Decode(statistics.median(speed.torch_decode), 1.0)
+    found = [_offer("dense", "dense", data.dense, _Form("plain", data.dense.metrics.bytes.stored, False), dense, 1.0)]
+    found += [
+        _offer(
+            f"{v.spec.method} {v.spec.pattern_text}",
+            v.spec.name,
+            v.evaluation,
+            _form(v),
+            _decode(v),
+            _prefill(v),
+            v.spec.method,
+            v.spec.pattern_text,
+        )
+        for v in data.variants
+    ]
+    return tuple(offer for offer in found if math.isfinite(offer.perplexity))
+
+
+def _offer(
+    label: str,
+    variant: str,
+    evaluation: Evaluation,
+    form: _Form,
+    decode: Decode | None,
+    prefill: float | None,
+    method: str = "",
+    pattern: str = "",
+) -> Offer:
+    metrics, losses = evaluation.metrics, evaluation.details.window_losses
+    unread = None if metrics.bytes.read is None else metrics.bytes.stored - metrics.bytes.read
+    return Offer(
+        label=label,
+        variant=variant,
+        method=method,
+        pattern=pattern,
+        sparsity=metrics.sparsity,
+        bits=None,
+        form=form.name,
+        computed=form.computed,
+        perplexity=metrics.perplexity,
+        interval=perplexity_interval(losses),
+        losses=losses,
+        disk=form.disk,
+        read=None if unread is None else form.disk - unread,
+        decode=decode,
+        prefill=prefill,
+        tasks=_tasks(metrics),
+    )
+
+
+def _form(variant: Variant) -> _Form:
+    stored, counted = variant.metrics.bytes.stored, variant.packed
+    if counted is not None:
+        return _Form("packed", counted.packed, False)
+    computed = variant.metrics.bytes.bitmask
+    if computed is not None and computed < stored:
+        return _Form("packed", computed, True)
+    return _Form("plain", stored, False)
+
+
+def _decode(variant: Variant) -> Decode | None:
+    found = None if variant.packed is None else variant.packed.speed
+    if found is None:
+        return None
+    return Decode(statistics.median(found.decode), found.over_torch, found.over_control)
+
+
+def _prefill(variant: Variant) -> float | None:
+    """Return the speed of forward passes in the form that is offered: that of zeros in place is not of a packed one."""
+    if variant.packed is not None:
+        return None if variant.packed.speed is None else variant.packed.speed.prefill_over_torch
+    if _form(variant).name == "packed" or variant.speed is None:
+        return None
+    return variant.speed.pruned / variant.speed.dense
+
+
+def _tasks(metrics: Metrics) -> dict[str, tuple[float, float | None]]:
+    if metrics.zero_shot is None:
+        return {}
+    return {
+        f"{task} {metric}": score
+        for task, found in metrics.zero_shot.tasks.items()
+        for metric, score in found.scores.items()
+    }

@@ -129,7 +129,7 @@ def _inputs(params: Params) -> frozenset[Stat]:
 
 
 def _all_parts(found: Composition) -> list[object]:
-    every = (found.method, found.refinement, found.update, found.allocation, found.correction)
+    every = (found.method, found.refinement, found.update, found.allocation, found.correction, found.tuning)
     return [part for part in every if part is not None]
 
 

@@ -22,7 +22,8 @@ from zpruner.checkpoint import Checkpoint, SolvedWriter
 from zpruner.execution import choose, open_runner
 from zpruner.model import PrunableLayer, resolve_device
 from zpruner.pruning.composition import Composition, compose, derive_mask
-from zpruner.pruning.sequential import SolvedLayer, beside_the_weights, layer_patterns, prune_blocks
+from zpruner.pruning.memory import beside_the_weights
+from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.runtime.prefetch import ahead
 from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_device
@@ -123,7 +124,9 @@ def _prune_blocks(
     """Prune the model in memory block after block, storing masks and weights."""
     params, inventory, work = project.params, activations.inventory, masks.work
     windows, _ = project.open_windows("calibration", dense)
-    choice = choose(params.machine, dense.tensor_bytes + beside_the_weights(composition, inventory, windows))
+    batch_size = params.calibration.batch_size
+    beside = beside_the_weights(composition, inventory, windows, batch_size=batch_size)
+    choice = choose(params.machine, dense.tensor_bytes + beside)
     say(f"{work.name}: {choice.words}")
     runner = open_runner(dense, params.model, params.machine, choice.streamed, work.scratch / "hidden")
     model = runner.model
@@ -142,7 +145,7 @@ def _prune_blocks(
         windows,
         composition,
         patterns,
-        batch_size=params.calibration.batch_size,
+        batch_size=batch_size,
         min_expert_tokens=params.calibration.min_expert_tokens,
         finished=known,
         solved=keep,

@@ -191,7 +191,7 @@ def trials(folder: Path, stage: str, instance: Callable[[Path], None], before: P
         different = [name for name in expected if result[name] != expected[name]]
         assert not different, f"{where}: other bytes in {different}"
         repeated = set(again["recorded"]) & set(finished)
-        if stage in ("mask-propagated", "mask-best"):  # a layer's weight comes after its mask
+        if stage in ("mask-propagated", "mask-best", "mask-tuned"):  # a layer's weight comes after its mask
             repeated = {item for item in repeated if item.startswith("solved:")}
         # Parts stand for nothing before their snapshot is whole.
         repeated = {item for item in repeated if not item.startswith("part-") or whole_of(item) in finished}
@@ -227,11 +227,13 @@ def main(folder: Path, points: int, stages: list[str]) -> None:
     torch.set_num_threads(1)
     pairs = [stage.partition(":") for stage in stages]
     wanted = {stage: int(own or points) for stage, _, own in pairs}
+    tuned = {**PRESETS["best_tuned"], "tune": {"rate": 0.01}}
     roots = {
         "": staged.make(folder / "dense", packed=staged.PACKED),
         "-wanted": staged.make(folder / "wanted", methods={staged.METHOD: {"score": "pruner_zero"}}),
         "-propagated": staged.make(folder / "pruned", propagation="pruned", packed=staged.PACKED),
         "-best": staged.make(folder / "best", propagation="pruned", methods={staged.METHOD: PRESETS["best"]}),
+        "-tuned": staged.make(folder / "tuned", propagation="pruned", methods={staged.METHOD: tuned}),
     }
     for suffix, root in roots.items():
         for name, instance in staged.INSTANCES.items():

@@ -1,5 +1,7 @@
 """The stages prune with `best` as the library does, halves of the calibration and all."""
 
+import shutil
+
 import pytest
 import staged
 import torch
@@ -11,9 +13,12 @@ from zpruner.pruning.presets import PRESETS
 from zpruner.text import read_windows
 
 
-@pytest.mark.parametrize("measure", ["dense", "block", "submodule"])
+@pytest.mark.parametrize("measure", ["dense", "block", "submodule", "tuned"])
 def test_best(tmp_path, measure):
-    method = {**PRESETS["best"], "measure": "submodule" if measure == "dense" else measure}
+    if measure == "tuned":
+        method = {**PRESETS["best"], "tune": {"rate": 0.01}}
+    else:
+        method = {**PRESETS["best"], "measure": "submodule" if measure == "dense" else measure}
     propagation = "dense" if measure == "dense" else "pruned"
     project = staged.make(tmp_path, methods={METHOD: method}, propagation=propagation, gram="auto")
     root = staged.run_all(project, "apply")
@@ -26,3 +31,20 @@ def test_best(tmp_path, measure):
         zpruner.prune(model, calibration, method=method, sparsity="2:4")
     pruned = load_model(root / "data" / "pruned" / METHOD / SPARSITY, device="cpu").state_dict()
     assert all(torch.equal(value, pruned[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_blocks_read_one_by_one_are_tuned_to_the_same_bytes(tmp_path, share):
+    method = {"score": "wanda", "measure": "submodule", "tune": {"rate": 0.01, "batch": 1, "share": share}}
+    whole = staged.make(tmp_path / "whole", propagation="pruned", methods={METHOD: method})
+    staged.change_params(whole, "machine.streaming", "never")
+    staged.run_all(whole, "mask")
+    parts = tmp_path / "parts"
+    shutil.copytree(whole, parts)
+    shutil.rmtree(parts / "data" / "masks")
+    shutil.rmtree(parts / "data" / "solved")
+    shutil.rmtree(parts / "data" / ".work")
+    staged.change_params(parts, "machine.streaming", "always")
+    staged.change_params(parts, "machine.memory", 1e-6)  # no room: all hidden states go to disk
+    staged.INSTANCES["mask"](parts)
+    assert staged.artifacts(parts) == staged.artifacts(whole)

@@ -11,7 +11,8 @@ import tiny
 HERE = Path(__file__).parent
 QUICK = ["fetch-model", "fetch-calibration", "fetch-evaluation", "calibrate", "score", "mask", "apply"]
 QUICK += ["pack", "evaluate_dense", "evaluate", "gradients-wanted", "mask-propagated", "apply-propagated"]
-SOLVED = ["mask-best", "apply-best"]  # ADMM, least squares and the dense model's outputs
+# ADMM, least squares and the dense model's outputs; the same with blocks tuned
+SOLVED = ["mask-best", "apply-best", "mask-tuned"]
 
 
 def killed(folder, points, stages):

@@ -11,6 +11,7 @@ from zpruner.calibration.dense import (
     known_statistics,
 )
 from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts, warning
+from zpruner.calibration.functional import BlockFunction
 from zpruner.calibration.gradients import GradientSums, check_gradients, collect_gradients
 from zpruner.calibration.reached import check_reached
 from zpruner.calibration.replay import BlockReplay
@@ -19,6 +20,7 @@ from zpruner.calibration.snapshots import GradientSnapshots, Snapshots
 __all__ = [
     "MIN_EXPERT_TOKENS",
     "Activations",
+    "BlockFunction",
     "BlockReplay",
     "Calibration",
     "Collection",

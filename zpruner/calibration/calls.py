@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ class Call:
     passed: Mapping[Key, Place]
     """The arguments that an earlier block returned."""
 
-    def repeat(self, block: nn.Module, hidden: Tensor, given: Mapping[Place, Tensor] | None = None) -> Any:
+    def repeat(self, block: Callable[..., Any], hidden: Tensor, given: Mapping[Place, Tensor] | None = None) -> Any:
         """Call the block again with another hidden state; return its result.
 
         `given` has what earlier blocks return now; None: what they returned when the call was recorded.

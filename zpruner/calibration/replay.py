@@ -8,7 +8,7 @@ argument may change with what the blocks before put out, else replaying is refus
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import zip_longest
@@ -29,7 +29,7 @@ from zpruner.calibration.reached import check_blocks_reached, check_reached
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.execution import Runner, WholeRunner
 from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
-from zpruner.types import Stat, all_finite
+from zpruner.types import RELATIVE, Stat, all_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,19 +104,19 @@ class BlockReplay:
         layers = [layer for layer in self.inventory.layers if layer.block == block]
         layers = layers if part is None else list(part.layers)
         reads = None if part is None else part.reads
+        relative = layers if stats & RELATIVE else []  # whose inputs in the unpruned model are needed
         with torch.no_grad(), self.holding(block):
-            for index, (hidden, call) in enumerate(zip(self.hidden, self._calls[block], strict=True)):
+            for index in range(len(self._calls[block])):
                 dense = None
-                if self.dense is not None:
+                if self.dense is not None and (relative or last):
                     with self._with_weights(unpruned or {}):
-                        dense = self._run_dense(block, index, layers, None if last else reads, move=last)
-                self._bring_back(index)
+                        read = self._run_dense(block, index, relative, None if last else reads, move=last)
+                    dense = read if relative else None
                 with (
                     until(self.model, self.inventory, layers, reads),
                     capturing(self.model, self.inventory, collection, stats, layers, dense),
                 ):
-                    call.repeat(self.blocks[block], hidden, self._returned[index])
-                self._keep_small(index)
+                    self.repeat(block, index)
         check_finite(collection)
         measured = Inventory(self.inventory.blocks, 1, tuple(layers), ())
         fill_experts(measured, collection, min_expert_tokens)
@@ -128,11 +128,8 @@ class BlockReplay:
         layers = [layer for layer in self.inventory.layers if layer.block == block]
         if not self._calls[block]:
             return []
-        with torch.no_grad(), self.holding(block):
-            self._bring_back(0)
-            with noting(self.model, self.inventory, layers) as reads:
-                self._calls[block][0].repeat(self.blocks[block], self.hidden[0], self._returned[0])
-            self._keep_small(0)
+        with torch.no_grad(), self.holding(block), noting(self.model, self.inventory, layers) as reads:
+            self.repeat(block, 0)
         return submodules(layers, reads)
 
     def advance_dense(self, block: int) -> None:
@@ -182,6 +179,20 @@ class BlockReplay:
                 self._keep_small(index)
         self._calls[block] = []  # what a block was called with is not needed again
 
+    def repeat(self, block: int, index: int, run: Callable[..., Any] | None = None) -> Any:
+        """Return what `block`, or `run` in its place, returns for a batch's current hidden state."""
+        with self.present(index) as hidden:
+            return self._calls[block][index].repeat(run or self.blocks[block], hidden, self._returned[index])
+
+    @contextmanager
+    def present(self, index: int) -> Iterator[Tensor]:
+        """Yield a batch's current hidden state, which else may lie on disk."""
+        self._bring_back(index)
+        try:
+            yield self.hidden[index]
+        finally:
+            self._keep_small(index)
+
     def _bring_back(self, index: int) -> None:
         if self.dense is None:  # which share memory with the others at first
             self.runner.bring_back(index, self.hidden[index])
@@ -214,8 +225,8 @@ class BlockReplay:
             raise ModelStructureError(
                 f"model {type(self.model).__name__}",
                 "blocks that read what earlier ones left in an argument, such as shared keys and values",
-                "blocks that hand on what they return, for methods with `correct`",
-                "Leave out methods with `correct`, or set calibration.propagation to dense.",
+                "blocks that hand on what they return, for methods with `correct` or `tune`",
+                "Leave out methods with `correct` or `tune`, or set calibration.propagation to dense.",
             )
 
     def _run_passes(self, passes: list[tuple[Pass, Tensor]]) -> None:

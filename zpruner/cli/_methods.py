@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def methods() -> None:
-    """List methods, refinements, updates and allocations with their hyper-parameters and papers."""
+    """List methods and the other parts of compositions with their hyper-parameters and papers."""
     import shutil
     import sys
 
@@ -26,6 +26,7 @@ def methods() -> None:
     from zpruner.masks import REFINEMENTS
     from zpruner.methods import METHODS
     from zpruner.pruning.presets import PRESETS
+    from zpruner.tuning import TUNINGS
     from zpruner.updates import UPDATES
 
     terminal = sys.stdout.isatty()
@@ -36,6 +37,7 @@ def methods() -> None:
     console.print(_table("weight updates (--update)", UPDATES.all()))
     console.print(_table("allocations of sparsity over layers (`allocate` in params.yaml)", ALLOCATIONS.all()))
     console.print(_table("corrections for earlier pruned blocks (`correct` in params.yaml)", CORRECTIONS.all()))
+    console.print(_table("tunings of pruned blocks (`tune` in params.yaml)", TUNINGS.all()))
     typer.echo("Compositions with a name of their own (--method NAME, or written out in params.yaml):")
     for name, preset in PRESETS.items():
         typer.echo(f"  {name}: {json.dumps(dict(preset))}")

@@ -104,6 +104,7 @@ def prune(
     from zpruner.types import Stat
 
     composition = compose(parts)
+    composition.check_propagation(propagation.value)
     resolve_device(device)
     opened = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code, only_dense=True)
     network, tokenizer = opened.model, opened.tokenizer

@@ -17,6 +17,7 @@ from zpruner.methods import METHODS, MaskSolver, Method, PruningMethod
 from zpruner.parts.registry import Part, Registry
 from zpruner.settings.explain import explain
 from zpruner.settings.params import Choice, MethodSettings, Params
+from zpruner.tuning import TUNINGS, Tuning
 from zpruner.types import (
     RELATIVE,
     ComparisonGroup,
@@ -37,7 +38,8 @@ class Composition:
     """What a label in params.yaml under `methods` stands for.
 
     `takes_solution` says that the update is what the solver itself does on its mask: its weights are taken.
-    `by_submodule` has sequential pruning measure each sub-module of a block with those before it pruned.
+    `by_submodule` has sequential pruning measure each sub-module of a block with those before it pruned; `tuning` is
+    its last step for every block.
     """
 
     method: Method
@@ -48,6 +50,7 @@ class Composition:
     correction: Correction | None = None
     takes_solution: bool = False
     by_submodule: bool = False
+    tuning: Tuning | None = None
 
     @property
     def solves(self) -> bool:
@@ -73,6 +76,16 @@ class Composition:
     def _parts(self) -> list[Part]:
         parts = [self.method, self.refinement, self.update, self.correction]
         return [part for part in parts if part is not None]
+
+    def check_propagation(self, propagation: str) -> None:
+        """Raise InvalidSettingError where a part needs blocks to be pruned one after another and they are not."""
+        if self.tuning is not None and propagation != "pruned":
+            raise InvalidSettingError(
+                "tune",
+                f"{propagation} propagation",
+                "pruned propagation: blocks are tuned one after another",
+                "Set calibration.propagation to pruned, or leave tune out.",
+            )
 
     def correct(self, weight: Tensor, stats: LayerStats) -> Tensor:
         """Return the weight that scores, masks and updates start from, (out, in).
@@ -205,6 +218,7 @@ def compose(settings: MethodSettings) -> Composition:
         _chosen(CORRECTIONS, settings.correct),
         own is not None and build(UPDATES, *own) == update,
         settings.measure == "submodule",
+        _chosen(TUNINGS, settings.tune),
     )
 
 
@@ -220,6 +234,7 @@ def compose_all(params: Params) -> dict[str, Composition]:
         where = f"methods.{label}"
         try:
             found[label] = compose(settings)
+            found[label].check_propagation(params.calibration.propagation)
             if (allocation := found[label].allocation) is not None:
                 for sparsity in params.sparsities:
                     where = f"methods.{label} with sparsities.{sparsity}"

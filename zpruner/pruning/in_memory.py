@@ -139,6 +139,7 @@ def prune(
     check_in_memory(model)
     _check_calibration(calibration)
     composition = composition_of(method)
+    composition.check_propagation("dense")
     pattern = SparsityPattern.parse(sparsity)
     inventory = ignoring(calibration.inventory, ignore)
     layers = inventory.layers

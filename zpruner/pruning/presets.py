@@ -9,6 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# Ours: the support by ADMM, the weights by joint least squares, both on a Hessian regularised enough for other text,
+# and more where two halves of the calibration demand it; under pruned propagation, aimed in part at the dense model's
+# outputs, and every sub-module of a block measured with those before it pruned.
+_BEST: Mapping[str, Any] = {
+    "score": "admm",
+    "settings": {"damping": 0.1, "shrinkage": "auto"},
+    "update": {"name": "least_squares", "settings": {"damping": 0.1, "shrinkage": "auto"}},
+    "correct": {},
+    "measure": "submodule",
+}
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Han et al. 2015
     "magnitude": {"score": "magnitude", "group": "layer"},
@@ -30,14 +41,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "alps": {"score": "alps", "update": "least_squares"},
     # arXiv 2406.02924
     "pruner_zero": {"score": "pruner_zero", "group": "row"},
-    # Ours: the support by ADMM, the weights by joint least squares, both on a Hessian regularised enough for other
-    # text, and more where two halves of the calibration demand it; under pruned propagation, aimed in part at the
-    # dense model's outputs, and every sub-module of a block measured with those before it pruned.
-    "best": {
-        "score": "admm",
-        "settings": {"damping": 0.1, "shrinkage": "auto"},
-        "update": {"name": "least_squares", "settings": {"damping": 0.1, "shrinkage": "auto"}},
-        "correct": {},
-        "measure": "submodule",
-    },
+    "best": _BEST,
+    # The same, after which gradients of each block's own outputs tune what was kept; under pruned propagation only.
+    "best_tuned": {**_BEST, "tune": {}},
 }

@@ -13,7 +13,9 @@ from zpruner.calibration import MIN_EXPERT_TOKENS, BlockReplay, Collection
 from zpruner.execution import Runner
 from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
 from zpruner.pruning.composition import Composition
-from zpruner.types import RELATIVE, SQUARES, LayerStats, Mask, SparsityPattern, Stat
+from zpruner.pruning.tuned import BlockTuning
+from zpruner.tuning import KeptWeights
+from zpruner.types import RELATIVE, LayerStats, Mask, SparsityPattern, Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,16 +69,27 @@ def prune_blocks(
         gradient: given a layer's name, its grad_sq, float32 (out, in), in the unpruned model; None where the
             composition needs none.
     """
+    tuning = composition.tuning
     wanted = (composition.needs | stats) - {Stat.GRAD_SQ}
     known = finished or {}
-    replay = BlockReplay(model, inventory, windows, batch_size, bool(wanted & RELATIVE), runner)
+    if tuning is not None:
+        wanted |= {Stat.SQ_SUM}
+        batch_size = tuning.batch_size(len(windows), batch_size)
+        known = _whole_blocks(inventory, known)
+    follow_dense = bool(wanted & RELATIVE) or (tuning is not None and tuning.follows_dense)
+    replay = BlockReplay(model, inventory, windows, batch_size, follow_dense, runner)
+    waiting: list[SolvedLayer] = []  # to be tuned
 
     def solve(layer: PrunableLayer, stats: LayerStats) -> None:
         dense = get_weight(model, layer).clone()
         if (grad_sq := gradient(layer.name)) is not None:
             stats = replace(stats, grad_sq=grad_sq.to(dense.device))
         mask, pruned = composition.prune(dense, stats, patterns[layer.name])
-        solved(SolvedLayer(mask, pruned, dense, stats))
+        found = SolvedLayer(mask, pruned, dense, stats)
+        if tuning is None:
+            solved(found)
+        else:
+            waiting.append(found)
         set_weight(model, layer, pruned)
 
     def prune_block(block: int, todo: list[PrunableLayer]) -> None:
@@ -89,10 +102,10 @@ def prune_blocks(
             if layer.block == block and layer.name in known:
                 unpruned[layer] = get_weight(model, layer).clone()
                 set_weight(model, layer, known[layer.name]())
-        waiting = [part for part in parts if any(layer in todo for layer in part.layers)]
-        for part in waiting:
+        parts = [part for part in parts if any(layer in todo for layer in part.layers)]
+        for part in parts:
             left = [layer for layer in part.layers if layer in todo]
-            collection = replay.measure(block, wanted, min_expert_tokens, part, unpruned, part is waiting[-1])
+            collection = replay.measure(block, wanted, min_expert_tokens, part, unpruned, part is parts[-1])
             unpruned |= {layer: get_weight(model, layer).clone() for layer in left}
             prune_layers(collection, left)
 
@@ -105,12 +118,27 @@ def prune_blocks(
             if not readers[owner]:
                 del collection.accumulators[owner]
 
+    def tune_block(tune: BlockTuning, layers: list[PrunableLayer]) -> None:
+        kept = {
+            one.mask.layer: KeptWeights(one.weight, one.mask.keep, one.stats.require(Stat.SQ_SUM)) for one in waiting
+        }
+        tuned = tune.tune(kept)
+        for layer in layers:
+            set_weight(model, layer, tuned[layer.name])
+        for one in waiting:
+            if one.mask.layer not in (finished or {}):
+                solved(replace(one, weight=tuned[one.mask.layer]))
+        waiting.clear()
+
     for block in range(inventory.n_blocks):
         layers = [layer for layer in inventory.layers if layer.block == block]
         todo = [layer for layer in layers if layer.name not in known]
         with replay.holding(block):
             if todo:
+                tune = None if tuning is None else BlockTuning(tuning, replay, block)
                 prune_block(block, todo)
+                if tune is not None:
+                    tune_block(tune, todo)
             else:
                 replay.advance_dense(block)
             for layer in layers:
@@ -122,36 +150,12 @@ def prune_blocks(
             yield block
 
 
-def beside_the_weights(
-    composition: Composition, inventory: Inventory, windows: Tensor, stats: Set[Stat] = frozenset()
-) -> int:
-    """Return about how many bytes `prune_blocks` holds beside a model in memory: hidden states and Gram matrices.
-
-    Hidden states and weights are taken to be float32, hidden states as wide as what most layers read; a correction
-    follows the dense model's, too. Of layers that lie side by side and read inputs of the same width, such as an
-    attention's, all but one are taken to read the same one.
-    """
-    widths = Counter(layer.in_features for layer in inventory.layers)
-    wanted = composition.needs | stats
-    models = 2 if wanted & RELATIVE else 1
-    hidden = 4 * windows.numel() * widths.most_common(1)[0][0] * models
-    if composition.by_submodule:  # unpruned weights of a block, and the pruned ones while the unpruned are in place
-        weights: Counter[int] = Counter()
-        for layer in inventory.layers:
-            weights[layer.block] += layer.out_features * layer.in_features
-        hidden += 4 * max(weights.values()) * models
-    if not wanted & SQUARES:
-        return hidden
-    readers = Counter((layer.block, _beside(layer), layer.part, layer.in_features) for layer in inventory.layers)
-    matrices: Counter[int] = Counter()  # block -> numbers in one matrix of each of its inputs
-    for (block, _, _, width), count in readers.items():
-        matrices[block] += width**2 * min(count, 2)
-    return hidden + 4 * (max(matrices.values()) * len(wanted & SQUARES) + composition.workspace * max(widths) ** 2)
-
-
-def _beside(layer: PrunableLayer) -> str:
-    """Return the path of the module in which a layer lies beside others."""
-    return (layer.name if layer.parts == 1 else layer.tensor).rpartition(".")[0]
+def _whole_blocks(
+    inventory: Inventory, known: Mapping[str, Callable[[], Tensor]]
+) -> Mapping[str, Callable[[], Tensor]]:
+    """Return those of the layers that are known whose block is known whole: what is tuned, is tuned together."""
+    open_blocks = {layer.block for layer in inventory.layers if layer.name not in known}
+    return {layer.name: known[layer.name] for layer in inventory.layers if layer.block not in open_blocks}
 
 
 def layer_patterns(

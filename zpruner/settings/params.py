@@ -127,12 +127,20 @@ def _as_correction(value: object) -> object:
     return _as_choice(value)
 
 
+def _as_tuning(value: object) -> object:
+    """Take settings without a name for those of `reconstruct`."""
+    if isinstance(value, dict) and "name" not in value:
+        return {"name": "reconstruct", "settings": value}
+    return _as_choice(value)
+
+
 class MethodSettings(Settings):
     """A composition: score or solver, comparison group, optional allocation, mask refinement and weight update.
 
     `settings` are the hyper-parameters of the score; `allocate` spreads the sparsity over the layers; `correct` (`{}`
     for the defaults) makes up for what earlier pruned blocks changed. Under pruned propagation `measure` says what is
-    measured together before any of it is pruned: a whole block, or a sub-module of it (layers that read one input).
+    measured together before any of it is pruned: a whole block, or a sub-module of it (layers that read one input);
+    `tune` (`{}` for the defaults) lets gradients of a block's own outputs change what is kept in it.
     """
 
     score: str
@@ -143,6 +151,7 @@ class MethodSettings(Settings):
     update: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
     correct: Annotated[Choice | None, BeforeValidator(_as_correction)] = None
     measure: Literal["block", "submodule"] = "block"
+    tune: Annotated[Choice | None, BeforeValidator(_as_tuning)] = None
 
 
 class Params(Settings):

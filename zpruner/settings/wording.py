@@ -25,6 +25,8 @@ ARGUMENTS: Mapping[str, str] = {
     "list the method in params.yaml (in python: grad_sq among `stats`)": f"{_NAME_IT} grad_sq among `stats`,",
     "calibration.min_expert_tokens": "`min_expert_tokens`",
     "set calibration.propagation to dense": "use calibrate and prune",
+    "set calibration.propagation to pruned": "use prune_sequentially",
+    "calibration.nsamples": "`nsamples`",
 }
 """The arguments of the functions that `zpruner` offers."""
 
@@ -40,6 +42,8 @@ OPTIONS: Mapping[str, str] = {
     "evaluation.zero_shot.tasks": "--tasks",
     "evaluation.zero_shot.include_path": "--include-path",
     "evaluation.zero_shot": "--tasks",
+    "set calibration.propagation to pruned": "add --propagation pruned",
+    "calibration.nsamples": "--nsamples",
     "score": "--method",
     "refine": "--refine",
     "update": "--update",

@@ -15,12 +15,14 @@ from zpruner.text import read_windows
 
 @pytest.mark.parametrize("measure", ["dense", "block", "submodule", "tuned"])
 def test_best(tmp_path, measure):
+    """In bfloat16, as the default model, where a correction is computed in float32."""
     if measure == "tuned":
         method = {**PRESETS["best"], "tune": {"rate": 0.01}}
     else:
         method = {**PRESETS["best"], "measure": "submodule" if measure == "dense" else measure}
     propagation = "dense" if measure == "dense" else "pruned"
     project = staged.make(tmp_path, methods={METHOD: method}, propagation=propagation, gram="auto")
+    staged.change_params(project, "model.dtype", "bfloat16", plan=False)
     root = staged.run_all(project, "apply")
     model = load_model(root / "data" / "models" / "dense", device="cpu")
     windows = read_windows(root / "data" / "calibration" / "tokens.arrow")[0]

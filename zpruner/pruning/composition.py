@@ -127,7 +127,7 @@ class Composition:
         return self._choose(weight, stats, pattern, scores)[0]
 
     def prune(self, dense: Tensor, stats: LayerStats, pattern: SparsityPattern) -> tuple[Mask, Tensor]:
-        """Return mask and pruned weight of one layer, every part of the composition in turn.
+        """Return mask and pruned weight of one layer, in the dtype of the dense one, every part in turn.
 
         Args:
             dense: float (out, in).
@@ -137,8 +137,8 @@ class Composition:
         weight = self.correct(dense, stats)
         mask, solved = self._choose(weight, stats, pattern)
         if solved is not None and self.takes_solution:
-            return mask, solved.masked_fill(~mask.keep, 0).to(weight.dtype)
-        return mask, self.apply(weight, mask, stats)
+            return mask, solved.masked_fill(~mask.keep, 0).to(dense.dtype)
+        return mask, self.apply(weight, mask, stats).to(dense.dtype)
 
     def apply(self, weight: Tensor, mask: Mask, stats: LayerStats | None) -> Tensor:
         """Return the pruned weight, zeros in place: the update's, or the dense one masked. Shape and dtype stay."""

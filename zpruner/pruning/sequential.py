@@ -51,7 +51,7 @@ def prune_blocks(
     All layers of a block are measured together, before any of them is pruned, or sub-module by sub-module, as the
     composition says; then the block runs once more, so that the next one sees what the pruned block puts out. Besides
     the block there is in memory what is left to do: the statistics of an input go when the last layer that reads it is
-    pruned.
+    pruned. Where the composition tunes, that is the last step of a block, which then holds all of its statistics.
 
     Args:
         model: its weights are overwritten.
@@ -63,8 +63,9 @@ def prune_blocks(
         stats: what to collect besides what the composition needs; the least that layer errors are taken from.
         min_expert_tokens: see `zpruner.calibration.fill_experts`.
         finished: names of the layers that an interrupted run had finished -> what gives the weight (out, in) that it
-            gave them. A block all of whose layers are finished is only run, and not yielded.
-        solved: called with every layer as soon as it is pruned.
+            gave them. A block all of whose layers are finished is only run, and not yielded; one that is tuned and not
+            finished is pruned anew, to the same weights.
+        solved: called with every layer as soon as it is pruned, or where blocks are tuned, when its block is.
         runner: of `model`, where its weights are read block by block; what is pruned is then only handed to `solved`.
         gradient: given a layer's name, its grad_sq, float32 (out, in), in the unpruned model; None where the
             composition needs none.

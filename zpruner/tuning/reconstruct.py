@@ -92,7 +92,8 @@ class Reconstruct(Tuning):
                 adam.zero_grad()
                 loss.backward()
                 for name, kept in layers.items():
-                    free[name].grad.mul_(kept.keep)
+                    if (gradient := free[name].grad) is not None:  # an expert may have met no token
+                        gradient.mul_(kept.keep)
                 adam.step()
                 cosine.step()
             # What is compared is what comes out: in the dtype of the model.

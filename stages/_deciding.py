@@ -129,7 +129,8 @@ def _inputs(params: Params) -> frozenset[Stat]:
 
 
 def _all_parts(found: Composition) -> list[object]:
-    every = (found.method, found.refinement, found.update, found.allocation, found.correction, found.tuning)
+    fixed = (found.method, found.refinement, found.update, found.allocation)
+    every = (*fixed, found.correction, found.tuning, found.rounding)
     return [part for part in every if part is not None]
 
 

@@ -37,9 +37,9 @@ class Variant:
         self.masks = ArtifactReader(project.masks(method, sparsity), "masks", expected)
         made_from = self.masks.provenance
         self.activations = project.open_activations(dense, made_from.calibration_hash)
-        pruned = made_from.propagation == "pruned"
+        ahead = made_from.propagation == "pruned" or self._composition.rounding is not None
         own = replace(made_from, dtype=dense.dtype)  # the weights must be this very variant's
-        self._solved = SolvedWeights(project.solved(method, sparsity), own) if pruned else None
+        self._solved = SolvedWeights(project.solved(method, sparsity), own) if ahead else None
         self.facts = {
             "role": "pruned",
             "method": method,

@@ -2,7 +2,8 @@
 
 With dense propagation that needs the scores, and where a solver or a refinement looks at them the weights and the
 statistics. With pruned propagation the model is pruned block after block, and this stage also stores the weights that
-it solved, which `apply` puts together.
+it solved, which `apply` puts together. So it does where a composition quantises: the integers and scales are stored
+here, once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint, SolvedWriter
 from zpruner.execution import choose, open_runner
 from zpruner.model import PrunableLayer, resolve_device
-from zpruner.pruning.composition import Composition, compose, derive_mask
+from zpruner.pruning.composition import Composition, Pruned, compose, derive_mask
 from zpruner.pruning.memory import beside_the_weights
 from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.runtime.prefetch import ahead
@@ -70,7 +71,7 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
         if propagation == "pruned":
             _prune_blocks(project, composition, patterns, activations, dense, scores, masks, solved)
         else:
-            _select(project, composition, patterns, activations, dense, scores, masks)
+            _select(project, composition, patterns, activations, dense, scores, masks, solved)
         solved.finish(project.solved(method, sparsity))
         masks.finish(project.masks(method, sparsity), layers=activations.reader.index["layers"])
         project.write_cost("mask", method, sparsity, seconds=mask_work.seconds, layers=len(patterns))
@@ -84,13 +85,17 @@ def _select(
     dense: Checkpoint,
     scores: ArtifactReader,
     masks: ArtifactWriter,
+    solved: SolvedWriter,
 ) -> None:
-    """Derive every layer's mask from its scores; solvers and refinements look at weights and statistics too."""
-    solves = composition.solves
-    looks = solves or composition.refinement is not None
+    """Derive every layer's mask from its scores; solvers and refinements look at weights and statistics too.
+
+    A composition that quantises is carried out whole.
+    """
+    solves, quantizes = composition.solves, composition.rounding is not None
+    looks = solves or quantizes or composition.refinement is not None
     device = resolve_device(project.params.machine.device)
     layers = activations.layers
-    todo = [layer for layer in layers if masks.work.done(layer.name) is None]
+    todo = [la for la in layers if not solved.has(la.name) and (quantizes or masks.work.done(la.name) is None)]
 
     def read(layer: PrunableLayer) -> tuple[ScoreMatrix | None, tuple[Tensor, LayerStats] | None]:
         values = None if solves else ScoreMatrix(layer.name, to_device(_score(scores, layer), device))
@@ -104,6 +109,9 @@ def _select(
         pattern = patterns[layer.name]
         if looked_at is not None:
             weight, stats = looked_at
+            if quantizes:
+                _keep(composition.prune(weight, stats, pattern, values), masks, solved)
+                continue
             mask = composition.mask(weight, stats, pattern, values)
         else:
             assert values is not None
@@ -131,11 +139,6 @@ def _prune_blocks(
     runner = open_runner(dense, params.model, params.machine, choice.streamed, work.scratch / "hidden")
     model = runner.model
 
-    def keep(found: SolvedLayer) -> None:
-        _write_mask(masks, found.mask)
-        masks.drain()
-        solved.write(found.mask.layer, found.weight)
-
     done = [layer.name for layer in inventory.layers if solved.has(layer.name)]
     known = {layer: partial(solved.read, layer, str(runner.device)) for layer in done}
 
@@ -148,13 +151,20 @@ def _prune_blocks(
         batch_size=batch_size,
         min_expert_tokens=params.calibration.min_expert_tokens,
         finished=known,
-        solved=keep,
+        solved=partial(_keep, masks=masks, solved=solved),
         runner=runner,
         gradient=_gradient(scores, inventory.layers),
     )
     todo = {layer.block for layer in inventory.layers if layer.name not in known}
     for _ in progress(blocks, "prune block after block", inventory.n_blocks, "block", inventory.n_blocks - len(todo)):
         pass
+
+
+def _keep(found: Pruned | SolvedLayer, masks: ArtifactWriter, solved: SolvedWriter) -> None:
+    """Store a layer's mask and its weight; the weight last, since it says that the layer is done."""
+    _write_mask(masks, found.mask)
+    masks.drain()
+    solved.write(found.mask.layer, found.weight, found.quantized)
 
 
 def _score(scores: ArtifactReader, layer: PrunableLayer) -> Tensor:

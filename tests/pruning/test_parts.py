@@ -71,8 +71,9 @@ def test_a_refined_mask_is_swept_again():
     generator = torch.Generator().manual_seed(0)
     W, X = torch.randn(6, 16, generator=generator), torch.randn(16, 50, generator=generator)
     stats = zpruner.LayerStats("up", 50, 2, gram=X @ X.T)
-    mask, pruned = refined.prune(W, stats, zpruner.SparsityPattern.parse("2:4"))
-    assert torch.equal(pruned, refined.apply(W, mask, stats))
+    found = refined.prune(W, stats, zpruner.SparsityPattern.parse("2:4"))
+    mask = found.mask
+    assert torch.equal(found.weight, refined.apply(W, mask, stats))
     assert not torch.equal(mask.keep, SOLVER.mask(W, stats, zpruner.SparsityPattern.parse("2:4")).keep)
 
 

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zpruner.errors import NonFiniteError, ShapeMismatchError
-from zpruner.quantization import Grid, QuantizedLayer, choose_scales, group_counts, group_of, nearest, per_weight
+from zpruner.quantization import (
+    Grid,
+    QuantizedLayer,
+    choose_scales,
+    group_counts,
+    group_of,
+    nearest_integers,
+    per_weight,
+)
 
 GRIDS = [Grid(bits, group) for bits in (8, 4, 3) for group in ("row", 128, 32)]
 
@@ -18,7 +26,7 @@ def random_weight(out, width, seed, share=0.5):
 
 def rounded(weight, keep, grid, energy=None):
     scales = choose_scales(weight, keep, grid, energy)
-    integers = nearest(weight, per_weight(scales, keep, grid), grid).to(torch.int8)
+    integers = nearest_integers(weight, per_weight(scales, keep, grid), grid).to(torch.int8)
     return QuantizedLayer("up", grid, integers, scales, keep)
 
 
@@ -36,10 +44,10 @@ def test_groups_count_kept_weights_in_the_order_of_columns():
 
 @pytest.mark.parametrize(("bits", "ends"), [(8, (-127, 127)), (4, (-8, 7)), (3, (-4, 3))])
 def test_the_ends_of_a_grid(bits, ends):
-    far = nearest(torch.tensor([-1e6, 1e6, 2.5, 3.5]), torch.tensor(1.0), Grid(bits))
+    far = nearest_integers(torch.tensor([-1e6, 1e6, 2.5, 3.5]), torch.tensor(1.0), Grid(bits))
     assert (int(far[0]), int(far[1])) == ends
     assert far[2:].tolist() == [2.0, min(4.0, float(ends[1]))]
-    assert not nearest(torch.tensor([3.0]), torch.tensor(0.0), Grid(bits)).any()
+    assert not nearest_integers(torch.tensor([3.0]), torch.tensor(0.0), Grid(bits)).any()
 
 
 def test_the_arithmetic_is_one_rounded_product():
@@ -102,7 +110,7 @@ def test_no_scale_of_a_fine_search_is_much_better(bits):
     grid = Grid(bits, "row")
     got = (energy * (weight - rounded(weight, keep, grid, energy).dequantize(torch.float32)).square()).sum(1)
     tried = torch.linspace(-0.9, 0.9, 4001).view(-1, 1, 1)
-    errors = (energy * (weight - nearest(weight, tried, grid) * tried).square()).sum(2)
+    errors = (energy * (weight - nearest_integers(weight, tried, grid) * tried).square()).sum(2)
     assert got.sum() <= 1.03 * errors.amin(0).sum()
     unweighted = (energy * (weight - rounded(weight, keep, grid).dequantize(torch.float32)).square()).sum()
     assert got.sum() < unweighted

@@ -1,10 +1,17 @@
-"""Weights as pruned propagation solved them, block after block: one safetensors file per layer, and an index."""
+"""Weights that are solved together with their masks: one safetensors file per layer, and an index.
+
+Pruned propagation solves them block after block; a composition that quantises solves integers and scales.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -13,9 +20,10 @@ from zpruner.artifacts.files import atomic_file
 from zpruner.artifacts.store import ArtifactReader, Provenance, write_index
 from zpruner.artifacts.work import Work
 from zpruner.checkpoint.tensors import write_tensors
-from zpruner.errors import MEND, ArtifactError
+from zpruner.errors import MEND, ArtifactError, ZprunerError
 from zpruner.model.layers import PrunableLayer
 from zpruner.model.stored import Stored
+from zpruner.quantization import Grid, QuantizedLayer
 
 KIND = "solved"
 
@@ -35,17 +43,28 @@ class SolvedWriter:
         """Return whether a layer's weight has been written."""
         return self._work.done(layer) is not None
 
-    def write(self, layer: str, weight: Tensor) -> None:
-        """Write a layer's weight (out, in) in its own dtype, from any device."""
+    def write(self, layer: str, weight: Tensor, quantized: QuantizedLayer | None = None) -> None:
+        """Write a layer's weight (out, in) in its own dtype, or the integers and scales that it is made from."""
+        tensors = {"weight": weight} if quantized is None else _parts(quantized)
         path = self._path(layer)
         with atomic_file(path) as file:
-            write_tensors(file, {"weight": Stored.of(weight)})
-        facts = {"file": path.name, "bytes": file.bytes, "columns": {"weight": list(weight.shape)}}
+            write_tensors(file, {name: Stored.of(tensor) for name, tensor in tensors.items()})
+        facts: dict[str, Any] = {
+            "file": path.name,
+            "bytes": file.bytes,
+            "columns": {name: list(tensor.shape) for name, tensor in tensors.items()},
+        }
+        if quantized is not None:
+            facts |= {"grid": asdict(quantized.grid), "dtype": str(weight.dtype).removeprefix("torch.")}
         self._work.record(layer, {**facts, "checksum": file.checksum}, path, file.checksum)
 
     def read(self, layer: str, device: str) -> Tensor:
         """Return a weight that has been written."""
-        return load(self._path(layer).read_bytes())["weight"].to(device)
+        tensors, facts = load(self._path(layer).read_bytes()), self._work.done(layer) or {}
+        if "grid" not in facts:
+            return tensors["weight"].to(device)
+        dtype: torch.dtype = getattr(torch, facts["dtype"])
+        return _quantized(layer, tensors, facts["grid"]).dequantize(dtype).to(device)
 
     def finish(self, out: Path) -> None:
         """Write the index and publish the folder as `out`; without weights it says that nothing was solved ahead."""
@@ -82,12 +101,46 @@ class SolvedWeights:
         Raises:
             ArtifactError: no such layer, altered, or of another shape or dtype.
         """
-        path, data = self._reader.read_bytes(layer.name)
-        try:
-            weight = load(data).get("weight")
-        except SafetensorError as error:
-            raise ArtifactError(str(path), f"bytes that are no safetensors ({error})", "a weight", MEND) from None
+        path, tensors = self._load(layer.name)
+        quantized = self._quantized(path, layer.name, tensors)
+        weight = tensors.get("weight") if quantized is None else quantized.dequantize(like.dtype)
         if weight is None or weight.shape != like.shape or weight.dtype != like.dtype:
             got = "no weight" if weight is None else f"{weight.dtype} of shape {tuple(weight.shape)}"
             raise ArtifactError(str(path), got, f"{like.dtype} of shape {tuple(like.shape)}", MEND)
         return weight
+
+    def read_quantized(self, layer: str) -> QuantizedLayer | None:
+        """Return a layer's integers and scales; None where it was not quantised.
+
+        Raises:
+            ArtifactError: no such layer, or altered.
+        """
+        path, tensors = self._load(layer)
+        return self._quantized(path, layer, tensors)
+
+    def _load(self, layer: str) -> tuple[Path, dict[str, Tensor]]:
+        path, data = self._reader.read_bytes(layer)
+        try:
+            return path, load(data)
+        except SafetensorError as error:
+            raise ArtifactError(str(path), f"bytes that are no safetensors ({error})", "a weight", MEND) from None
+
+    def _quantized(self, path: Path, layer: str, tensors: Mapping[str, Tensor]) -> QuantizedLayer | None:
+        grid = self._reader.files[layer].get("grid")
+        if grid is None:
+            return None
+        try:
+            return _quantized(layer, tensors, grid)
+        except (ZprunerError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise ArtifactError(str(path), f"no quantised layer ({error})", "integers, scales and mask", MEND) from None
+
+
+def _parts(found: QuantizedLayer) -> dict[str, Tensor]:
+    bits = torch.from_numpy(np.packbits(found.keep.cpu().numpy(), axis=1, bitorder="little"))
+    return {"integers": found.integers, "scales": found.scales, "keep": bits}
+
+
+def _quantized(layer: str, tensors: Mapping[str, Tensor], grid: Mapping[str, Any]) -> QuantizedLayer:
+    integers, bits = tensors["integers"], tensors["keep"]
+    keep = np.unpackbits(bits.numpy(), axis=1, count=integers.shape[1], bitorder="little").astype(bool)
+    return QuantizedLayer(layer, Grid(**grid), integers, tensors["scales"], torch.from_numpy(keep))

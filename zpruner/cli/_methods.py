@@ -26,6 +26,7 @@ def methods() -> None:
     from zpruner.masks import REFINEMENTS
     from zpruner.methods import METHODS
     from zpruner.pruning.presets import PRESETS
+    from zpruner.quantization import ROUNDINGS
     from zpruner.tuning import TUNINGS
     from zpruner.updates import UPDATES
 
@@ -38,6 +39,7 @@ def methods() -> None:
     console.print(_table("allocations of sparsity over layers (`allocate` in params.yaml)", ALLOCATIONS.all()))
     console.print(_table("corrections for earlier pruned blocks (`correct` in params.yaml)", CORRECTIONS.all()))
     console.print(_table("tunings of pruned blocks (`tune` in params.yaml)", TUNINGS.all()))
+    console.print(_table("roundings of what stays (`quantize: {rounding: NAME, ...}` in params.yaml)", ROUNDINGS.all()))
     typer.echo("Compositions with a name of their own (--method NAME, or written out in params.yaml):")
     for name, preset in PRESETS.items():
         typer.echo(f"  {name}: {json.dumps(dict(preset))}")

@@ -5,11 +5,12 @@ from zpruner.linalg._energy import output_energy
 from zpruner.linalg._hessian import DampedHessian, checked_cholesky, damped_hessian, inverse_factor
 from zpruner.linalg._least_squares import Solver, choose_solver, least_squares
 from zpruner.linalg._masked_cholesky import masked_cholesky
-from zpruner.linalg._obs import ChooseMask, obs_sweep
+from zpruner.linalg._obs import ChooseMask, ColumnGrid, obs_sweep
 from zpruner.linalg._shrinkage import Shrinkage, choose_shrinkage, shrunk_hessian, statistics_for
 
 __all__ = [
     "ChooseMask",
+    "ColumnGrid",
     "DampedHessian",
     "Shrinkage",
     "Solution",

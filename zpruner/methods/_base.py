@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from zpruner.parts.registry import Part
+from zpruner.quantization import Grid, QuantizedLayer
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern
 
 
@@ -69,5 +70,14 @@ class MaskSolver(Method):
         """Return name and settings of the weight update that gives, on this mask, the weights found; None: no update.
 
         A composition with that update takes the weights as they are.
+        """
+        return None
+
+    def solve_on_grid(
+        self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, grid: Grid
+    ) -> QuantizedLayer | None:
+        """Return mask and quantised weights of one sweep that does both; None: weights are quantised afterwards.
+
+        Asked only where `same_as_update` has a sweep that the rounding joins; arguments and errors as `solve`.
         """
         return None

@@ -8,9 +8,10 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.linalg import Shrinkage, obs_sweep, shrunk_hessian, statistics_for
+from zpruner.linalg import ColumnGrid, Shrinkage, obs_sweep, shrunk_hessian, statistics_for
 from zpruner.methods._base import MaskSolver, Solution
 from zpruner.methods._block import keep_in_block, loudest
+from zpruner.quantization import Grid, QuantizedLayer, RunningScales, column_grid
 from zpruner.types import LayerStats, SparsityPattern, Stat
 
 
@@ -37,6 +38,24 @@ class SparseGPT(MaskSolver):
 
     def solve(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Solution:
         """Return mask and weights of one sweep; errors as `MaskSolver.solve`."""
+        found, keep = self._sweep(weight, stats, pattern)
+        return Solution(keep, found)
+
+    def solve_on_grid(
+        self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, grid: Grid
+    ) -> QuantizedLayer | None:
+        """Return mask and quantised weights of one sweep (section 3.5 of the paper).
+
+        Before it a sweep without a grid says what weights to expect in the groups that scales are chosen for.
+        """
+        expected, kept = self._sweep(weight, stats, pattern)
+        scales = RunningScales(expected, kept, grid, stats.require(Stat.GRAM).diagonal())
+        found, keep = self._sweep(weight, stats, pattern, column_grid(grid, scales))
+        return QuantizedLayer.nearest(stats.layer, found, scales.finish(keep), keep, grid)
+
+    def _sweep(
+        self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, grid: ColumnGrid | None = None
+    ) -> tuple[Tensor, Tensor]:
         pattern.check_width(weight.shape[1], stats.layer)
         hessian = shrunk_hessian(weight, lambda: loudest(weight, stats, pattern), stats, self.damping, self.shrinkage)
 
@@ -44,8 +63,7 @@ class SparseGPT(MaskSolver):
             return keep_in_block(saliency, start, pattern, stats.layer)
 
         step = pattern.group_size or self.block_size
-        found, keep = obs_sweep(weight, hessian, choose, step=step, block_size=self.block_size)
-        return Solution(keep, found)
+        return obs_sweep(weight, hessian, choose, step=step, block_size=self.block_size, grid=grid)
 
     def same_as_update(self) -> tuple[str, Mapping[str, object]] | None:
         """Return `obs` with the settings of this sweep; it would choose another shrinkage, as it sees another mask."""

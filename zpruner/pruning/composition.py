@@ -1,4 +1,4 @@
-"""A composition: any score or solver with any comparison group, mask refinement and weight update."""
+"""A composition: any score or solver with any comparison group, mask refinement, weight update and quantisation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from zpruner.errors import InvalidSettingError, MissingStatisticError, ZprunerEr
 from zpruner.masks import REFINEMENTS, MaskRefinement, select
 from zpruner.methods import METHODS, MaskSolver, Method, PruningMethod
 from zpruner.parts.registry import Part, Registry
+from zpruner.quantization import ROUNDINGS, QuantizedLayer, Rounding
 from zpruner.settings.explain import explain
 from zpruner.settings.params import Choice, MethodSettings, Params
 from zpruner.tuning import TUNINGS, Tuning
@@ -34,12 +36,27 @@ P = TypeVar("P", bound=Part)
 
 
 @dataclass(frozen=True)
+class Pruned:
+    """One layer after every part of a composition.
+
+    Attributes:
+        mask: which weights stay.
+        weight: (out, in), in the dense weight's dtype, zeros in place.
+        quantized: the integers and scales that `weight` is made from; None where the composition does not quantise.
+    """
+
+    mask: Mask
+    weight: Tensor
+    quantized: QuantizedLayer | None = None
+
+
+@dataclass(frozen=True)
 class Composition:
     """What a label in params.yaml under `methods` stands for.
 
     `takes_solution` says that the update is what the solver itself does on its mask: its weights are taken.
-    `by_submodule` has sequential pruning measure each sub-module of a block with those before it pruned; `tuning` is
-    its last step for every block.
+    `by_submodule` has sequential pruning measure each sub-module of a block with those before it pruned; `tuning`
+    follows when all of the block is. `rounding` comes last and puts what stays on a grid.
     """
 
     method: Method
@@ -51,6 +68,7 @@ class Composition:
     takes_solution: bool = False
     by_submodule: bool = False
     tuning: Tuning | None = None
+    rounding: Rounding | None = None
 
     @property
     def solves(self) -> bool:
@@ -64,7 +82,7 @@ class Composition:
 
     @property
     def needs_after_score(self) -> frozenset[Stat]:
-        """Every statistic that a part reads once scores are known: refinement, update, correction, or the solver."""
+        """Every statistic that a part reads once scores are known: all parts but a score."""
         parts = [part for part in self._parts() if self.solves or part is not self.method]
         return frozenset().union(*(part.required() for part in parts))
 
@@ -74,7 +92,7 @@ class Composition:
         return max(part.workspace for part in self._parts())
 
     def _parts(self) -> list[Part]:
-        parts = [self.method, self.refinement, self.update, self.correction]
+        parts = [self.method, self.refinement, self.update, self.correction, self.rounding]
         return [part for part in parts if part is not None]
 
     def check_propagation(self, propagation: str) -> None:
@@ -126,33 +144,63 @@ class Composition:
         """
         return self._choose(weight, stats, pattern, scores)[0]
 
-    def prune(self, dense: Tensor, stats: LayerStats, pattern: SparsityPattern) -> tuple[Mask, Tensor]:
+    def prune(
+        self, dense: Tensor, stats: LayerStats, pattern: SparsityPattern, scores: ScoreMatrix | None = None
+    ) -> Pruned:
         """Return mask and pruned weight of one layer, in the dtype of the dense one, every part in turn.
 
         Args:
             dense: float (out, in).
             stats: of the layer's input.
             pattern: what is removed.
+            scores: where they are known already, of a weight that is not corrected.
         """
         weight = self.correct(dense, stats)
-        mask, solved = self._choose(weight, stats, pattern)
+        if (joint := self._solve_on_grid(weight, stats, pattern)) is not None:
+            return _dequantized(joint, dense.dtype)
+        mask, solved = self._choose(weight, stats, pattern, scores)
         if solved is not None and self.takes_solution:
-            return mask, solved.masked_fill(~mask.keep, 0).to(dense.dtype)
-        return mask, self.apply(weight, mask, stats).to(dense.dtype)
+            return self.finish(solved, mask, stats, dense.dtype)
+        return self.finish(self._updated(weight, mask, stats), mask, stats, dense.dtype)
 
     def apply(self, weight: Tensor, mask: Mask, stats: LayerStats | None) -> Tensor:
-        """Return the pruned weight, zeros in place: the update's, or the dense one masked. Shape and dtype stay."""
+        """Return the pruned weight, zeros in place: updated and quantised as the composition says, or as it was.
+
+        Shape and dtype stay. Under `sparsegpt` with a rounding that its sweep can do, `prune` does both at once.
+        """
+        return self.finish(self._updated(weight, mask, stats), mask, stats, weight.dtype).weight
+
+    def _updated(self, weight: Tensor, mask: Mask, stats: LayerStats | None) -> Tensor:
         if self.update is None:
-            return weight.masked_fill(~mask.keep, 0)  # a product would leave -0.0
-        if stats is None:
-            raise MissingStatisticError(
-                f"layer {mask.layer}",
-                "no statistics",
-                "those that the weight update reads",
-                "Pass the layer's statistics.",
-            )
-        updated = self.update.update(weight.float(), mask.keep, stats)
-        return updated.masked_fill(~mask.keep, 0).to(weight.dtype)
+            return weight
+        return self.update.update(weight.float(), mask.keep, _given(stats, mask.layer, "weight update"))
+
+    def finish(self, weight: Tensor, mask: Mask, stats: LayerStats | None, dtype: torch.dtype) -> Pruned:
+        """Return what becomes of a weight when mask, update and tuning are done: zeros in place, then quantised.
+
+        Args:
+            weight: float (out, in).
+            mask: of the layer.
+            stats: of the layer's input, where the composition quantises.
+            dtype: of the result.
+        """
+        # a product would leave -0.0
+        weight = weight.masked_fill(~mask.keep, 0)
+        if self.rounding is None:
+            return Pruned(mask, weight.to(dtype))
+        stats = _given(stats, mask.layer, "rounding")
+        check_weight(weight, stats)
+        return _dequantized(self.rounding.round(weight.float(), mask.keep, stats), dtype)
+
+    def _solve_on_grid(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> QuantizedLayer | None:
+        """Return what a solver's sweep gives that rounds as it goes; None where there is none."""
+        if self.rounding is None or not self.takes_solution or not isinstance(self.method, MaskSolver):
+            return None
+        own = self.method.same_as_update()
+        if own is None or self.refinement is not None or not self.rounding.joins(own[1]):
+            return None
+        check_weight(weight, stats)
+        return self.method.solve_on_grid(weight.float(), stats, pattern, self.rounding.grid)
 
     def _choose(
         self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, scores: ScoreMatrix | None = None
@@ -168,6 +216,18 @@ class Composition:
         if self.refinement is None:
             return mask, solved
         return Mask(stats.layer, self.refinement.refine(weight.float(), mask.keep, stats, pattern)), None
+
+
+def _dequantized(found: QuantizedLayer, dtype: torch.dtype) -> Pruned:
+    return Pruned(Mask(found.layer, found.keep), found.dequantize(dtype), found)
+
+
+def _given(stats: LayerStats | None, layer: str, reader: str) -> LayerStats:
+    if stats is None:
+        raise MissingStatisticError(
+            f"layer {layer}", "no statistics", f"those that the {reader} reads", "Pass the layer's statistics."
+        )
+    return stats
 
 
 def derive_mask(composition: Composition, scores: ScoreMatrix, pattern: SparsityPattern) -> Mask:
@@ -219,6 +279,7 @@ def compose(settings: MethodSettings) -> Composition:
         own is not None and build(UPDATES, *own) == update,
         settings.measure == "submodule",
         _chosen(TUNINGS, settings.tune),
+        _chosen(ROUNDINGS, settings.quantize),
     )
 
 

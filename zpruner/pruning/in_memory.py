@@ -164,9 +164,9 @@ def prune(
     weights: deque[Tensor] = deque()
     for layer in progress(layers, "prune", len(layers), "layer"):
         weight, stats = get_weight(model, layer), calibration.stats(layer.name)
-        mask, pruned = composition.prune(weight, stats, patterns[layer.name])
-        results.append(_result(mask, weight, pruned, stats, calibration.replaced.get(layer.name)))
-        weights.append(to_host(pruned)())  # an accelerator need not hold the model twice
+        found = composition.prune(weight, stats, patterns[layer.name])
+        results.append(_result(found.mask, weight, found.weight, stats, calibration.replaced.get(layer.name)))
+        weights.append(to_host(found.weight)())  # an accelerator need not hold the model twice
     for layer in layers:
         if layer.name not in calibration.replaced:
             calibration.replaced[layer.name] = get_weight(model, layer).to("cpu", copy=True)

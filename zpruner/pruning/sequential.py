@@ -14,6 +14,7 @@ from zpruner.execution import Runner
 from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
 from zpruner.pruning.composition import Composition
 from zpruner.pruning.tuned import BlockTuning
+from zpruner.quantization import QuantizedLayer
 from zpruner.tuning import KeptWeights
 from zpruner.types import RELATIVE, LayerStats, Mask, SparsityPattern, Stat
 
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SolvedLayer:
-    """One layer of sequential pruning: its mask, new and dense weight (out, in), and what it was measured with."""
+    """One layer of sequential pruning: its mask, new and dense weight (out, in), and what it was measured with.
+
+    `quantized` holds the integers and scales of the new weight, where the composition quantises.
+    """
 
     mask: Mask
     weight: Tensor
     dense: Tensor
     stats: LayerStats
+    quantized: QuantizedLayer | None = None
 
 
 def prune_blocks(
@@ -80,18 +85,19 @@ def prune_blocks(
     follow_dense = bool(wanted & RELATIVE) or (tuning is not None and tuning.follows_dense)
     replay = BlockReplay(model, inventory, windows, batch_size, follow_dense, runner)
     waiting: list[SolvedLayer] = []  # to be tuned
+    first = composition if tuning is None else replace(composition, rounding=None)
 
     def solve(layer: PrunableLayer, stats: LayerStats) -> None:
         dense = get_weight(model, layer).clone()
         if (grad_sq := gradient(layer.name)) is not None:
             stats = replace(stats, grad_sq=grad_sq.to(dense.device))
-        mask, pruned = composition.prune(dense, stats, patterns[layer.name])
-        found = SolvedLayer(mask, pruned, dense, stats)
+        found = first.prune(dense, stats, patterns[layer.name])
+        one = SolvedLayer(found.mask, found.weight, dense, stats, found.quantized)
         if tuning is None:
-            solved(found)
+            solved(one)
         else:
-            waiting.append(found)
-        set_weight(model, layer, pruned)
+            waiting.append(one)
+        set_weight(model, layer, found.weight)
 
     def prune_block(block: int, todo: list[PrunableLayer]) -> None:
         if not composition.by_submodule:
@@ -124,11 +130,14 @@ def prune_blocks(
             one.mask.layer: KeptWeights(one.weight, one.mask.keep, one.stats.require(Stat.SQ_SUM)) for one in waiting
         }
         tuned = tune.tune(kept)
-        for layer in layers:
-            set_weight(model, layer, tuned[layer.name])
+        weights: dict[str, Tensor] = {}
         for one in waiting:
+            last = composition.finish(tuned[one.mask.layer], one.mask, one.stats, one.dense.dtype)
+            weights[one.mask.layer] = last.weight
             if one.mask.layer not in (finished or {}):
-                solved(replace(one, weight=tuned[one.mask.layer]))
+                solved(replace(one, weight=last.weight, quantized=last.quantized))
+        for layer in layers:
+            set_weight(model, layer, weights[layer.name])
         waiting.clear()
 
     for block in range(inventory.n_blocks):

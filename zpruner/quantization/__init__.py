@@ -10,9 +10,27 @@ to even) to the checkpoint's dtype, and -0.0 written as 0.0. What is stored and 
 bit.
 """
 
-from zpruner.quantization._grid import Grid, nearest
+from zpruner.parts.registry import Registry
+from zpruner.quantization._base import Rounding
+from zpruner.quantization._columns import column_grid
+from zpruner.quantization._grid import Grid, nearest_integers
 from zpruner.quantization._groups import group_counts, group_of, per_weight
 from zpruner.quantization._layer import QuantizedLayer
+from zpruner.quantization._running import RunningScales
 from zpruner.quantization._scales import choose_scales
 
-__all__ = ["Grid", "QuantizedLayer", "choose_scales", "group_counts", "group_of", "nearest", "per_weight"]
+ROUNDINGS: Registry[Rounding] = Registry("zpruner.quantization", Rounding, "rounding")  # type: ignore[type-abstract]
+
+__all__ = [
+    "ROUNDINGS",
+    "Grid",
+    "QuantizedLayer",
+    "Rounding",
+    "RunningScales",
+    "choose_scales",
+    "column_grid",
+    "group_counts",
+    "group_of",
+    "nearest_integers",
+    "per_weight",
+]

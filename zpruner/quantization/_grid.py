@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from zpruner.errors import InvalidSettingError, did_you_mean
 
 Bits = Literal[8, 4, 3]
 Group = Literal["row", 128, 32]
@@ -18,6 +20,12 @@ class Grid:
 
     bits: Bits
     group: Group = "row"
+
+    def __post_init__(self) -> None:
+        for name, got, known in (("bits", self.bits, get_args(Bits)), ("group", self.group, get_args(Group))):
+            if got not in known or isinstance(got, bool):
+                expected = f"one of {', '.join(map(str, known))}"
+                raise InvalidSettingError(f"grid.{name}", repr(got), expected, did_you_mean(str(got), map(str, known)))
 
     @property
     def low(self) -> int:
@@ -39,7 +47,7 @@ class Grid:
         return width if self.group == "row" else self.group
 
 
-def nearest(weight: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+def nearest_integers(weight: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     """Return the integers whose multiples of `scale` lie nearest, ties to even, and the ends beyond them.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zpruner.errors import NonFiniteError, ShapeMismatchError
-from zpruner.quantization._grid import Grid
+from zpruner.quantization._grid import Grid, nearest_integers
 from zpruner.quantization._groups import group_counts, per_weight
 from zpruner.types import all_finite
 
@@ -61,6 +61,12 @@ class QuantizedLayer:
             raise NonFiniteError(
                 f"scales of layer {self.layer}", "NaN or infinity", "finite scales", "Quantise the layer again."
             )
+
+    @classmethod
+    def nearest(cls, layer: str, weight: Tensor, scales: Tensor, keep: Tensor, grid: Grid) -> QuantizedLayer:
+        """Return the layer whose integers lie nearest to a weight, float32 (out, in); the rest as the attributes."""
+        integers = nearest_integers(weight, per_weight(scales, keep, grid), grid).to(torch.int8)
+        return cls(layer, grid, integers, scales, keep)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """Return the weights, (out, in): the float32 product of integer and scale, rounded once; never -0.0.

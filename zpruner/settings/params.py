@@ -134,13 +134,21 @@ def _as_tuning(value: object) -> object:
     return _as_choice(value)
 
 
+def _as_rounding(value: object) -> object:
+    """Take settings without a name for those of the rounding that they name, or of `gptq`."""
+    if isinstance(value, dict) and "name" not in value:
+        return {"name": value.get("rounding", "gptq"), "settings": {k: v for k, v in value.items() if k != "rounding"}}
+    return _as_choice(value)
+
+
 class MethodSettings(Settings):
-    """A composition: score or solver, comparison group, optional allocation, mask refinement and weight update.
+    """A composition: score or solver, comparison group, optional allocation, refinement, update and quantisation.
 
     `settings` are the hyper-parameters of the score; `allocate` spreads the sparsity over the layers; `correct` (`{}`
     for the defaults) makes up for what earlier pruned blocks changed. Under pruned propagation `measure` says what is
     measured together before any of it is pruned: a whole block, or a sub-module of it (layers that read one input);
-    `tune` (`{}` for the defaults) lets gradients of a block's own outputs change what is kept in it.
+    `tune` (`{}` for the defaults) lets gradients of a block's own outputs change what is kept in it. `quantize` comes
+    last and puts what stays on a grid.
     """
 
     score: str
@@ -150,6 +158,7 @@ class MethodSettings(Settings):
     refine: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
     update: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
     correct: Annotated[Choice | None, BeforeValidator(_as_correction)] = None
+    quantize: Annotated[Choice | None, BeforeValidator(_as_rounding)] = None
     measure: Literal["block", "submodule"] = "block"
     tune: Annotated[Choice | None, BeforeValidator(_as_tuning)] = None
 

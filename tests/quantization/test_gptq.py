@@ -53,14 +53,14 @@ def agree(found, expected, scale, share=0.005):
 
 
 @pytest.mark.parametrize("bits", [8, 4, 3])
-@pytest.mark.parametrize("order", ["natural", "activation"])
+@pytest.mark.parametrize("order", ["natural", None])
 def test_with_nothing_pruned_it_is_gptq(bits, order):
     weight, stats = problem()
     rounding = Gptq(bits=bits, group=32, order=order)
     keep = torch.ones_like(weight, dtype=torch.bool)
     found = rounding.round(weight, keep, stats)
     matrix = hessian_of(stats)
-    columns = matrix.diagonal().float().argsort(descending=True, stable=True) if order == "activation" else None
+    columns = matrix.diagonal().float().argsort(descending=True, stable=True) if order is None else None
     scale = per_weight(choose_scales(weight, keep, rounding.grid, matrix.diagonal().float()), keep, rounding.grid)
     assert torch.equal(per_weight(found.scales, keep, rounding.grid), scale), "chosen before the sweep"
     expected = reference(weight, keep, scale, rounding.grid, matrix, columns)
@@ -72,7 +72,7 @@ def test_on_a_mask_the_error_ends_in_kept_weights(group):
     weight, stats = problem(seed=1)
     keep = torch.rand(weight.shape, generator=torch.Generator().manual_seed(2)) > 0.5
     weight = weight * keep
-    rounding = Gptq(bits=4, group=group)
+    rounding = Gptq(bits=4, group=group, order="natural")
     found = rounding.round(weight, keep, stats)
     scale = per_weight(found.scales, keep, rounding.grid)
     expected = reference(weight, keep, torch.where(keep, scale, 1.0), rounding.grid, hessian_of(stats))
@@ -145,12 +145,12 @@ def test_joint_with_the_mask_of_sparsegpt(group):
 @pytest.mark.parametrize("pattern", [0.0, 0.5, "2:4"])
 @pytest.mark.parametrize("group", ["row", 128, 32])
 def test_one_sweep_loses_less_than_pruning_then_rounding_to_nearest(pattern, group):
-    weight, stats = problem(out=48, width=288, tokens=700, seed=6)
-    solver, grid, wanted = SparseGPT(), Grid(4, group), SparsityPattern.parse(pattern)
+    weight, stats = problem(out=48, width=288, tokens=700, seed=3)
+    solver, grid, wanted = SparseGPT(), Grid(3, group), SparsityPattern.parse(pattern)
     joint = solver.solve_on_grid(weight, stats, wanted, grid)
     assert joint.keep.float().mean() == pytest.approx(1 - wanted.sparsity, abs=0.01)
     plain = solver.solve(weight, stats, wanted)
-    after = Nearest(bits=4, group=group).round(plain.weight, plain.keep, stats)
+    after = Nearest(bits=3, group=group).round(plain.weight, plain.keep, stats)
 
     def loss(found):
         change = weight - found.dequantize(torch.float32)

@@ -30,9 +30,9 @@ class Gptq(Rounding):
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
     workspace: ClassVar[int] = 3
 
-    order: Literal["natural", "activation"] = "natural"
+    order: Literal["natural", "activation"] | None = None
     """In which order columns are rounded: as they stand, or those with the most energy first, while there are still
-    many to make up for them."""
+    many to make up for them; null: activation, but natural where a solver's sweep rounds as it goes."""
     damping: float = Field(default=0.01, ge=0.0)
     """Share of the mean of the Hessian's diagonal added to it."""
     shrinkage: float = Field(default=0.0, ge=0.0)
@@ -60,7 +60,7 @@ class Gptq(Rounding):
     def joins(self, sweep: Mapping[str, object]) -> bool:
         """Return whether the sweep has this Hessian and takes the columns as they stand."""
         same = (sweep.get("damping"), sweep.get("shrinkage")) == (self.damping, self.shrinkage)
-        return same and self.order == "natural"
+        return same and self.order != "activation"
 
 
 def _sweep(weight: Tensor, keep: Tensor, each: Tensor, hessian: DampedHessian, grid: Grid) -> Tensor:

@@ -17,8 +17,8 @@ from zpruner.calibration import BlockReplay
 from zpruner.checkpoint import SolvedWeights
 from zpruner.errors import ArtifactError
 from zpruner.model import get_weight, load_model, take_inventory
-from zpruner.pruning.composition import Composition
-from zpruner.types import LayerStats, Mask
+from zpruner.pruning.composition import Composition, Pruned
+from zpruner.types import LayerStats, SparsityPattern
 
 METHODS = {
     "wanda": {"score": "wanda", "group": "row"},
@@ -132,16 +132,16 @@ def test_an_interrupted_run_goes_on_at_its_first_unfinished_block(
 def test_within_a_block_it_goes_on_at_the_first_unfinished_layer(
     two_projects: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply = Composition.apply
+    prune = Composition.prune
     pruned: list[str] = []
 
-    def die_at_the_twelfth(self: Composition, weight: Tensor, keep: Mask, stats: LayerStats | None) -> Tensor:
-        pruned.append(keep.layer)
+    def die_at_the_twelfth(self: Composition, dense: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Pruned:
+        pruned.append(stats.layer)
         if len(pruned) == 12:
             raise KeyboardInterrupt
-        return apply(self, weight, keep, stats)
+        return prune(self, dense, stats, pattern)
 
-    monkeypatch.setattr(Composition, "apply", die_at_the_twelfth)
+    monkeypatch.setattr(Composition, "prune", die_at_the_twelfth)
     goes_on(*two_projects)
     assert len(pruned) == 22
     assert pruned[11] == pruned[12]

@@ -4,6 +4,7 @@ import itertools
 
 import families
 import pytest
+import tiny
 import torch
 
 import zpruner
@@ -151,3 +152,15 @@ def test_any_layout_is_quantised(family, sequential):
         assert not weight[~result.mask.keep].any()
         assert len(weight.unique()) > 8
         assert max(len(row.unique()) for row in weight) <= 8
+
+
+def test_rounding_comes_after_tuning():
+    """What gradients changed is put on the grid, by the statistics that the layer was pruned with."""
+    model = tiny.build("llama")
+    method = {"score": "wanda", "group": "row", "tune": {"batch": 1}, "quantize": {"bits": 3, "group": "row"}}
+    layers = zpruner.prune_sequentially(model, WINDOWS, method=method, sparsity="2:4")
+    for layer, result in zip(take_inventory(model).layers, layers, strict=True):
+        weight = get_weight(model, layer)
+        assert not weight[~result.mask.keep].any()
+        assert max(len(row.unique()) for row in weight) <= 8
+        assert len(weight.unique()) > 8

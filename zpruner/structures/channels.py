@@ -39,9 +39,10 @@ class Channels:
 def find_channels(
     probe: Probe, weights: Mapping[str, Tensor], layers: tuple[PrunableLayer, ...], sizes: Iterable[int]
 ) -> list[Channels]:
-    """Return the channels of every layer of every block, the finest groups of each first.
+    """Return the channels of every layer that writes into the hidden state, of every block.
 
-    A coarser group is listed where it is made by more than the finer ones in it: two query heads with their key.
+    They are taken in the finest groups that most rows are made for: query heads that share a key go with it. Left out
+    are channels that are but a linear map of what the block is given: the rank of a product of two matrices.
 
     Args:
         probe: of the model.
@@ -49,7 +50,8 @@ def find_channels(
         layers: that can be pruned.
         sizes: how many groups there may be.
     """
-    known = sorted(set(sizes), reverse=True)
+    counts = sorted(set(sizes), reverse=True)
+    known = {(layer.tensor, layer.part) for layer in layers}
     owners = probe.owners()
     found: list[Channels] = []
     for owner in dict.fromkeys(owners):
@@ -61,22 +63,29 @@ def find_channels(
             if (layer.pool or layer.name) in seen:
                 continue
             seen.add(layer.pool or layer.name)
-            for count, rows in _groups(followed, reader, known):
-                maker = _Maker(probe, weights, layers, layer, count, rows)
+            untied = all((probe.moved(layer.tensor, block), layer.part) in known for block in alike)
+            if (
+                untied
+                and layer.out_features == followed.hidden
+                and (groups := _groups(followed, reader, counts)) is not None
+            ):
+                maker = _Maker(probe, weights, layers, layer, *groups)
                 found += [made for block in alike for made in maker.everywhere(block)]
     return found
 
 
-def _groups(followed: Followed, reader: Reader, sizes: list[int]) -> Iterator[tuple[int, tuple[Rows, ...]]]:
-    """Yield numbers of groups, from the finest, with what makes each group."""
+def _groups(followed: Followed, reader: Reader, sizes: list[int]) -> tuple[int, tuple[Rows, ...]] | None:
+    """Return how many groups a reader's channels are, and what makes each; None where there is nothing to cut."""
     width = reader.channels.shape[1]
     made: set[tuple[str, int, int]] = set()
+    best = None
     for count in [width, *(size for size in sizes if size < width and width % size == 0)]:
         rows = followed.rows(reader, count)
-        now = {(found.tensor, found.axis, found.index.numel()) for found in rows}
+        now = {(found.tensor, found.axis, found.index.numel()) for found in rows if followed.is_layer(found.tensor)}
         if now - made:
             made |= now
-            yield count, rows
+            best = count, rows
+    return best if best is None or best[0] < width or not followed.is_linear(reader, best[1]) else None
 
 
 class _Maker:

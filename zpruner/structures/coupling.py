@@ -59,6 +59,7 @@ class Coupling:
         reads: what reads them: columns of weights. Where these are zero, the structure has no effect.
         entries: path of the module list of which each entry is one, for blocks and for experts that are modules.
         removable: bool (count,); None: every one.
+        divisions: of experts in a row that a router chooses among first; as many stay in each.
     """
 
     kind: StructureKind
@@ -71,6 +72,7 @@ class Coupling:
     reads: tuple[Slices, ...]
     entries: str | None = None
     removable: Tensor | None = None
+    divisions: int = 1
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,10 @@ class Couplings:
             if coupling.removable is not None and not bool((chosen | coupling.removable).all()):
                 bad = int((~chosen & ~coupling.removable).nonzero()[0])
                 raise _unfit(name, f"number {bad} removed", "structures that the config can be without")
+            stay = chosen.view(coupling.divisions, -1).sum(1)
+            if int(stay.min()) != int(stay.max()):
+                got = f"{', '.join(str(int(n)) for n in stay)} kept in its {coupling.divisions} divisions"
+                raise _unfit(name, got, "as many in each, since the router chooses among divisions first")
             first = shares.setdefault(coupling.size, (name, number, coupling.count))
             if number * first[2] != first[1] * coupling.count:
                 got = f"{number} of {coupling.count} kept, and {first[1]} of {first[2]} in {first[0]}"

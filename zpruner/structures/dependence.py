@@ -17,6 +17,9 @@ from torch import Tensor
 from zpruner.model.layers import PrunableLayer
 from zpruner.structures.probe import Probe
 
+_ROUNDING = 1e-7
+"""Of the largest gradient: what is added to all keys alike has none, but for rounding."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -63,10 +66,30 @@ class Followed:
     ) -> None:
         self._layers = {layer.tensor: layer for layer in layers if layer.block == block}
         self._scales: dict[tuple[str, int], Tensor] = {}
-        scaled = dict(weights)
-        for name in weights:
-            if probe.block_of(name) == block and weights[name].is_floating_point():
-                scaled[name] = self._scaled(name, weights[name])
+        self._probe, self._weights, self._block = probe, weights, block
+        self.readers, self.hidden = self._run()
+        """What layers of the block read, and the width of the hidden state that it puts out."""
+
+    def is_layer(self, tensor: str) -> bool:
+        """Return whether a parameter is the weight of one of the block's layers."""
+        return tensor in self._layers
+
+    def is_linear(self, reader: Reader, rows: Iterable[Rows]) -> bool:
+        """Return whether channels change their sign with the rows that make them."""
+        for found in rows:
+            self._scales[found.tensor, found.axis].data[found.index.flatten()] = -1.0
+        turned = next(other for other in self._run()[0] if other.tensor == reader.tensor)
+        for found in rows:
+            self._scales[found.tensor, found.axis].data[found.index.flatten()] = 1.0
+        same = turned.channels.shape == reader.channels.shape
+        return same and torch.allclose(turned.channels, -reader.channels, rtol=1e-4, atol=1e-5)
+
+    def _run(self) -> tuple[tuple[Reader, ...], int]:
+        """Run the block; return what its layers read, and the width of what it puts out."""
+        scaled = dict(self._weights)
+        for name, tensor in self._weights.items():
+            if self._probe.block_of(name) == self._block and tensor.is_floating_point():
+                scaled[name] = self._scaled(name, tensor)
         found: dict[str, Reader] = {}
 
         def observe(name: str, part: int, inputs: Tensor) -> None:
@@ -74,8 +97,8 @@ class Followed:
                 found[name] = Reader(name, part, inputs.reshape(-1, inputs.shape[-1]))
 
         with torch.enable_grad():
-            probe.run(scaled, block, observe)
-        self.readers = tuple(found.values())
+            hidden = self._probe.run(scaled, self._block, observe)
+        return tuple(found.values()), hidden.shape[-1]
 
     def rows(self, reader: Reader, groups: int) -> tuple[Rows, ...]:
         """Return the rows that make one group of a reader's channels each, where all groups have equally many.
@@ -124,14 +147,11 @@ class Followed:
         return tensor
 
     def _new(self, key: tuple[str, int], size: int) -> Tensor:
-        self._scales[key] = torch.ones(size, requires_grad=True)
-        return self._scales[key]
+        return self._scales.setdefault(key, torch.ones(size, requires_grad=True))
 
     @staticmethod
     def _reached(channels: Tensor, scales: list[Tensor]) -> list[Tensor]:
-        """Return which entries of the scales have a gradient of the channels' sum."""
-        grads = torch.autograd.grad(channels.sum(), scales, retain_graph=True, allow_unused=True)
-        return [
-            torch.zeros(len(scale), dtype=torch.bool) if grad is None else grad != 0
-            for scale, grad in zip(scales, grads, strict=True)
-        ]
+        """Return which entries of the scales have a gradient of the channels' sum that is more than rounding."""
+        grads = torch.autograd.grad(channels.sum(), scales, retain_graph=True, materialize_grads=True)
+        least = _ROUNDING * max(float(grad.abs().max()) for grad in grads)
+        return [grad.abs() > least for grad in grads]

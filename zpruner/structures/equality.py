@@ -15,6 +15,9 @@ from zpruner.structures.slicing import Cuts, cut_tensor, cuts_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_FEW = 4
+"""Tokens for which rows of a router are made."""
+_FAR = 1e4
 _ROUNDING = 1e-4
 """Of the largest number: float32 sums in another order."""
 
@@ -45,12 +48,17 @@ def same_when_cut(
                 silent[slices.tensor] = weights[slices.tensor].clone()
             slices.view(silent[slices.tensor]).index_fill_(slices.axis, slices.places(~keep[coupling.name]), 0.0)
     other = Probe.of(smaller, probe.blocks)
-    try:
-        found = other.run(cut_weights(weights, cuts), last)
-    except (RuntimeError, ValueError, TypeError, IndexError):  # shapes that the model's code does not expect
-        return False
-    wanted = probe.run(silent, last)
-    return _equal(found, wanted)
+    left = cut_weights(weights, cuts)
+    for attention in dict.fromkeys((probe.model.config._attn_implementation, "eager")):
+        with probe.attending(attention), other.attending(attention):
+            wanted = probe.run(silent, last)
+            try:
+                found = other.run(left, last)
+            except (RuntimeError, ValueError, TypeError, IndexError):  # shapes that the model's code does not expect
+                return False
+        if not _equal(found, wanted):
+            return False
+    return True
 
 
 def same_without(
@@ -70,14 +78,53 @@ def same_without(
         hidden = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         return hidden if isinstance(result, Tensor) else (hidden, *result[1:])
 
-    other = Probe.of(smaller, probe.blocks)
     hooks = {f"{probe.blocks}.{index}": passed for index in (~kept).nonzero().flatten().tolist()}
     try:
+        other = Probe.of(smaller, probe.blocks)
         found = other.run({new: weights[old] for old, new in renamed.items()}, int(kept.sum()) - 1)
         wanted = probe.run(weights, len(kept) - 1, hooks=hooks)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
         return False
     return _equal(found, wanted)
+
+
+def same_when_avoided(
+    probe: Probe,
+    smaller: PreTrainedModel,
+    weights: Mapping[str, Tensor],
+    couplings: Iterable[Coupling],
+    keep: Mapping[str, Tensor],
+) -> bool:
+    """Return whether the model without some experts computes what the model does in which no token is routed to them.
+
+    Routers are given rows that make the logits of these experts very small for all tokens of the probe: these are few,
+    so that their inputs are linearly independent.
+
+    Args:
+        probe, smaller, weights, keep: see `same_when_cut`.
+        couplings: mixtures, in the order of blocks.
+    """
+    couplings = tuple(couplings)
+    last = probe.last()
+    avoiding = dict(weights)
+    try:
+        for coupling in couplings:
+            inputs: dict[str, Tensor] = {}
+            probe.run(avoiding, last, lambda name, _, x, seen=inputs: seen.setdefault(name, x), tokens=_FEW)  # type: ignore[misc]
+            gone = (~keep[coupling.name]).nonzero().flatten()
+            for slices in coupling.writes:
+                tensor = avoiding[slices.tensor]
+                if tensor.ndim == 1:
+                    avoiding[slices.tensor] = tensor.index_fill(0, gone, -_FAR)
+                elif tensor.ndim == 2 and slices.axis == 0 and slices.tensor in inputs:
+                    tokens = inputs[slices.tensor].reshape(-1, tensor.shape[1]).float()
+                    row = torch.linalg.lstsq(tokens, torch.full((len(tokens), 1), -_FAR)).solution[:, 0]
+                    avoiding[slices.tensor] = tensor.index_copy(0, gone, row.expand(len(gone), -1))
+        other = Probe.of(smaller, probe.blocks)
+        found = other.run(cut_weights(avoiding, cuts_of(couplings, keep)), last, tokens=_FEW)
+    except (RuntimeError, ValueError, TypeError, LookupError):  # too few experts for the router
+        return False
+    return _equal(found, probe.run(avoiding, last, tokens=_FEW))
 
 
 def _equal(found: Tensor, wanted: Tensor) -> bool:

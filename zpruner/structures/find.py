@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,15 +42,35 @@ def find_couplings(model: PreTrainedModel, blocks: str | None = None, ignore: It
         ModelStructureError: as `take_inventory`.
     """
     empty = empty_of(model.config)
-    inventory = take_inventory(empty, blocks, ignore)
+    inventory = take_inventory(empty, blocks)
     search = _Search(model.config, empty, inventory)
     found = [*search.widths(), *search.experts(), *search.depth()]
-    sizes = {size.name: size for size, _ in found}
-    couplings = sorted((c for _, some in found for c in some), key=lambda c: -1 if c.block is None else c.block)
-    kinds = {coupling.kind for coupling in couplings}
-    return Couplings(
-        tuple(couplings), sizes, {kind: search.why_not(kind) for kind in StructureKind if kind not in kinds}
-    )
+    missing = {kind: search.why_not(kind) for kind in StructureKind}
+    staying = _ignored(inventory, take_inventory(empty, blocks, ignore)) if ignore else frozenset()
+    for size, couplings in list(found):
+        if touched := sorted(name for c in couplings for name in _layers(c, inventory) if name in staying):
+            found.remove((size, couplings))
+            missing[couplings[0].kind] = f"{touched[0]} under model.ignore"
+    every = sorted((c for _, some in found for c in some), key=lambda c: -1 if c.block is None else c.block)
+    kinds = {coupling.kind for coupling in every}
+    absent = {kind: why for kind, why in missing.items() if kind not in kinds}
+    return Couplings(tuple(every), {size.name: size for size, _ in found}, absent)
+
+
+def _ignored(every: Inventory, left: Inventory) -> frozenset[str]:
+    """Return the names of layers that are left out."""
+    return frozenset(layer.name for layer in every.layers) - {layer.name for layer in left.layers}
+
+
+def _layers(coupling: Coupling, inventory: Inventory) -> Iterator[str]:
+    """Yield the names of the layers that lose something with a coupling's structures."""
+    if coupling.kind is StructureKind.BLOCKS:
+        yield from (layer.name for layer in inventory.layers)
+    elif coupling.kind is StructureKind.EXPERTS:
+        tensors = {slices.tensor for slices in coupling.writes}
+        yield from (layer.name for layer in inventory.layers if layer.tensor in tensors)
+    else:
+        yield from (s.layer.name for s in (*coupling.writes, *coupling.reads) if s.layer is not None)
 
 
 class _Search:
@@ -67,6 +88,7 @@ class _Search:
         self.probe = Probe.of(empty, inventory.blocks)
         self.weights = self.probe.random_weights(inventory.layers, 0)
         self.channels = find_channels(self.probe, self.weights, inventory.layers, sizes_of(config))
+        self._counted: set[StructureKind] = set()
 
     def widths(self) -> Iterator[tuple[Size, list[Coupling]]]:
         """Yield neurons and groups: of every layer's channels, first what single numbers of the config count."""
@@ -75,19 +97,20 @@ class _Search:
         counts = sorted({each.count for each in self.channels}, reverse=True)
         for look in (sizes.alone, sizes.together):
             for count in counts:
-                if all(each.layer.name in done for each in self.channels if each.count == count):
-                    continue
-                for resized in look(count):
+                left = {each.layer.name for each in self.channels if each.count == count} - done
+                for resized in look(count) if left else ():
                     names = {each.layer.name for each in resized.channels}
-                    if not names & done and resized.units > 1:
-                        couplings = [_coupling(resized, each) for each in resized.channels]
-                        if self._proved(resized, couplings):
-                            done |= names
-                            yield resized.size, couplings
+                    couplings = [_coupling(resized, each) for each in resized.channels]
+                    self._counted |= {coupling.kind for coupling in couplings}
+                    if not names & done and resized.units > 1 and self._proved(resized, couplings):
+                        done |= names
+                        yield resized.size, couplings
+                        if left <= done:
+                            break
 
     def experts(self) -> Iterator[tuple[Size, list[Coupling]]]:
         """Yield experts."""
-        yield from find_experts(self.config, self.probe, self.inventory.layers, self.before)
+        yield from find_experts(self.config, self.probe, self.weights, self.inventory.layers, self.before)
 
     def depth(self) -> Iterator[tuple[Size, list[Coupling]]]:
         """Yield blocks: of each signature the first and the last are tried, with which all of it can go or not."""
@@ -108,8 +131,19 @@ class _Search:
                 return
 
     def why_not(self, kind: StructureKind) -> str:
-        """Return why there is nothing of a kind to cut."""
-        return f"no {kind.value}"
+        """Return why there is nothing of a kind to cut, if so."""
+        if kind in self._counted:
+            return f"a model that computes something else without some of its {kind.value}"
+        match kind:
+            case StructureKind.EXPERTS:
+                mixed = any(layer.parts > 1 for layer in self.inventory.layers)
+                return "experts that the config does not count by themselves" if mixed else "one MLP for every token"
+            case StructureKind.BLOCKS:
+                return "blocks of which the config describes each by its place"
+            case StructureKind.NEURONS | StructureKind.GROUPS:
+                if any(_kind(each) is kind for each in self.channels):
+                    return f"a config that has no number for its {kind.value} alone"
+                return f"{kind.value} that depend on each other, or that no layer reads apart"
 
     def _goes(self, couplings: Couplings, path: str, index: int) -> bool:
         """Return whether a block can go, and the others still compute what they did."""
@@ -125,7 +159,7 @@ class _Search:
 
     def _proved(self, resized: Resized, couplings: list[Coupling]) -> bool:
         """Return whether the model without half of the structures computes what it does when nothing reads them."""
-        kept = (resized.units + 1) // 2
+        kept = round(resized.units * resized.share)
         smaller = empty_with(self.config, resized.size.at(kept, resized.units))
         return smaller is not None and all(
             same_when_cut(self.probe, smaller, self.weights, couplings, self._chosen(couplings, kept, choose))
@@ -149,25 +183,25 @@ class _Search:
         return made
 
 
-def _first_then_last(count: int, number: int) -> Tensor:
-    return torch.arange(count) if number % 2 == 0 else torch.arange(count).flip(0)
-
-
-def _last_then_first(count: int, number: int) -> Tensor:
-    return _first_then_last(count, number + 1)
+def _ends(bit: int, count: int, number: int) -> Tensor:
+    return torch.arange(count).flip(0) if number >> bit & 1 else torch.arange(count)
 
 
 def _anywhere(count: int, number: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(number))
 
 
-_CHOICES = (_first_then_last, _last_then_first, _anywhere)
-"""Orders in which structures are kept to prove that any may go, others in each coupling: neighbours, and scattered."""
+_CHOICES = (*(partial(_ends, bit) for bit in range(3)), _anywhere)
+"""Orders in which structures are kept to prove that any may go. They differ between any two of the first couplings, so
+that structures which two blocks share do not pass: from one end or the other, and scattered."""
+
+
+def _kind(channels: Channels) -> StructureKind:
+    return StructureKind.NEURONS if channels.count == channels.layer.in_features else StructureKind.GROUPS
 
 
 def _coupling(resized: Resized, channels: Channels) -> Coupling:
-    layer = channels.layer
-    kind = StructureKind.NEURONS if channels.count == layer.in_features else StructureKind.GROUPS
+    layer, name = channels.layer, resized.size.name
     step = channels.count // resized.units
-    name = resized.size.name
-    return Coupling(kind, layer.name, layer.block, channels.count, name, step, channels.writes, channels.reads)
+    writes, reads = channels.writes, channels.reads
+    return Coupling(_kind(channels), layer.name, layer.block, channels.count, name, step, writes, reads)

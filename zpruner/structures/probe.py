@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,17 @@ class Probe:
         """Return the probe of an empty model, whose buffers are computed in place."""
         compute_buffers(empty, empty.state_dict(keep_vars=True), torch.device("cpu"))
         return cls(empty.eval(), blocks)
+
+    @contextmanager
+    def attending(self, implementation: str) -> Iterator[None]:
+        """Let the model attend by another of transformers' implementations for the time being."""
+        config = self.model.config
+        before = config._attn_implementation
+        config._attn_implementation = implementation
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
 
     def signatures(self) -> list[tuple[Any, ...]]:
         """Return what each block is made of: blocks of one signature have the same structures."""
@@ -103,6 +114,7 @@ class Probe:
         last: int,
         observe: Observer | None = None,
         hooks: Mapping[str, Callable[..., Any]] | None = None,
+        tokens: int = TOKENS,
     ) -> Tensor:
         """Run the model up to the end of a block; return the hidden state that the block puts out.
 
@@ -111,6 +123,7 @@ class Probe:
             last: index of that block.
             observe: told of every product with a parameter inside the blocks.
             hooks: forward hooks of modules, by path, called with keywords too.
+            tokens: how many.
         """
         found: list[Tensor] = []
 
@@ -128,7 +141,7 @@ class Probe:
             name = addresses[memory_of(matrix)]
             observe(name, int(matrix.storage_offset()) // matrix.numel(), inputs)
 
-        tokens = torch.arange(3, 3 + TOKENS)[None] % min(_ROWS, self.model.get_input_embeddings().weight.shape[0])
+        ids = torch.arange(3, 3 + tokens)[None] % min(_ROWS, self.model.get_input_embeddings().weight.shape[0])
         with ExitStack() as stack:
             for path, hook in (hooks or {}).items():
                 stack.callback(self.model.get_submodule(path).register_forward_hook(hook, with_kwargs=True).remove)
@@ -138,7 +151,7 @@ class Probe:
                 stack.enter_context(Products(addresses, seen))
             with suppress(_Reached):
                 torch.func.functional_call(
-                    self.model, dict(weights), (), {"input_ids": tokens, "use_cache": False}, tie_weights=False
+                    self.model, dict(weights), (), {"input_ids": ids, "use_cache": False}, tie_weights=False
                 )
         return found[0]
 

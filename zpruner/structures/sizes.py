@@ -25,6 +25,8 @@ Where = tuple[str, ...]
 Numbers = int | tuple[int, ...]
 """A size: one for all blocks, or one for each."""
 Shapes = Mapping[str, tuple[int, ...]]
+Lengths = Mapping[tuple[str, int], tuple[int, int]]
+"""(parameter, axis) -> its length before and after."""
 _MOST = 1_000_000
 
 
@@ -127,8 +129,8 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
-def resized(before: Shapes, after: Shapes) -> dict[tuple[str, int], tuple[int, int]] | None:
-    """Return (parameter, axis) -> (length before, after) where these differ.
+def resized(before: Shapes, after: Shapes) -> Lengths | None:
+    """Return what differs in length.
 
     None where the two do not have the same parameters with as many axes, or one grew.
     """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zpruner.structures.channels import Channels
 from zpruner.structures.sizes import (
+    Lengths,
     Numbers,
     Shapes,
     Size,
@@ -34,10 +35,11 @@ HEAD_DIM = ("head_dim",)
 
 @dataclass(frozen=True)
 class Resized:
-    """Numbers of a config, and the channels that they count."""
+    """Numbers of a config, the channels that they count, and a share of which a model can be built."""
 
     size: Size
     channels: tuple[Channels, ...]
+    share: float
 
     @property
     def units(self) -> int:
@@ -63,81 +65,92 @@ class Sizes:
         self._config, self._before, self._channels = config, before, channels
         self._numbers, self._unset = numbers(config), unset(config)
         self._cuttable = {self._key(slices) for each in channels for slices in each.slices}
-        self._tried: dict[tuple[tuple[Where, Any], ...], dict[tuple[str, int], tuple[int, int]] | None] = {}
+        self._tried: dict[tuple[tuple[Where, Any], ...], Shapes | None] = {}
 
     def alone(self, count: int) -> Iterator[Resized]:
         """Yield what single numbers resize channels of which there are `count`, or a multiple or a part of that."""
-        for values in self._single(count):
-            yield from self._try(values, {}, count)
+        for where, value in self._single(count):
+            yield from self._try({where: value}, {}, count)
         widths = {each.count for each in self._channels if each.count == each.layer.in_features}
         if count in widths:
             for where in self._unset:
                 yield from self._try({where: count}, {}, count)
 
     def together(self, count: int) -> Iterator[Resized]:
-        """Yield what several numbers, changed in the same proportion, resize."""
-        plausible = [values for values in self._single(count) if self._plausible(values, count)]
-        merged = [{key: value for entry in plausible for key, value in entry.items()}]
+        """Yield what several numbers, changed in the same proportion, resize.
+
+        Of those that alone change no shape, one may be among them, if it is the count itself: key-value heads where
+        keys are made for every head.
+        """
+        plausible: dict[Where, Numbers] = {}
+        silent: dict[Where, Numbers] = {}
+        for where, value in self._single(count):
+            found = self._alone(where, value, count)
+            if found is None or (found and found.keys() <= self._cuttable):
+                if all(number % count == 0 for number in entries(value)):
+                    plausible[where] = value
+            elif not found and value == count:
+                silent[where] = value
         fixings: list[dict[Where, int]] = [{}]
         if not isinstance(self._numbers.get(HEAD_DIM), int):
-            heads = {number for value in merged[0].values() for number in entries(value)}
+            heads = {number for value in plausible.values() for number in entries(value)}
             widths = {each.layer.in_features for each in self._channels if each.count == count}
             fixings += [{HEAD_DIM: w // h} for w in sorted(widths) for h in sorted(heads) if w % h == 0 and w > h]
-        for number in range(1, _TOGETHER + 1):
-            for chosen in combinations(merged[0].items(), number):
-                for fixed in fixings:
-                    if number > 1 or fixed:
-                        yield from self._try(dict(chosen), fixed, count)
+        chosen = [dict(some) for n in range(1, _TOGETHER + 1) for some in combinations(plausible.items(), n)]
+        chosen += [{**some, where: value} for some in chosen for where, value in silent.items()]
+        for values in chosen:
+            for fixed in fixings:
+                if len(values) > 1 or fixed:
+                    yield from self._try(values, fixed, count)
 
-    def _single(self, count: int) -> Iterator[dict[Where, Numbers]]:
+    def _single(self, count: int) -> Iterator[tuple[Where, Numbers]]:
         for where, value in self._numbers.items():
             if all(number % count == 0 or count % number == 0 for number in entries(value)):
-                yield {where: value}
+                yield where, value
 
-    def _plausible(self, values: Mapping[Where, Numbers], count: int) -> bool:
-        """Return whether changing a number may be part of what resizes the channels: it touches nothing else."""
-        if not all(number % count == 0 for value in values.values() for number in entries(value)):
-            return False
-        size = Size(values)
+    def _alone(self, where: Where, value: Numbers, count: int) -> Lengths | None:
+        """Return what is resized by one number that is halved; None where it makes no model alone, or a larger one."""
+        size = Size({where: value})
         units = math.gcd(count, size.units)
-        found = self._resized(size.at((units + 1) // 2, units))
-        return found is None or (bool(found) and found.keys() <= self._cuttable)
+        after = self._shapes(size.at((units + 1) // 2, units))
+        return None if after is None else resized(self._before, after)
 
     def _try(self, values: Mapping[Where, Numbers], fixed: Mapping[Where, int], count: int) -> Iterator[Resized]:
-        """Yield what the values resize, if they do so in proportion: at half of them, and at three quarters."""
+        """Yield what the values resize, if they do so in proportion: at half of them, and at three quarters.
+
+        Of the two one may be refused by the config: many want numbers that divide each other.
+        """
         size = Size(values, fixed)
         units = math.gcd(count, size.units)
-        some = sorted({math.ceil(units * share) for share in (0.5, 0.75)} - {units})
-        found = [self._explained(size, kept, units) for kept in some]
-        if found and found[0] and all(other == found[0] for other in found):
-            yield Resized(size, found[0])
+        found: dict[int, tuple[Channels, ...]] = {}
+        for kept in sorted({math.ceil(units * share) for share in (0.5, 0.75)} - {units}):
+            after = self._shapes(size.at(kept, units))
+            if after is not None:
+                found[kept] = self._explained(after, kept, units)
+        if found and all(found.values()) and len(set(found.values())) == 1:
+            yield Resized(size, next(iter(found.values())), next(iter(found)) / units)
 
-    def _explained(self, size: Size, kept: int, units: int) -> tuple[Channels, ...] | None:
-        """Return the channels that are resized in the proportion kept / units, where nothing else is."""
-        found = self._resized(size.at(kept, units))
-        channels = explained(found, self._channels, self._before) if found else None
+    def _explained(self, after: Shapes, kept: int, units: int) -> tuple[Channels, ...]:
+        """Return the channels that are resized in the proportion kept / units; none where anything else is."""
+        lengths = resized(self._before, after)
+        channels = explained(lengths, self._channels, self._before) if lengths else None
         if channels is None or any(stay * units != each.count * kept for each, stay in channels.items()):
-            return None
+            return ()
         return tuple(channels)
 
-    def _resized(self, values: Mapping[Where, Any]) -> dict[tuple[str, int], tuple[int, int]] | None:
-        """Return what is resized by other values; None where they make no model, or one with other parameters."""
+    def _shapes(self, values: Mapping[Where, Any]) -> Shapes | None:
+        """Return the shapes of the model with other values; None where none can be built of them."""
         key = tuple(sorted(values.items()))
         if key not in self._tried:
-            made = None
-            if any(self._numbers.get(where) != value for where, value in values.items()):
-                model = empty_with(self._config, values)
-                made = None if model is None else resized(self._before, shapes_of(model))
-            self._tried[key] = made
+            model = empty_with(self._config, values)
+            self._tried[key] = None if model is None else shapes_of(model)
         return self._tried[key]
 
     def _key(self, slices: Any) -> tuple[str, int]:
         return slices.tensor, lies_at(slices, len(self._before[slices.tensor]))[0]
 
 
-def explained(
-    found: Mapping[tuple[str, int], tuple[int, int]], channels: Iterable[Channels], before: Shapes
-) -> dict[Channels, int] | None:
+def explained(found: Lengths, channels: Iterable[Channels], before: Shapes) -> dict[Channels, int] | None:
     """Return which channels get fewer, and how many stay, if that is all that was resized; else None.
 
     Args:
@@ -154,9 +167,7 @@ def explained(
     return {entry[1]: entry[2] for entry in best.values()} if covered == set(found) else None
 
 
-def _kept(
-    channels: Channels, found: Mapping[tuple[str, int], tuple[int, int]], before: Shapes
-) -> tuple[int | None, set[tuple[str, int]]]:
+def _kept(channels: Channels, found: Lengths, before: Shapes) -> tuple[int | None, set[tuple[str, int]]]:
     """Return how many of the channels stay, and what that resizes; None where the lengths do not agree on it."""
     gone: set[int] = set()
     covered: dict[tuple[str, int], int] = {}

@@ -43,8 +43,9 @@ def find_couplings(model: PreTrainedModel, blocks: str | None = None, ignore: It
     """
     empty = empty_of(model.config)
     inventory = take_inventory(empty, blocks)
-    search = _Search(model.config, empty, inventory)
-    found = [*search.widths(), *search.experts(), *search.depth()]
+    with torch.inference_mode(False), torch.enable_grad():  # gradients are followed, whatever the caller does without
+        search = _Search(model.config, empty, inventory)
+        found = [*search.widths(), *search.experts(), *search.depth()]
     missing = {kind: search.why_not(kind) for kind in StructureKind}
     staying = _ignored(inventory, take_inventory(empty, blocks, ignore)) if ignore else frozenset()
     for size, couplings in list(found):
@@ -191,7 +192,7 @@ def _anywhere(count: int, number: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(number))
 
 
-_CHOICES = (*(partial(_ends, bit) for bit in range(3)), _anywhere)
+_CHOICES: tuple[Callable[[int, int], Tensor], ...] = (*(partial(_ends, bit) for bit in range(3)), _anywhere)
 """Orders in which structures are kept to prove that any may go. They differ between any two of the first couplings, so
 that structures which two blocks share do not pass: from one end or the other, and scattered."""
 

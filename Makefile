@@ -10,7 +10,7 @@ ENV := PATH="$(CURDIR)/$(BIN):$$PATH" DO_NOT_TRACK=1 GOMP_SPINCOUNT=10000
 
 repro: $(VENV)/.installed
 	@$(ENV) python -m stages.check
-	@$(ENV) python -m warm dvc repro
+	@$(ENV) ZPRUNER_ENDS_LATER=1 python -m warm dvc repro
 	@$(ENV) python -m stages.report --table
 
 table: $(VENV)/.installed

@@ -84,7 +84,8 @@ def _deciding(params: Params, instance: Instance) -> dict[str, Any]:
             return {**_variant(params, method, sparsity), "checkpoint": params.keeps_checkpoint(method, sparsity)}
         case ("pack", method, sparsity):
             bench = _json(params.packed, "rounds", "new_tokens", "prefill")
-            return {"packed": {**layers, **bench} if params.packs(method, sparsity) else None}
+            said = {"continuation": _continued(params)}
+            return {"packed": {**layers, **bench, **said} if params.packs(method, sparsity) else None}
         case ("evaluate", "dense"):
             return {**layers, **_measured(params)}
         case ("evaluate", method, sparsity):
@@ -141,9 +142,15 @@ def _variant(params: Params, method: str, sparsity: str) -> dict[str, Any]:
 def _measured(params: Params) -> dict[str, Any]:
     tasks = params.evaluation.zero_shot
     return {
+        "continuation": _continued(params),
         "perplexity": params.evaluation.perplexity.model_dump(mode="json"),
         "zero_shot": None if tasks is None else tasks.model_dump(mode="json"),
     }
+
+
+def _continued(params: Params) -> dict[str, Any] | None:
+    found = params.evaluation.continuation
+    return None if found is None else found.model_dump(mode="json")
 
 
 def source_of(params: Params, what: str) -> str:

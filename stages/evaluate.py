@@ -10,9 +10,10 @@ from torch import Tensor
 from stages._layers import measure_layers, shown_layers
 from stages._measure import Step, batches_of, measure, speed_of
 from stages._project import Method, Project, Root, Sparsity, main, say
+from stages._samples import continued, sample
 from stages._variant import Variant
 from zpruner.artifacts.files import digest_of
-from zpruner.artifacts.results import Details, Divergence, Histogram, Layer, Metrics, Sample, Storage, Task, ZeroShot
+from zpruner.artifacts.results import Details, Divergence, Histogram, Layer, Metrics, Storage, Task, ZeroShot
 from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
@@ -131,7 +132,8 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             score_histograms=_histograms(project, facts.kept, unpruned, activations, method)
             if activations is not None and facts is not None
             else (),
-            sample=_sample(project, windows, measured["choices"]),
+            sample=sample(project, windows, measured["choices"]),
+            continuation=continued(work, project, runner),
             provenance={
                 **{key: value for key, value in checkpoint.manifest.items() if isinstance(value, str)},
                 "weights": "made in memory" if variant else "checkpoint",
@@ -233,16 +235,6 @@ def _own_tasks(settings: ZeroShotSettings, root: Path) -> dict[str, str]:
         return {}
     folder = root / settings.include_path
     return {str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def _sample(project: Project, windows: Tensor, choices: list[float]) -> Sample | None:
-    """Return the end of the first window beside the model's choices, None where there is no tokenizer."""
-    tokenizer = load_tokenizer(project.dense, trust_remote_code=project.params.model.trust_remote_code)
-    if tokenizer is None:
-        return None
-    text, chosen = windows[0, -len(choices) :].tolist(), [int(choice) for choice in choices]
-    words = [tuple(str(tokenizer.decode([token])) for token in tokens) for tokens in (text, chosen)]
-    return Sample(text=words[0], choices=words[1])
 
 
 def _divergence(kl: list[float], agreement: list[float]) -> Divergence | None:

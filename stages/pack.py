@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from stages._project import Method, Project, Root, Sparsity, main, say
+from stages._samples import packed_continued
 from stages._variant import read_mask
 from zpruner.artifacts.results import Packed, PackedSpeed
 from zpruner.artifacts.store import ArtifactReader
@@ -86,7 +87,8 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
                 plan = Plan(new_tokens=settings.new_tokens, prefill=settings.prefill, rounds=settings.rounds)
                 with counter(f"bench {method} {sparsity}", 3 * (plan.rounds + 1), "run") as step:
                     speed = _speed(bench([out], plan, memory=False, step=step))
-            found = Packed(dense=saved.dense, packed=saved.packed, speed=speed)
+            said = packed_continued(work, project, out)
+            found = Packed(dense=saved.dense, packed=saved.packed, speed=speed, continuation=said)
             say(
                 f"packed {method} {sparsity}: {saved.packed / 1e6:.1f} MB instead of {saved.dense / 1e6:.1f} MB "
                 f"({saved.share:.2f} x)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -14,16 +15,19 @@ from stages._project import Project, Root, main
 from stages._ran import computed
 from zpruner.artifacts.results import Cost
 from zpruner.artifacts.work import sweep
-from zpruner.report import load_project, render_table, write
+from zpruner.report import ending, load_project, write
 from zpruner.report.data import ReportData
 from zpruner.settings.params import Params
 
+ENDS_LATER = "ZPRUNER_ENDS_LATER"
+"""The environment variable by which a caller of DVC says that it prints the end of the run by itself."""
+
 
 def run(table: bool = False, root: Root = Path()) -> None:
-    """Write data/report and print the table.
+    """Write data/report, and print what the run ends with.
 
     Args:
-        table: only print the table, and where the report lies.
+        table: only print it.
         root: the project folder.
     """
     project = Project.open(root)
@@ -32,15 +36,8 @@ def run(table: bool = False, root: Root = Path()) -> None:
     if not table:
         write(data, project.report)
         sweep(project.work_root)  # every artifact that the report rests on is stored by now
-        return
-    typer.echo(render_table(data))
-    typer.echo(f"\nreport              {project.report / 'report.html'}")
-    typer.echo(f"pruned checkpoints  {project.pruned('METHOD', 'SPARSITY')}")
-    for variant in data.variants:
-        if variant.packed is not None:
-            folder, found = project.packed(variant.spec.method, variant.spec.sparsity), variant.packed
-            sizes = f"{found.packed / 1e6:.0f} MB instead of {found.dense / 1e6:.0f}"
-            typer.echo(f"packed              {folder}: {sizes} ({found.packed / found.dense:.2f} x)")
+    if table or ENDS_LATER not in os.environ:
+        typer.echo(ending(data, project), nl=False)
 
 
 def read(project: Project, ran: frozenset[str] | None = None) -> ReportData:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from staged import METHOD, SPARSITY
 
 from stages import evaluate, pack
-from zpruner.artifacts.results import Cost
+from zpruner.artifacts.results import Cost, Details
 from zpruner.checkpoint import Checkpoint
 from zpruner.errors import ArtifactError, InvalidSettingError
 from zpruner.packed.unpack import unpack
@@ -27,6 +27,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     root = staged.make(tmp_path_factory.mktemp("project"), request.param)
     params = tiny.read_params(root)
     params["packed"] = CHOSEN
+    params["evaluation"]["continuation"] = {"prompt": "the quick", "new_tokens": 3}
     tiny.write_params(root, params)
     staged.run_all(root, "apply")
     pack.run(METHOD, SPARSITY, root)
@@ -124,3 +125,13 @@ def test_another_run_gives_the_same_bytes(project: Path) -> None:
     torch.manual_seed(5)
     pack.run(METHOD, SPARSITY, project)
     assert tiny.files_of(folder) == before
+
+
+def test_the_packed_checkpoint_says_what_the_pruned_one_says(project: Path) -> None:
+    evaluate.run(METHOD, SPARSITY, root=project)
+    details = Details.read(project / f"data/evaluation/{METHOD}/{SPARSITY}.layers.json", "")
+    found = Cost.read(project / f"data/costs/pack/{METHOD}/{SPARSITY}.json", "").packed
+    assert found is not None
+    assert found.continuation == details.continuation
+    assert details.continuation is not None
+    assert details.continuation.prompt == "the quick"

@@ -152,6 +152,13 @@ class Sample(Part):
     choices: tuple[str, ...]
 
 
+class Continuation(Part):
+    """A prompt, and what the model says after it: the most likely token at each step."""
+
+    prompt: str
+    text: str
+
+
 class Details(Result):
     """data/evaluation/METHOD/SPARSITY.layers.json: what the metrics were made from.
 
@@ -164,6 +171,8 @@ class Details(Result):
         mask_sample: of `zpruner.evaluate.sample_bits`, empty where there is no mask.
         score_histograms: of the first and last layer of the middle block.
         sample: what the model would say, None where it has no tokenizer.
+        continuation: of the prompt that params.yaml gives; None without one or without a tokenizer, and where weights
+            are read block by block.
         provenance: of the checkpoint and the text.
     """
 
@@ -177,6 +186,7 @@ class Details(Result):
     mask_sample: str = ""
     score_histograms: tuple[Histogram, ...] = ()
     sample: Sample | None = None
+    continuation: Continuation | None = None
     provenance: dict[str, Scalar]
 
 
@@ -228,11 +238,19 @@ def median_ratio(first: Iterable[float], second: Iterable[float]) -> float:
 
 
 class Packed(Part):
-    """Bytes of a variant's weights with and without their zeros, and its speed where it was measured."""
+    """A packed variant.
+
+    Attributes:
+        dense: bytes of its weights with their zeros.
+        packed: bytes of its weights without them.
+        speed: None where it was not measured.
+        continuation: what the packed checkpoint says, once loaded; None as in `Details`.
+    """
 
     dense: Count
     packed: Count
     speed: PackedSpeed | None = None
+    continuation: Continuation | None = None
 
 
 class Cost(Result):

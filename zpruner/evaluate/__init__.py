@@ -1,5 +1,6 @@
 """Perplexity, divergence from the dense model, zero-shot tasks, achieved sparsity, layer error, size and speed."""
 
+from zpruner.evaluate.continuation import continuation
 from zpruner.evaluate.divergence import Comparison, compare, compare_batches
 from zpruner.evaluate.intervals import mean_interval, perplexity_interval, ratio_interval
 from zpruner.evaluate.layer_error import error_basis, layer_error
@@ -23,6 +24,7 @@ __all__ = [
     "check_protocol",
     "compare",
     "compare_batches",
+    "continuation",
     "error_basis",
     "evaluation_text",
     "find_tasks",

@@ -2,7 +2,18 @@
 
 from zpruner.report.contents import write
 from zpruner.report.data import Evaluation, ReportData, Variant, VariantSpec
+from zpruner.report.ending import ending
 from zpruner.report.load import load, load_project
 from zpruner.report.terminal import render_table
 
-__all__ = ["Evaluation", "ReportData", "Variant", "VariantSpec", "load", "load_project", "render_table", "write"]
+__all__ = [
+    "Evaluation",
+    "ReportData",
+    "Variant",
+    "VariantSpec",
+    "ending",
+    "load",
+    "load_project",
+    "render_table",
+    "write",
+]

@@ -37,7 +37,7 @@ CONTENTS: tuple[Section[Report], ...] = (
     ("Results", (results.figure,)),
     ("Bytes and speed", (offers.answers, frontier.figure, offers.figure)),
     ("Perplexity", (change.figure,)),
-    ("Predictions", (divergence.figure, samples.figure, tasks.figure, published.figure)),
+    ("Predictions", (samples.continued, divergence.figure, samples.figure, tasks.figure, published.figure)),
     ("Layers", (blocks.layer_error, blocks.sparsity, heat.layer_error, heat.sparsity)),
     ("Masks", (overlap.figure, scores.figure)),
     ("Cost", (cost.figure,)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from zpruner.artifacts.results import Cost, Details, Metrics, Packed, Speed
+from zpruner.artifacts.results import Continuation, Cost, Details, Metrics, Packed, Speed
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,16 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """What a model says after the prompt; `variant` is None for the dense one."""
+
+    name: str
+    variant: Variant | None
+    packed: bool
+    said: Continuation
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything a report shows.
 
@@ -146,6 +156,19 @@ class ReportData:
         """Sparsity label -> its variants, in order."""
         labels = dict.fromkeys(v.spec.sparsity for v in self.variants)
         return {label: tuple(v for v in self.variants if v.spec.sparsity == label) for label in labels}
+
+    @property
+    def spoken(self) -> tuple[Spoken, ...]:
+        """What the models say after the prompt, those that were asked: dense, every variant, every packed one."""
+        asked = (
+            [Spoken("dense", None, False, self.dense.details.continuation)] if self.dense.details.continuation else []
+        )
+        for variant in self.variants:
+            name, said = variant.spec.name, variant.details.continuation
+            asked += [Spoken(name, variant, False, said)] if said else []
+            said = variant.packed.continuation if variant.packed else None
+            asked += [Spoken(f"{name}, packed", variant, True, said)] if said else []
+        return tuple(asked)
 
     @property
     def named(self) -> dict[str, Evaluation]:

@@ -55,6 +55,13 @@ def _as_patterns(value: object) -> object:
     return (value,) if isinstance(value, str) and value != "all" else value
 
 
+class ContinuationSettings(Settings):
+    """A prompt that every model continues, by at most `new_tokens` of its most likely tokens."""
+
+    prompt: str = Field(min_length=1)
+    new_tokens: int = Field(default=16, gt=0)
+
+
 class EvaluationSettings(Settings):
     """What is measured on every variant.
 
@@ -64,6 +71,7 @@ class EvaluationSettings(Settings):
 
     perplexity: PerplexitySettings
     zero_shot: ZeroShotSettings | None = None
+    continuation: ContinuationSettings | None = None
     checkpoints: Annotated[
         Literal["all"] | Annotated[tuple[str, ...], Field(max_length=1000)], BeforeValidator(_as_patterns)
     ] = "all"

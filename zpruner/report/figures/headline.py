@@ -5,6 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from zpruner.report import format as fmt
+from zpruner.report.known import flagship
 from zpruner.report.marks import swatch_of
 from zpruner.report.page import Figure
 from zpruner.report.ranking import Ranking, Report
@@ -42,7 +43,8 @@ def _item(report: Report, ranking: Ranking, dense: str) -> Markup:
                 for s in ranking.standings
             )
         )
-    verdict = Markup('<span class="verdict">{}</span>').format(fmt.typeset(ranking.verdict)) if ranking.verdict else ""
+    words = _verdict(ranking)
+    verdict = Markup('<span class="verdict">{}</span>').format(fmt.typeset(words)) if words else ""
     return Markup(
         '<li><p class="big">{}<small>{}</small></p>\n<p><b class="method">{}</b>{} perplexity <b>{}</b> against {} '
         "dense, <b>{}</b>{}.{}{}</p></li>"
@@ -60,11 +62,23 @@ def _item(report: Report, ranking: Ranking, dense: str) -> Markup:
     )
 
 
+def _verdict(ranking: Ranking) -> str:
+    """Return how sure the first place is, and where a flagship stands that is neither first nor second."""
+    words, found = ranking.verdict, flagship(ranking)
+    if found is None or found[0] < 2:
+        return words
+    place, standing = found
+    behind = fmt.change(standing.perplexity / ranking.standings[0].perplexity)
+    named = f"{standing.variant.spec.method} is number {place + 1} of {len(ranking.standings)}"
+    return f"{words} {named} at {fmt.perplexity(standing.perplexity)}, {behind} from the first."
+
+
 def _line(ranking: Ranking) -> str:
     best, spec = ranking.standings[0], ranking.standings[0].variant.spec
+    verdict = escape(_verdict(ranking))
     words = (
         f"**{escape(spec.pattern_text)}** ({escape(spec.sparsity)}): {escape(spec.method)} loses least, perplexity "
-        f"{fmt.perplexity(best.perplexity)} ({fmt.change(best.ratio)} against dense). {escape(ranking.verdict)}"
+        f"{fmt.perplexity(best.perplexity)} ({fmt.change(best.ratio)} against dense). {verdict}"
     )
     others = ", ".join(f"{escape(s.variant.spec.method)} {fmt.perplexity(s.perplexity)}" for s in ranking.standings)
     return f"{words.rstrip()} In order: {others}." if 2 < len(ranking.standings) <= _NAMED else words.rstrip()

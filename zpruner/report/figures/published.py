@@ -5,24 +5,20 @@ The numbers lie in published.json: perplexity by preset (zpruner/pruning/presets
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
 from typing import Any
 
-from zpruner.pruning.composition import compose
-from zpruner.pruning.presets import PRESETS
 from zpruner.report import format as fmt
 from zpruner.report.data import ReportData, Variant
+from zpruner.report.known import is_preset, published
 from zpruner.report.marks import swatch_of
 from zpruner.report.page import Figure
 from zpruner.report.ranking import Report
 from zpruner.report.table import Cell, Column, Row, Table
-from zpruner.settings.params import MethodSettings
 
 
 def figure(report: Report) -> Figure | None:
     """Return our numbers beside the papers', None where none can be compared."""
-    table = json.loads((files("zpruner.report") / "published.json").read_text(encoding="utf-8"))
+    table = published()
     if report.data.dense.details.provenance.get("evaluation_protocol") != table["protocol"]:
         return None
     rows = []
@@ -50,8 +46,7 @@ def _reference(data: ReportData, variant: Variant, table: dict[str, Any]) -> flo
         return None
     source = str(data.model.get("source") or "").lower().partition("@")[0].rstrip("/").rpartition("/")[2]
     model = next((name for name, spellings in table["models"].items() if source in spellings), None)
-    ours = compose(MethodSettings.model_validate(data.methods[variant.spec.method]))
     for preset, numbers in table["perplexity"].items():
-        if model is not None and ours == compose(MethodSettings.model_validate(PRESETS[preset])):
+        if model is not None and is_preset(data.methods[variant.spec.method], preset):
             return float(numbers[model])
     return None

@@ -11,6 +11,7 @@ from zpruner.artifacts.result_file import Shown, shown_fields, value_at
 from zpruner.artifacts.results import Metrics
 from zpruner.report import format as fmt
 from zpruner.report.data import ReportData
+from zpruner.report.known import why_so_much
 from zpruner.report.marks import DENSE_SWATCH, swatch_of
 from zpruner.report.page import Figure
 from zpruner.report.ranking import Report, Standing
@@ -112,6 +113,7 @@ def _words(report: Report) -> list[str]:
         f"the share of zeros found in the prunable weights. {_estimator(report.data)} Seconds are those of score, "
         "mask and apply.",
         HONESTY,
+        *filter(None, [why_so_much(report)]),
     ]
 
 

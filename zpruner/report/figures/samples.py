@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from zpruner.report.marks import swatch_of
+from zpruner.report.marks import DENSE_SWATCH, swatch_of
 from zpruner.report.page import Figure
 from zpruner.report.ranking import Report
 
@@ -27,6 +27,19 @@ def figure(report: Report) -> Figure | None:
         "the words before it. Marked: another one than the dense model's."
     )
     return Figure(Markup('<dl class="sample">{}</dl>').format(rows), "The same words, continued", caption)
+
+
+def continued(report: Report) -> Figure | None:
+    """Return what every model says after the prompt of params.yaml; None where none was asked."""
+    shown = report.data.spoken
+    if not shown:
+        return None
+    rows = Markup()
+    for one in shown:
+        mark = DENSE_SWATCH if one.variant is None else swatch_of(report, one.variant.spec)
+        rows += Markup("<dt>{}{}</dt><dd>{}</dd>\n").format(mark, one.name, one.said.text.strip().translate(_CONTROL))
+    caption = f"After “{shown[0].said.prompt}”, the most likely token at each step."
+    return Figure(Markup('<dl class="sample">{}</dl>').format(rows), "The same prompt", caption)
 
 
 def _row(mark: Markup, name: str, tokens: Sequence[str], reference: Sequence[str]) -> Markup:

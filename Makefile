@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # default short operations took four times as long beside other work.
 ENV := PATH="$(CURDIR)/$(BIN):$$PATH" DO_NOT_TRACK=1 GOMP_SPINCOUNT=10000
 
-.PHONY: repro table test test-slow lint clean
+.PHONY: repro table test test-slow lint docs clean
 
 repro: $(VENV)/.installed
 	@$(ENV) python -m stages.check
@@ -28,8 +28,19 @@ lint: $(VENV)/.installed
 	@$(ENV) mypy
 	@$(ENV) lint-imports --no-logo
 
+# Strict: a broken link, reference or heading fails. The pages are in docs/_build/html.
+docs: $(VENV)/.docs
+	@$(ENV) python -m typer zpruner.cli utils docs --name zpruner --title Commands --output docs/reference/commands.md >/dev/null
+	@$(ENV) python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@$(ENV) python -m pytest -q tests/docs
+	@echo docs/_build/html/index.html
+
+$(VENV)/.docs: $(VENV)/.installed docs/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -r docs/requirements.lock
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache docs/_build
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -23,6 +23,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"  # tests/docs/test_notebook.py runs it
 
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints = "none"  # the docstrings say it, with shapes
 
 copybutton_prompt_text = "$ "
@@ -32,6 +33,7 @@ html_theme = "furo"
 html_title = f"zpruner {release}"
 html_static_path = ["_static"]
 html_css_files = ["zpruner.css"]
+html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 
 

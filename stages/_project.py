@@ -26,6 +26,7 @@ from zpruner.checkpoint import Checkpoint
 from zpruner.errors import MEND, ArtifactError, InvalidSettingError
 from zpruner.runtime.allocator import keep_freed_memory
 from zpruner.runtime.command import run_command
+from zpruner.runtime.progress import draws_bars
 from zpruner.settings.base import canonical_json
 from zpruner.settings.params import Params
 from zpruner.settings.reading import read_params
@@ -155,6 +156,8 @@ class Project(Layout):
         )
         file = self.cost_file(stage, *labels, search=searching)
         cost.write(file)
+        if not draws_bars():
+            say(f"{' '.join((stage, *labels))}: {cost.seconds:,.1f} s")
         if not searching:
             note_run(self.work_root, file)
 

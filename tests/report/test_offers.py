@@ -110,3 +110,14 @@ def test_the_page_and_its_markdown_hold_the_answers(data: ReportData, tmp_path: 
     assert "## Bytes and speed" in text
     assert "Of the pruned variants zpruner 50 % loses least" in text
     assert "| zpruner 50 % | packed |" in text
+
+
+def test_quantised_and_untouched_models(tmp_path: Path) -> None:
+    """Sparsity 0 with `quantize` is an unpruned model; without, it is the dense model again."""
+    quantize = {"name": "gptq", "settings": {"bits": 4, "group": 32}}
+    methods = {"dense_int4": {"score": "magnitude", "quantize": quantize}, "wanda": METHODS["wanda"]}
+    patterns = {"s0": "0.0", "s50": "0.5"}
+    found = named(read(make_tree(tmp_path, methods, patterns), methods, patterns))
+    assert list(found) == ["dense", "dense_int4-s0", "dense_int4-s50", "wanda-s50"]
+    assert [offer.kind for offer in found.values()] == ["dense", "int4", "pruned, int4", "pruned"]
+    assert [offer.label for offer in found.values()] == ["dense", "dense_int4", "dense_int4 50 %", "wanda 50 %"]

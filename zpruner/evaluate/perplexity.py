@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from zpruner.errors import NonFiniteError, whole_number
 from zpruner.evaluate.predict import Logits, Predictor
 from zpruner.model import as_windows, check_in_memory, reading, undisturbed
+from zpruner.runtime.progress import progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,7 +91,9 @@ def perplexity(
     windows, batch_size = as_windows(windows, model.config, least=2), whole_number("batch_size", batch_size, 1)
     stride = None if stride is None else whole_number("stride", stride, 1)
     with reading(model, windows):
-        return perplexity_of([loss for losses in window_losses(model, windows, batch_size, stride) for loss in losses])
+        batches = window_losses(model, windows, batch_size, stride)
+        shown = progress(batches, "perplexity", -(-len(windows) // batch_size), "batch")
+        return perplexity_of([loss for losses in shown for loss in losses])
 
 
 def perplexity_of(losses: Sequence[float]) -> float:

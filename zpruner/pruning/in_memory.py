@@ -199,7 +199,8 @@ def prune_sequentially(
     inventory, collection = take_inventory(model, blocks, ignore), Collection()
     if allocated := statistics_of([composition], "pruned") - {Stat.GRAD_SQ}:
         with reading(model, windows):
-            for _ in collect(model, inventory, windows, collection, stats=allocated, batch_size=batch_size):
+            batches = collect(model, inventory, windows, collection, stats=allocated, batch_size=batch_size)
+            for _ in progress(batches, "calibrate", -(-len(windows) // batch_size), "batch"):
                 pass
         fill_experts(inventory, collection, min_expert_tokens)
         check_reached(inventory, collection.owner)
@@ -227,7 +228,7 @@ def prune_sequentially(
         gradient=grad_sq.get,
     )
     with reading(model, windows):
-        for _ in blocks_done:
+        for _ in progress(blocks_done, "prune block after block", inventory.n_blocks, "block"):
             pass
     return PrunedLayers(results)
 

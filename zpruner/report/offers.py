@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from zpruner.advice import Decode, Offer
@@ -21,6 +22,8 @@ class _Form(NamedTuple):
 def offers(data: ReportData) -> tuple[Offer, ...]:
     """Return the dense model and every variant of finite perplexity; nothing where that of the dense model is not.
 
+    Variants that neither remove nor quantise anything are the dense model again, and left out.
+
     A variant is offered packed where that is smaller: with the bytes that were counted if the pipeline packed it, else
     with those that the format's arithmetic gives.
     """
@@ -29,20 +32,33 @@ def offers(data: ReportData) -> tuple[Offer, ...]:
     speed = next((v.packed.speed for v in data.variants if v.packed is not None and v.packed.speed is not None), None)
     dense = None if speed is None else Decode(statistics.median(speed.torch_decode), 1.0)
     found = [_offer("dense", "dense", data.dense, _Form("plain", data.dense.metrics.bytes.stored, False), dense, 1.0)]
-    found += [
-        _offer(
-            f"{v.spec.method} {v.spec.pattern_text}",
-            v.spec.name,
-            v.evaluation,
-            _form(v),
-            _decode(v),
-            _prefill(v),
-            v.spec.method,
-            v.spec.pattern_text,
-        )
-        for v in data.variants
-    ]
+    found += [_variant_offer(data, variant) for variant in data.variants]
+    found = [found[0], *(offer for offer in found[1:] if not offer.is_dense)]
     return tuple(offer for offer in found if math.isfinite(offer.perplexity))
+
+
+def _variant_offer(data: ReportData, variant: Variant) -> Offer:
+    spec = variant.spec
+    pattern = spec.pattern_text if spec.removed else ""
+    return _offer(
+        f"{spec.method} {pattern}".rstrip(),
+        spec.name,
+        variant.evaluation,
+        _form(variant),
+        _decode(variant),
+        _prefill(variant),
+        spec.method,
+        pattern,
+        _bits(data.methods[spec.method]),
+    )
+
+
+def _bits(settings: Mapping[str, object]) -> int | None:
+    """Return the bits of a value where a method's settings (as params.yaml's, checked) quantise."""
+    match settings.get("quantize"):
+        case {"settings": {"bits": int(bits)}}:
+            return bits
+    return None
 
 
 def _offer(
@@ -54,6 +70,7 @@ def _offer(
     prefill: float | None,
     method: str = "",
     pattern: str = "",
+    bits: int | None = None,
 ) -> Offer:
     metrics, losses = evaluation.metrics, evaluation.details.window_losses
     unread = None if metrics.bytes.read is None else metrics.bytes.stored - metrics.bytes.read
@@ -63,7 +80,7 @@ def _offer(
         method=method,
         pattern=pattern,
         sparsity=metrics.sparsity,
-        bits=None,
+        bits=bits,
         form=form.name,
         computed=form.computed,
         perplexity=metrics.perplexity,

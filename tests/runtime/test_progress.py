@@ -1,0 +1,68 @@
+"""Progress on a terminal, in a notebook, and in a log."""
+
+from __future__ import annotations
+
+import io
+import sys
+import types
+from threading import Event
+
+import pytest
+
+from zpruner.runtime.progress import counter, draws_bars, progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Log(io.StringIO):
+    """A stream that tells when something was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = Event()
+
+    def write(self, text: str) -> int:
+        found = super().write(text)
+        self.heard.set()
+        return found
+
+
+def test_a_bar_on_a_terminal_counts_what_an_earlier_run_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert list(progress(["a", "b"], "mask", 5, "layer", done=3)) == ["a", "b"]
+    assert "mask:" in sys.stderr.getvalue()
+    assert "5/5" in sys.stderr.getvalue()
+
+
+def test_a_log_stays_empty_while_work_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Log())
+    assert list(progress(range(3), "mask", 3, "layer")) == [0, 1, 2]
+    assert sys.stderr.getvalue() == ""
+
+
+def test_a_long_step_is_heard_of_though_none_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    monkeypatch.setattr(sys, "stderr", log)
+    with counter("evaluate wanda s50", 8, "batch", done=2, every=0.01) as step:
+        step()
+        assert log.heard.wait(10)
+    lines = log.getvalue().splitlines()
+    assert lines[0].startswith("evaluate wanda s50: ")
+    assert lines[0].endswith(" of 8 batches after 0 s")
+    with counter("search", 0, "formula", every=0.01):
+        log.heard.clear()
+        assert log.heard.wait(10)
+    assert log.getvalue().splitlines()[-1].startswith("search: 0 formulas after 0 s")
+
+
+@pytest.mark.parametrize(("config", "drawn"), [({"IPKernelApp": {}}, True), ({"TerminalApp": {}}, False)])
+def test_a_notebook_draws_bars(config: dict[str, object], drawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    shell = types.SimpleNamespace(config=config)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    assert draws_bars() is drawn
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
+    assert not draws_bars()

@@ -5,6 +5,9 @@ of two devices, `.numpy()`. What costs time there is counted: values that the ho
 Copies that need not be waited for are made as late as a real one may make them: when somebody waits.
 """
 
+# It replaces parts of torch, whose types know of no such device.
+# mypy: disable-error-code="override, assignment, arg-type"
+
 from __future__ import annotations
 
 import threading

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -13,8 +15,8 @@ import zpruner
 from zpruner.model import get_weight, take_inventory
 
 sys.path.insert(0, str(tiny.REPOSITORY / "benchmarks"))
-import large
-import published
+large: Any = import_module("large")
+published: Any = import_module("published")
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (4, 24), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
 

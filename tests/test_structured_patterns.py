@@ -51,6 +51,12 @@ def test_what_is_wrong_is_told(value, told):
         parse_pattern(value)
 
 
+def structures(value: str) -> StructuredPattern:
+    found = parse_pattern(value)
+    assert isinstance(found, StructuredPattern)
+    return found
+
+
 @pytest.mark.parametrize(
     ("value", "kind", "count", "kept"),
     [
@@ -65,7 +71,7 @@ def test_what_is_wrong_is_told(value, told):
     ],
 )
 def test_how_many_stay(value, kind, count, kept):
-    assert parse_pattern(value).kept(StructureKind(kind), count, "model") == kept
+    assert structures(value).kept(StructureKind(kind), count, "model") == kept
 
 
 @pytest.mark.parametrize(
@@ -78,7 +84,7 @@ def test_how_many_stay(value, kind, count, kept):
 )
 def test_a_share_that_takes_none_or_all_is_refused(value, kind, count, told):
     with pytest.raises(InvalidPatternError, match=told):
-        parse_pattern(value).kept(StructureKind(kind), count, "model")
+        structures(value).kept(StructureKind(kind), count, "model")
 
 
 @given(

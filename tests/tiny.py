@@ -9,9 +9,10 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -126,7 +127,7 @@ def save_checkpoint(folder: Path, family: str = "llama") -> Path:
     return folder
 
 
-PARAMS = {
+PARAMS: dict[str, Any] = {
     "model": {
         "source": "source/model",
         "sha256": None,
@@ -171,7 +172,7 @@ PARAMS = {
 }
 
 
-def write_params(root: Path, params: dict[str, object]) -> None:
+def write_params(root: Path, params: Mapping[str, Any]) -> None:
     """Write params.yaml (JSON is YAML), and plan anew where stages have run without DVC."""
     (root / "params.yaml").write_text(json.dumps(params, indent=1), encoding="utf-8")
     if (root / "data" / "plan").exists() and not (root / "dvc.yaml").exists():
@@ -189,7 +190,7 @@ def plan(root: Path) -> None:
         plan.run(root, search=True)
 
 
-def read_params(root: Path) -> dict[str, dict]:
+def read_params(root: Path) -> dict[str, Any]:
     """Read params.yaml."""
     return json.loads((root / "params.yaml").read_text(encoding="utf-8"))
 

@@ -1,6 +1,7 @@
 import json
 import random
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -171,7 +172,7 @@ def test_another_format_or_kind(tmp_path, change):
 @pytest.mark.parametrize("field", ["model_hash", "calibration_hash", "method", "settings", "pattern", "windows"])
 def test_an_artifact_made_from_something_else(tmp_path, field):
     folder = write(tmp_path)
-    value = 7 if field == "windows" else "other"
+    value: Any = 7 if field == "windows" else "other"
     with pytest.raises(ArtifactError, match=rf"{field} .*, expected .*{value}.*another model"):
         ArtifactReader(folder, "masks", Provenance(**{field: value}))
 

@@ -1,4 +1,5 @@
 import sys
+from typing import Any
 
 import pytest
 import tiny
@@ -64,7 +65,7 @@ def test_the_gram_matrix_is_that_of_exact_products(dtype):
 
 def test_a_precision_that_the_caller_chose_is_left_as_it_was():
     """torch refuses to say the one for all backends once that of one is set."""
-    backend = torch.backends.mkldnn.matmul
+    backend: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, backend.fp32_precision = backend.fp32_precision, "tf32"
     try:
         inputs = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -76,7 +77,8 @@ def test_a_precision_that_the_caller_chose_is_left_as_it_was():
 
 def test_a_precision_that_the_caller_chose_for_all_backends_still_holds_for_all():
     """Asked what it uses, a backend that follows the setting for all answers with that."""
-    everyone, backend = torch.backends, torch.backends.mkldnn.matmul
+    everyone: Any = torch.backends
+    backend = everyone.mkldnn.matmul
     everyone.fp32_precision = "ieee"
     try:
         accumulated([torch.ones(4, 8).bfloat16()])

@@ -1,4 +1,5 @@
 import sys
+from typing import Any
 
 import pytest
 import tiny
@@ -81,9 +82,11 @@ def test_shared_inputs_are_stored_once(tmp_path, calibration):
 
 def test_statistics_of_another_model_or_calibration(tmp_path, calibration):
     folder = write(tmp_path, calibration)
+    made_from: dict[str, Any]
     for field in ("model_hash", "calibration_hash"):
+        made_from = {field: "other"}
         with pytest.raises(ArtifactError, match=rf"{field} .*another model, calibration"):
-            Activations(folder, Provenance(**{field: "other"}))
+            Activations(folder, Provenance(**made_from))
 
 
 def test_one_damaged_file_spoils_its_layers_only(tmp_path, calibration):

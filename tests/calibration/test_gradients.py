@@ -47,7 +47,8 @@ def test_squares_are_summed_over_windows_one_backward_pass_each(family):
 def test_gradients_are_freed_one_by_one_and_blocks_recomputed(monkeypatch):
     model = tiny.build("llama")
     inventory = take_inventory(model)
-    alive, runs = [], []
+    alive: list[int] = []
+    runs: list[object] = []
     add = torch.Tensor.square_
 
     def watched(self):

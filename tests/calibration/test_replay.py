@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import MethodType, SimpleNamespace
+from typing import Any
 
 import families
 import pytest
@@ -72,7 +73,7 @@ def handing_on(through: Callable[[Tensor], object]) -> PreTrainedModel:
     for layer in model.model.layers:
         usual = layer.forward
 
-        def block(_: object, hidden: Tensor, extra: object, usual: Callable[..., Tensor] = usual, **more: object):
+        def block(_: object, hidden: Tensor, extra: Any, usual: Callable[..., Tensor] = usual, **more: object):
             out = usual(hidden, **more)
             tensor = getattr(extra, "tensor", extra)
             return (out if tensor is None else out + tensor), out.mean(-1, keepdim=True)

@@ -10,8 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from zpruner.artifacts.work import Work
-from zpruner.checkpoint import Checkpoint, write_manifest, write_pruned
-from zpruner.checkpoint import files as checkpoint_room
+from zpruner.checkpoint import Checkpoint, write_manifest, write_pruned, write_tensors
 from zpruner.errors import AccessError, ArtifactError, ModelStructureError
 from zpruner.model import PrunableLayer, take_inventory
 
@@ -199,7 +198,7 @@ def test_a_resumed_copy_has_the_same_bytes_and_repeats_nothing(tmp_path, dense):
 
 def test_a_background_thread_writes_and_what_stops_it_stops_the_caller(tmp_path, dense, monkeypatch):
     """One block is pruned while the one before it is written; only what is on disk is journalled."""
-    whole, real = tiny.files_of(pruned(tmp_path / "whole", dense)), checkpoint_room.write_tensors
+    whole, real = tiny.files_of(pruned(tmp_path / "whole", dense)), write_tensors
     threads, full = [], OSError(errno.EIO, "the disk is broken")
 
     def write(file, tensors):
@@ -208,7 +207,7 @@ def test_a_background_thread_writes_and_what_stops_it_stops_the_caller(tmp_path,
             raise full
         return real(file, tensors)
 
-    monkeypatch.setattr(checkpoint_room, "write_tensors", write)
+    monkeypatch.setattr("zpruner.checkpoint.files.write_tensors", write)
     work = Work(tmp_path / "work", "apply", "key")
     with pytest.raises(AccessError, match=r"model-00003-of-00004\.safetensors: got an error of the disk"):
         pruned(tmp_path, dense, work=work)
@@ -220,7 +219,7 @@ def test_a_background_thread_writes_and_what_stops_it_stops_the_caller(tmp_path,
 
 
 def test_a_block_is_pruned_while_the_one_before_it_is_written_and_no_earlier(tmp_path, dense, monkeypatch):
-    real, written, begun = checkpoint_room.write_tensors, [], threading.Event()
+    real, written, begun = write_tensors, [], threading.Event()
 
     def prune(layer, weight):
         if layer.block == 1:
@@ -234,7 +233,7 @@ def test_a_block_is_pruned_while_the_one_before_it_is_written_and_no_earlier(tmp
         written.append(size)
         return size
 
-    monkeypatch.setattr(checkpoint_room, "write_tensors", write)
+    monkeypatch.setattr("zpruner.checkpoint.files.write_tensors", write)
     pruned(tmp_path, dense, prune)
     assert len(written) == 4
 

@@ -20,7 +20,7 @@ from zpruner.packed.size import packed_bytes
 from zpruner.settings.params import ZeroShotSettings
 from zpruner.text import read_windows
 
-TASKS = {
+TASKS: dict[str, Any] = {
     "tasks": ["words_local", "words_again"],
     "num_fewshot": 0,
     "limit": None,

@@ -28,7 +28,7 @@ def test_an_interval_worked_out_by_hand() -> None:
     half = 4.302653 / math.sqrt(3)
     found = mean_interval([2.0, 3.0, 4.0])
     assert found is not None
-    assert (found.low, found.high) == (pytest.approx(3 - half, abs=1e-5), pytest.approx(3 + half, abs=1e-5))
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), abs=1e-5)
     assert perplexity_interval([2.0, 3.0, 4.0]) == Interval(low=math.exp(found.low), high=math.exp(found.high))
     assert mean_interval([0.0, 1.0, 1.0], low=0.0, high=1.0) == Interval(low=0.0, high=1.0)
 

@@ -95,7 +95,7 @@ def test_an_error_of_reading_ahead_is_raised_where_the_weight_is_needed(tmp_path
             raise broken
         return read(name)
 
-    tensors.read = fail  # type: ignore[method-assign]
+    tensors.read = fail
     with runner.holding(0):
         pass
     with pytest.raises(OSError, match="the disk is broken") as caught, runner.holding(1):

@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import uvicorn
 from prefect.settings import PREFECT_HOME, temporary_settings
 
 from flows import _api as module
@@ -87,8 +88,8 @@ def test_who_starts_a_server_waits_for_who_is_starting_one(tmp_path: Path, monke
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         events.append("held")
 
-    monkeypatch.setattr(module.uvicorn.Server, "startup", startup)
-    server = module._Server(module.uvicorn.Config("x:y"))
+    monkeypatch.setattr(uvicorn.Server, "startup", startup)
+    server = module._Server(uvicorn.Config("x:y"))
     with temporary_settings({PREFECT_HOME: tmp_path}):
         asyncio.run(server.startup())
     assert events == ["begun", "held"]

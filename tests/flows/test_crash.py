@@ -18,8 +18,9 @@ import psutil
 import pytest
 import tiny
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelling
-from ruamel.yaml import YAMLError
+from ruamel.yaml.error import YAMLError
 from toys import Toy, lock, make_toy
 
 DRIVER = """
@@ -203,7 +204,7 @@ def test_real_stages_killed_anywhere(
 def cancel() -> UUID:
     """Do what the button in Prefect's UI does to the run that began last; returns the run."""
     with get_client(sync_client=True) as client:
-        [run] = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
+        [run] = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
         client.set_flow_run_state(run.id, Cancelling())
     return run.id
 
@@ -218,7 +219,10 @@ def test_a_cancelled_run_stops_its_stage_and_resumes(
     command = [sys.executable, "-c", DRIVER]
     process = start(command, toy.root, tmp_path / "first.log", PREFECT_API_URL=api)
     wait_for(lambda: "part@p1" in toy.runs())
-    run = cancel() if how is None else process.send_signal(how)
+    if how is None:
+        run = cancel()
+    else:
+        process.send_signal(how)
     assert process.wait(30) != 0
     wait_for(lambda: not inside(toy.root), 10)
     if run is not None:

@@ -118,7 +118,7 @@ def test_who_is_at_work_is_forgotten_once_dead(
     def process(pid: int) -> SimpleNamespace:
         return SimpleNamespace(status=lambda: psutil.STATUS_RUNNING, create_time=lambda: began[pid])
 
-    monkeypatch.setattr(module.psutil, "Process", process)  # its id was given to another one since
+    monkeypatch.setattr(psutil, "Process", process)  # its id was given to another one since
     assert listed() == others
 
 

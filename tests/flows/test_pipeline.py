@@ -14,6 +14,7 @@ import tiny
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.worker import EventsWorker
 from toys import Toy, lock, make_toy
 
@@ -36,7 +37,7 @@ def latest(toy: Toy) -> tuple[FlowRun, dict[str, TaskRun], dict[str, Any]]:
     """Return the last run in the API: the flow's, its tasks' by name, and its artifacts' data by key."""
     EventsWorker.drain_all(timeout=10)
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
+        runs = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
         chosen = FlowRunFilter(id=FlowRunFilterId(any_=[runs[0].id]))
         for _ in range(100):  # task runs are recorded from events, a little later
             tasks = {task.name: task for task in client.read_task_runs(flow_run_filter=chosen)}
@@ -134,7 +135,7 @@ def test_bad_input_is_not_tried_again_and_the_rest_is_done(toy: Toy, caplog: pyt
     assert sum("got 3, expected 4" in line for line in said) == 1  # its sentence once
     assert not any("Traceback" in line for line in said)
     with get_client(sync_client=True) as client:
-        run = client.read_flow_runs(sort="START_TIME_DESC", limit=1)[0]
+        run = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
     assert run.state is not None
     assert (run.state.name, run.state.message) == ("Failed", "2 of 5 stage instances not done: part@p1 failed.")
     assert toy.runs().count("part@p1") == 1

@@ -84,7 +84,7 @@ class Site:
         nights = [run for run in self.runs("nightly on") if run.state and run.state.is_final()]
         return next((run for run in nights if run.state_name != "Cancelled"), None)
 
-    def state(self, run: FlowRun) -> str:
+    def state(self, run: Any) -> str:
         with get_client(sync_client=True) as client:
             return str(client.read_flow_run(run.id).state_name)
 

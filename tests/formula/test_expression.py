@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,7 +262,7 @@ def test_pruner_zero_is_the_published_formula() -> None:
 def test_wanda_and_magnitude_as_formulas(seed: int) -> None:
     weight, stats = layer(24, 40, seed)
     for formula, name in (("mul(W, sqrt(X))", "wanda"), ("W", "magnitude")):
-        method = METHODS.find(name)()
+        method: Any = METHODS.find(name)()
         ours = Expression(formula=formula).score(weight, stats)
         theirs = method.score(weight, stats)
         for got, want in ((ours, theirs), (ours.flatten()[None], theirs.flatten()[None])):

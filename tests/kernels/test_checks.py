@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -49,10 +51,10 @@ def test_a_packed_matrix_passes() -> None:
         (lambda m, v, o: (m, torch.cat([v[:-1], v[:1]]), o), "numbers behind the last value"),
     ],
 )
-def test_what_is_none_is_named(break_it: object, said: str) -> None:
-    broken = break_it(*parts())  # type: ignore[operator]
+def test_what_is_none_is_named(break_it: Any, said: str) -> None:
+    bitmask, values, offsets = break_it(*parts())
     with pytest.raises(ArtifactError) as error:
-        check_packed("w", *broken, 5, 70)
+        check_packed("w", bitmask, values, offsets, 5, 70)
     assert said in str(error.value)
 
 
@@ -69,7 +71,8 @@ def test_an_altered_byte_is_harmless_or_refused(which: int, place: int, byte: in
     raw = found[which].view(-1).view(torch.uint8)
     raw[place % raw.numel()] = byte
     try:
-        matrix = SparseMatrix(kernels_of(ISAS[-1]), "w", *found, 5, 70)
+        bitmask, values, offsets = found
+        matrix = SparseMatrix(kernels_of(ISAS[-1]), "w", bitmask, values, offsets, 5, 70)
     except ArtifactError:
         return
     # Bits that moved within a row, or another value: what a checksum finds and no reader can trip over.

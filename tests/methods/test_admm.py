@@ -1,5 +1,7 @@
 """The preconditioned ADMM against its steps written out, and against ALPS on layers like those of trained models."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -64,7 +66,7 @@ def test_a_few_steps_are_no_worse_than_alps(pattern):
     ratios = []
     for seed in range(4):
         weight, stats = problem(out=64, width=96, tokens=1500, seed=seed)
-        settings = {"damping": 0.03, "shrinkage": 0.1}
+        settings: dict[str, Any] = {"damping": 0.03, "shrinkage": 0.1}
         losses = []
         for solver in (Admm(**settings), Alps(**settings)):
             change = LeastSquares(**settings).update(weight, solver.solve(weight, stats, pattern).keep, stats) - weight

@@ -70,9 +70,8 @@ def test_n_of_m(kept, group, block, mask):
 def test_masks_and_blocks_differ():
     weight, stats = problem(out=40)
     pattern = SparsityPattern(kept=2, group_size=4)
-    seen = [
-        Apt(mask=m, block_size=b).solve(weight, stats, pattern).keep for m, b in (("S", None), ("M", None), ("M", 8))
-    ]
+    kinds = (Apt(mask="S", block_size=None), Apt(mask="M", block_size=None), Apt(mask="M", block_size=8))
+    seen = [kind.solve(weight, stats, pattern).keep for kind in kinds]
     assert not torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[1], seen[2])
 

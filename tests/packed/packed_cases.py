@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import families
 import tiny
@@ -50,9 +51,9 @@ def packed(folder: Path, out: Path) -> Savings:
     return pack(folder, out, transposed=transposed_tensors(folder))
 
 
-def description(folder: Path) -> dict[str, object]:
+def description(folder: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(folder / "zpruner.safetensors", framework="pt") as file:
-        found: dict[str, object] = json.loads(file.metadata()["zpruner"])
+        found: dict[str, Any] = json.loads(file.metadata()["zpruner"])
     return found

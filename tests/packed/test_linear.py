@@ -17,7 +17,8 @@ def sparse(weight: Tensor, bias: Tensor | None = None) -> SparseLinear:
     keep = nonzero(weight)
     values, offsets = values_of(weight, keep), offsets_of(keep)
     parameter = None if bias is None else nn.Parameter(bias, requires_grad=False)
-    layer = SparseLinear("w", *weight.shape, weight.dtype, values.numel(), offsets.dtype, parameter, "cpu")
+    rows, columns = weight.shape
+    layer = SparseLinear("w", rows, columns, weight.dtype, values.numel(), offsets.dtype, parameter, "cpu")
     layer.weight_bitmask, layer.weight_values, layer.weight_offsets = bitmask_of(keep), values, offsets
     return layer
 

@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +12,9 @@ from zpruner.errors import (
     ShapeMismatchError,
     UnknownNameError,
 )
-from zpruner.pruning.composition import check_weight, compose, derive_mask
+from zpruner.pruning.composition import compose, derive_mask
 from zpruner.settings.params import MethodSettings
-from zpruner.types import ComparisonGroup, LayerStats, Mask, SparsityPattern, Stat
+from zpruner.types import ComparisonGroup, LayerStats, Mask, SparsityPattern, Stat, check_weight
 
 HALF = SparsityPattern(ratio=0.5)
 
@@ -20,8 +22,12 @@ HALF = SparsityPattern(ratio=0.5)
 def stats(width=8, gram=True):
     torch.manual_seed(1)
     X = torch.randn(width, 40)
-    sums = {"sq_sum": X.double().square().sum(1), "abs_sum": X.double().abs().sum(1), "max_abs": X.abs().amax(1)}
-    return LayerStats("layer", 40, 2, **sums, gram=X @ X.T if gram else None)
+    sums: dict[str, Any] = {
+        "sq_sum": X.double().square().sum(1),
+        "abs_sum": X.double().abs().sum(1),
+        "max_abs": X.abs().amax(1),
+    }
+    return replace(LayerStats("layer", 40, 2, gram=X @ X.T if gram else None), **sums)
 
 
 def weight(dtype=torch.float32):

@@ -21,7 +21,7 @@ from zpruner.pruning.composition import compose
 from zpruner.pruning.memory import beside_the_weights
 from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.sequential import SolvedLayer, prune_blocks
-from zpruner.settings.params import MethodSettings
+from zpruner.settings.params import Choice, MethodSettings
 from zpruner.types import SparsityPattern
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (6, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
@@ -79,7 +79,7 @@ def test_statistics_are_those_of_the_model_with_earlier_blocks_pruned(family: st
 def test_statistics_are_let_go_with_the_last_layer_that_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.build("llama")
     inventory = take_inventory(model)
-    composition = compose(MethodSettings(score="sparsegpt", update={"name": "obs"}))
+    composition = compose(MethodSettings(score="sparsegpt", update=Choice(name="obs")))
     patterns = {layer.name: SparsityPattern.parse(0.5) for layer in inventory.layers}
     collections: list[Collection] = []
     alive: dict[str, set[str]] = {}
@@ -223,7 +223,7 @@ def test_what_pruning_takes_beside_the_weights(method: str, mixture: bool, tmp_p
 
 def test_matrices_of_inputs_that_layers_share_count_once() -> None:
     inventory = take_inventory(tiny.build("llama"))
-    obs = compose(MethodSettings(score="wanda", update="obs"))
+    obs = compose(MethodSettings(score="wanda", update=Choice(name="obs")))
     plain = beside_the_weights(compose(MethodSettings(score="wanda")), inventory, WINDOWS)
     # of q, k, v and o two read different inputs; gate and up may; down reads 48 channels, as the solver's two matrices
     assert beside_the_weights(obs, inventory, WINDOWS) == plain + 4 * (4 * 32**2 + 3 * 48**2)

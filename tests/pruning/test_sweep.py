@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import tiny
@@ -14,7 +15,7 @@ from zpruner.types import Stat
 
 WINDOWS = torch.randint(0, 60, (6, 16), generator=torch.Generator().manual_seed(5))
 HELD_OUT = torch.randint(0, 60, (3, 16), generator=torch.Generator().manual_seed(6))
-METHODS = {"wanda": "wanda", "gpt": "sparsegpt", "zero": {"score": "pruner_zero", "group": "row"}}
+METHODS: dict[str, Any] = {"wanda": "wanda", "gpt": "sparsegpt", "zero": {"score": "pruner_zero", "group": "row"}}
 
 
 @pytest.fixture

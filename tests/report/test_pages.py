@@ -7,6 +7,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_tree import METHODS, SPARSITIES, edit, make_tree, put, read
@@ -118,7 +119,7 @@ def test_html_asks_nothing_of_the_outside(rendered: Path) -> None:
 
 def test_hostile_labels_are_text(tmp_path: Path) -> None:
     hostile = HOSTILE.replace("/", ":")  # labels name folders
-    methods = {hostile: {"score": HOSTILE}, "wanda": METHODS["wanda"]}
+    methods: dict[str, Any] = {hostile: {"score": HOSTILE}, "wanda": METHODS["wanda"]}
     tree = make_tree(tmp_path, methods, SPARSITIES)
     for path in tree.glob("evaluation/*/*.layers.json"):
         details = json.loads(path.read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import typer
@@ -22,7 +23,7 @@ def fails(error: BaseException) -> Callable[[], None]:
     return run
 
 
-def ended(run: Callable[..., None], *arguments: str, **options: dict[str, str]) -> int:
+def ended(run: Callable[..., None], *arguments: str, **options: Any) -> int:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(run)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import tiny
@@ -109,7 +110,7 @@ def test_weights_are_back_when_a_caller_stops_or_the_model_fails(
     model: PreTrainedModel, calibration: Calibration, windows: torch.Tensor, fitness: Fitness
 ) -> None:
     before = model.get_parameter("model.layers.0.mlp.up_proj.weight").clone()
-    running = fitness([parse_formula("W"), parse_formula("X")], 1)
+    running: Any = fitness([parse_formula("W"), parse_formula("X")], 1)
     next(running)
     assert int((model.get_parameter("model.layers.0.mlp.up_proj.weight") == 0).sum()) > 0
     running.close()
@@ -119,13 +120,17 @@ def test_weights_are_back_when_a_caller_stops_or_the_model_fails(
         list(bad([parse_formula("W")], 1))
 
 
+def method_of(name: str) -> Any:
+    return METHODS.find(name)()
+
+
 def test_a_method_is_measured_as_its_formula(fitness: Fitness) -> None:
     for name, formula in (("wanda", "mul(W, sqrt(X))"), ("pruner_zero", "mul(mul(W, W), mms(G))")):
         (as_formula,) = fitness([parse_formula(formula)], 3)
-        assert fitness.of_method(METHODS.find(name)(), 3).fitness == pytest.approx(as_formula.fitness, rel=1e-6)
+        assert fitness.of_method(method_of(name), 3).fitness == pytest.approx(as_formula.fitness, rel=1e-6)
     # Magnitude compares weights within the layer: its default group, and not the search's.
     (by_row,) = fitness([parse_formula("W")], 3)
-    assert fitness.of_method(METHODS.find("magnitude")(), 3).fitness != pytest.approx(by_row.fitness, rel=1e-6)
+    assert fitness.of_method(method_of("magnitude"), 3).fitness != pytest.approx(by_row.fitness, rel=1e-6)
 
 
 def test_what_cannot_be_measured_is_told_at_once(

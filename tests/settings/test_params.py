@@ -251,12 +251,16 @@ def test_unknown_labels():
 
 
 def test_parts_as_text_or_as_a_mapping():
-    short = MethodSettings(score="wanda", refine="swaps", update="obs")
-    long = MethodSettings(score="wanda", refine={"name": "swaps"}, update={"name": "obs", "settings": {}})
+    short = MethodSettings.model_validate({"score": "wanda", "refine": "swaps", "update": "obs"})
+    long = MethodSettings.model_validate(
+        {"score": "wanda", "refine": {"name": "swaps"}, "update": {"name": "obs", "settings": {}}}
+    )
     assert short == long
     assert (short.refine, short.update) == (Choice(name="swaps"), Choice(name="obs"))
     assert MethodSettings(score="wanda").update is None
-    with_settings = MethodSettings(score="wanda", update={"name": "obs", "settings": {"damping": 0.1}})
+    with_settings = MethodSettings.model_validate(
+        {"score": "wanda", "update": {"name": "obs", "settings": {"damping": 0.1}}}
+    )
     assert with_settings.update.settings == {"damping": 0.1}
 
 
@@ -293,10 +297,13 @@ def test_unquoted_n_of_m_is_text(tmp_path):
 
 
 def test_equal_settings_have_equal_text():
-    one = MethodSettings(score="wanda", settings={"a": 1, "b": 2}, group="row", update="obs")
-    two = MethodSettings(update={"name": "obs"}, group=ComparisonGroup.ROW, settings={"b": 2, "a": 1}, score="wanda")
+    one = MethodSettings.model_validate(
+        {"score": "wanda", "settings": {"a": 1, "b": 2}, "group": "row", "update": "obs"}
+    )
+    two = MethodSettings(update=Choice(name="obs"), group=ComparisonGroup.ROW, settings={"b": 2, "a": 1}, score="wanda")
     assert canonical_json(one) == canonical_json(two)
-    assert canonical_json(one) != canonical_json(MethodSettings(score="wanda", settings={"a": 1, "b": 3}, group="row"))
+    other = MethodSettings(score="wanda", settings={"a": 1, "b": 3}, group=ComparisonGroup.ROW)
+    assert canonical_json(one) != canonical_json(other)
     assert canonical_json({"b": 1, "a": 2}) == '{"a": 2, "b": 1}'
 
 

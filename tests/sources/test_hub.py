@@ -8,6 +8,7 @@ import huggingface_hub
 import pyarrow as pa
 import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.utils._paths import filter_repo_objects
 
 from zpruner.errors import DiskFullError, HashMismatchError, InvalidSettingError, SourceError
 from zpruner.sources import Documents, TokenTable, fetch_model, file_sha256, folder_sha256, read_text, texts_sha256
@@ -83,7 +84,7 @@ def test_model_asks_for_safe_top_level_files(llama: Path, tmp_path: Path, monkey
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     fetch_model("hf:some/model@main", folder_sha256(llama), tmp_path / "out", tmp_path / "d", "auto")
     assert (asked["repo"], asked["revision"]) == ("some/model", "main")
-    wanted = huggingface_hub.utils.filter_repo_objects(
+    wanted = filter_repo_objects(
         repository, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"]
     )
     assert sorted(wanted) == ["config.json", "merges.txt", "model.safetensors", "tokenizer.json", "tokenizer.model"]

@@ -55,7 +55,12 @@ def _zstd(data: bytes) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-PACKERS = {"GZ": gzip.compress, "bz2": bz2.compress, "Xz": lzma.compress, "ZST": _zstd}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "GZ": gzip.compress,
+    "bz2": bz2.compress,
+    "Xz": lzma.compress,
+    "ZST": _zstd,
+}
 
 
 @pytest.mark.parametrize("ending", PACKERS)

@@ -4,7 +4,9 @@ import errno
 import json
 import re
 import shutil
+import subprocess
 import sys
+from typing import Any
 
 import pytest
 import staged
@@ -13,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from staged import METHOD, SPARSITY
 
+from stages import evaluate, mask, score
 from zpruner.artifacts.work import Work
 from zpruner.errors import (
     ArtifactError,
@@ -135,11 +138,11 @@ def test_settings(project, stage, where, value, error, message):
 
 def test_labels_that_params_does_not_list(project):
     with pytest.raises(InvalidSettingError, match=r"methods: got label 'swaped'.*Did you mean 'swapped'"):
-        staged.score.run("swaped", project)
+        score.run("swaped", project)
     with pytest.raises(InvalidSettingError, match=r"sparsities: got label 's25'.*Did you mean 's24'"):
-        staged.mask.run(METHOD, "s25", project)
+        mask.run(METHOD, "s25", project)
     with pytest.raises(InvalidSettingError, match="either both --method and --sparsity, or --dense"):
-        staged.evaluate.run(METHOD, root=project)
+        evaluate.run(METHOD, root=project)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
@@ -205,12 +208,13 @@ def test_truncated_altered_or_missing_artifacts(project, stage, file):
 def others(tmp_path_factory, complete):
     """Complete projects of another model, another calibration and another method."""
     found = {}
-    for name, changes in {
+    kinds: dict[str, dict[str, Any]] = {
         "model": {},
         "calibration": {"seed": 5},
         "method": {"methods": {METHOD: {"score": "magnitude", "group": "row"}}},
         "pattern": {"sparsities": {SPARSITY: "1:4"}},
-    }.items():
+    }
+    for name, changes in kinds.items():
         root = staged.make(tmp_path_factory.mktemp(name), **changes)
         if name == "model":
             path = root / "source" / "model" / "model.safetensors"
@@ -306,11 +310,11 @@ def test_commands_end_with_one_sentence_and_no_traceback(project):
     staged.change_params(project, f"methods.{METHOD}.score", "wandaa", plan=False)
     command = [sys.executable, "-m", "stages.score", "--method", METHOD]
     environment = tiny.environment() | {"PYTHONPATH": str(tiny.REPOSITORY)}
-    done = tiny.subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert (done.stdout, done.stderr.count("\n")) == ("", 1)
     assert re.fullmatch(r"error: .*: got 'wandaa', expected .*\. Did you mean 'wanda'\?\n", done.stderr)
-    done = tiny.subprocess.run(
+    done = subprocess.run(
         [*command[:3], "--methd", METHOD], cwd=project, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2

@@ -56,7 +56,7 @@ def test_the_stages_prune_as_the_library_does(tmp_path, propagation):
         assert torch.equal(masks.read(layer.name)["keep"], layer.mask.keep)
         grad_sq = stored.read(layer.name)["grad_sq"]
         if calibration is not None:
-            assert torch.equal(grad_sq, calibration.stats(layer.name).grad_sq)
+            assert torch.equal(grad_sq, calibration.stats(layer.name).require(Stat.GRAD_SQ))
     pruned = load_model(root / "data" / "pruned" / METHOD / SPARSITY, device="cpu")
     assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in model.state_dict().items())
 

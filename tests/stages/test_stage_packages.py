@@ -10,6 +10,7 @@ import staged
 import tiny
 import torch
 
+import zpruner
 from stages import plan
 from stages._plan import read_planned
 from zpruner.artifacts.store import ArtifactReader
@@ -71,7 +72,7 @@ def test_an_installed_packages_method_runs_in_the_stages(
     assert scores.provenance.method == "foreign"
     calibration = Activations(root / "data" / "activations" / "dense")
     weight = Checkpoint(root / "data" / "models" / "dense").read_weight(calibration.layers[0])
-    expected = weight.abs() * calibration.stats(layer).max_abs
+    expected = weight.abs() * calibration.stats(layer).require(zpruner.Stat.MAX_ABS)
     assert torch.equal(scores.read(layer)["score"], expected)
 
     def code() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -20,7 +21,7 @@ from zpruner.model import get_weight, load_model, take_inventory
 from zpruner.pruning.composition import Composition, Pruned
 from zpruner.types import LayerStats, SparsityPattern
 
-METHODS = {
+METHODS: dict[str, Any] = {
     "wanda": {"score": "wanda", "group": "row"},
     "best": {"score": "alps", "update": "least_squares"},
     "swapped": {"score": "wanda", "group": "row", "refine": "swaps", "update": "obs", "correct": {}},
@@ -56,7 +57,7 @@ def test_the_stages_solve_the_weights_that_the_library_does(
     data = root / "data"
     model = load_model(data / "models" / "dense", "auto", "cpu")
     windows = _windows(root)
-    pattern = {"s50": 0.5, "s24": "2:4"}[sparsity]
+    pattern: Any = {"s50": 0.5, "s24": "2:4"}[sparsity]
     layers = zpruner.prune_sequentially(model, windows, method=METHODS[method], sparsity=pattern, batch_size=2)
     solved = SolvedWeights(data / "solved" / method / sparsity, Provenance(method=method, propagation="pruned"))
     masks = ArtifactReader(data / "masks" / method / sparsity, "masks")
@@ -118,11 +119,11 @@ def test_an_interrupted_run_goes_on_at_its_first_unfinished_block(
     measure = BlockReplay.measure
     measured: list[int] = []
 
-    def die_at_block_2(self: BlockReplay, block: int, gram: bool, min_expert_tokens: int) -> object:
+    def die_at_block_2(self: BlockReplay, block: int, *how: Any) -> object:
         measured.append(block)
         if len(measured) == 3:
             raise KeyboardInterrupt
-        return measure(self, block, gram, min_expert_tokens)
+        return measure(self, block, *how)
 
     monkeypatch.setattr(BlockReplay, "measure", die_at_block_2)
     goes_on(*two_projects)

@@ -156,7 +156,7 @@ def killed(root: Path, after: int) -> None:
             if evaluation.index == after:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        LogWriter.append = dying  # type: ignore[method-assign]
+        LogWriter.append = dying
         try:
             search.run(root)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import staged
 from staged import METHOD, PACKED
@@ -29,7 +30,7 @@ INSTANCES: dict[str, Callable[[Path], None]] = {
     "search_report": lambda root: search_report.run(root),
 }
 READING = [name for name in INSTANCES if name not in ("sources", "plan", "plan-search", "fetch-model")]
-PROJECTS = {
+PROJECTS: dict[str, dict[str, Any]] = {
     "whole": {"propagation": "dense", "packed": PACKED},
     "streamed": {"propagation": "dense", "streaming": "always", "packed": PACKED},
     "propagated": {"propagation": "pruned", "packed": PACKED},

@@ -1,12 +1,14 @@
 """The weight updates for a fixed mask."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from zpruner.errors import MissingStatisticError, SolverError
 from zpruner.methods.sparsegpt import SparseGPT
 from zpruner.types import LayerStats, SparsityPattern
-from zpruner.updates import UPDATES
+from zpruner.updates import UPDATES, WeightUpdate
 
 OUT, IN = 6, 16
 
@@ -44,6 +46,10 @@ def test_lowers_the_error_and_keeps_the_zeros(name, tokens, dead):
     assert layer_error(weight, updated, given.gram) < 0.9 * layer_error(weight, weight * keep, given.gram)
 
 
+def update_of(name: str, **settings: Any) -> WeightUpdate:
+    return UPDATES.find(name)(**settings)
+
+
 @every_update
 def test_needs_the_gram_matrix(name):
     weight, keep = weight_and_mask()
@@ -55,21 +61,20 @@ def test_needs_the_gram_matrix(name):
 def test_singular_gram_without_damping(name, settings):
     weight, keep = weight_and_mask()
     with pytest.raises(SolverError, match=r"layer blocks\.0\.up.*damping 0,.*Set damping to 0\.01"):
-        UPDATES.find(name)(damping=0.0, **settings).update(weight, keep, stats(tokens=4))
+        update_of(name, damping=0.0, **settings).update(weight, keep, stats(tokens=4))
 
 
 def test_least_squares_is_no_worse_than_the_sweep():
     weight, keep = weight_and_mask()
     given = stats(tokens=40)
     sweep = UPDATES.find("obs")().update(weight, keep, given)
-    joint = UPDATES.find("least_squares")(solver="cholesky").update(weight, keep, given)
+    joint = update_of("least_squares", solver="cholesky").update(weight, keep, given)
     assert layer_error(weight, joint, given.gram) < 0.98 * layer_error(weight, sweep, given.gram)
 
 
 def test_least_squares_generalises_with_shrinkage():
     weight, keep = weight_and_mask()
-    update = UPDATES.find("least_squares")
-    plain, shrunk = (update(shrinkage=s).update(weight, keep, stats(tokens=20)) for s in (0.0, 0.3))
+    plain, shrunk = (update_of("least_squares", shrinkage=s).update(weight, keep, stats(tokens=20)) for s in (0.0, 0.3))
     assert (shrunk - weight)[keep].norm() < (plain - weight)[keep].norm()
 
 
@@ -78,5 +83,5 @@ def test_obs_repeats_sparsegpt(pattern):
     weight, _ = weight_and_mask()
     parsed = SparsityPattern.parse(pattern)
     keep = SparseGPT().solve(weight, stats(), parsed).keep
-    narrow = UPDATES.find("obs")(block_size=4).update(weight, keep, stats())
+    narrow = update_of("obs", block_size=4).update(weight, keep, stats())
     torch.testing.assert_close(UPDATES.find("obs")().update(weight, keep, stats()), narrow, rtol=1e-3, atol=1e-4)

@@ -72,3 +72,7 @@ def test_files_of_another_kind(tmp_path):
     (tmp_path / "long").write_bytes(b"#" * 2_000_000)
     with pytest.raises(InvalidSettingError, match=r"2,000,000 bytes, expected at most 262,144 characters"):
         read_yaml(tmp_path / "long")
+
+
+def test_an_anchor_that_is_given_twice_stands_for_the_last_value() -> None:
+    assert parse_yaml("{a: &x 1, b: *x, c: &x 2, d: *x}", "text") == {"a": 1, "b": 1, "c": 2, "d": 2}

@@ -57,7 +57,9 @@ def parse_yaml(text: str, where: str) -> Any:
         raise _too_long(where, f"{len(text):,} characters")
     try:
         _check_nodes(text, where)
-        found = YAML(typ="safe", pure=True).load(text)
+        reader = YAML(typ="safe", pure=True)
+        reader.composer.warn_double_anchors = False  # a name given twice stands for the value before the alias
+        found = reader.load(text)
     except MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         reason = str(error.problem or error.context)

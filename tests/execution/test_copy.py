@@ -93,7 +93,7 @@ CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
 @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=CHECKS)
 @given(PLACES)
 def test_a_copy_gives_the_logits_that_transformers_gives(place: dict[str, object]) -> None:
-    agrees(**place)  # type: ignore[arg-type]
+    agrees(**place)
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_a_copy_gives_the_logits_that_transformers_gives(place: dict[str, object
 @settings(max_examples=500, deadline=None, suppress_health_check=CHECKS)
 @given(PLACES)
 def test_it_does_in_hundreds_of_layouts(place: dict[str, object]) -> None:
-    agrees(**place)  # type: ignore[arg-type]
+    agrees(**place)
 
 
 @pytest.mark.slow

@@ -207,7 +207,7 @@ def test_long_formula_shows_the_part_at_fault() -> None:
 )
 def test_json_errors_name_the_node(node: object, place: str, words: str) -> None:
     with pytest.raises(FormulaError) as caught:
-        parse_formula(node)  # type: ignore[arg-type]
+        parse_formula(node)
     assert place in str(caught.value)
     assert words in str(caught.value)
 

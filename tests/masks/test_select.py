@@ -178,7 +178,7 @@ def test_what_is_no_float32_matrix_is_refused(score):
 def test_a_group_may_be_given_by_name_and_only_by_its_name():
     score = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
     half = SparsityPattern.parse(0.5)
-    assert torch.equal(select(score, half, "row"), select(score, half, ROW))  # type: ignore[arg-type]
-    assert not torch.equal(select(score, half, "row"), select(score, half, "layer"))  # type: ignore[arg-type]
+    assert torch.equal(select(score, half, "row"), select(score, half, ROW))
+    assert not torch.equal(select(score, half, "row"), select(score, half, "layer"))
     with pytest.raises(InvalidSettingError, match=r"got 'rows', expected row or layer\. Did you mean 'row'"):
-        select(score, half, "rows")  # type: ignore[arg-type]
+        select(score, half, "rows")

@@ -254,7 +254,7 @@ def test_counts_are_whole_numbers(value, llama_model):
         if value != least:
             with pytest.raises(InvalidSettingError, match=f"{name}: got .* a whole number, at least {least}"):
                 zpruner.load_windows("nowhere.txt", llama_model, None, **{name: value})
-    assert zpruner.perplexity(llama_model, WINDOWS, batch_size=np.int64(3)) > 1  # type: ignore[arg-type]
+    assert zpruner.perplexity(llama_model, WINDOWS, batch_size=np.int64(3)) > 1
 
 
 def test_a_second_prune_of_one_model_is_measured_against_the_dense_weights():
@@ -278,29 +278,29 @@ def test_a_second_prune_of_one_model_is_measured_against_the_dense_weights():
 
 REFUSED = {
     "no calibration": (
-        lambda model: zpruner.prune(model, WINDOWS),  # type: ignore[arg-type]
+        lambda model: zpruner.prune(model, WINDOWS),
         "calibration: got Tensor, expected what zp",
     ),
     "a statistic": (
-        lambda model: zpruner.calibrate(model, WINDOWS, stats=["gramm"]),  # type: ignore[list-item]
+        lambda model: zpruner.calibrate(model, WINDOWS, stats=["gramm"]),
         "stats: got 'gramm'.* 'gram'",
     ),
-    "patterns": (lambda model: zpruner.calibrate(model, WINDOWS, ignore=[1]), "`ignore`: got 1, expected patterns"),  # type: ignore[list-item]
-    "blocks": (lambda model: zpruner.calibrate(model, WINDOWS, blocks=3), "`blocks`: got '3', expected the path"),  # type: ignore[arg-type]
+    "patterns": (lambda model: zpruner.calibrate(model, WINDOWS, ignore=[1]), "`ignore`: got 1, expected patterns"),
+    "blocks": (lambda model: zpruner.calibrate(model, WINDOWS, blocks=3), "`blocks`: got '3', expected the path"),
     "no method": (
-        lambda model: zpruner.prune_sequentially(model, WINDOWS, method=None),  # type: ignore[arg-type]
+        lambda model: zpruner.prune_sequentially(model, WINDOWS, method=None),
         "method: got None, expected",
     ),
-    "a list": (lambda model: zpruner.needs(["wanda"]), r"method: got \['wanda'\], expected a name"),  # type: ignore[arg-type]
-    "keys": (lambda model: zpruner.needs({1: 2}), r"method: got \{1: 2\}, expected a name"),  # type: ignore[dict-item]
+    "a list": (lambda model: zpruner.needs(["wanda"]), r"method: got \['wanda'\], expected a name"),
+    "keys": (lambda model: zpruner.needs({1: 2}), r"method: got \{1: 2\}, expected a name"),
     "a part": (
-        lambda model: zpruner.load_windows("t", model, None, part=(0.5,)),  # type: ignore[arg-type]
+        lambda model: zpruner.load_windows("t", model, None, part=(0.5,)),
         r"part: got \(0\.5,\), expected two",
     ),
     "no model": (lambda model: zpruner.load_windows("t", None, None), r"model: got builtins\.NoneType, expected a tra"),
-    "a stride": (lambda model: zpruner.perplexity(model, WINDOWS, stride=0.5), "stride: got 0.5, expected a whole"),  # type: ignore[arg-type]
+    "a stride": (lambda model: zpruner.perplexity(model, WINDOWS, stride=0.5), "stride: got 0.5, expected a whole"),
     "a dtype": (
-        lambda model: zpruner.load("tests", dtype=torch.float16),  # type: ignore[arg-type]
+        lambda model: zpruner.load("tests", dtype=torch.float16),
         "dtype`?: got torch.float16, expected one of",
     ),
 }
@@ -315,7 +315,7 @@ def test_arguments_of_a_wrong_kind_are_one_sentence(kind, llama_model):
 
 
 def test_one_statistic_and_one_pattern_may_stand_alone(llama_model):
-    found = zpruner.calibrate(llama_model, WINDOWS, stats="gram", ignore="*.mlp.*")  # type: ignore[arg-type]
+    found = zpruner.calibrate(llama_model, WINDOWS, stats="gram", ignore="*.mlp.*")
     layer = found.inventory.layers[0].name
     assert found.stats(layer).require(Stat.GRAM).shape == (32, 32)
     assert not any(".mlp." in layer.name for layer in found.inventory.layers)

@@ -89,7 +89,7 @@ def test_in_memory_windows_follow_the_same_rule(project: Path) -> None:
     assert windows[:, 0].tolist() == [1] * 4
     assert not (zpruner.load_windows(text, model, tokenizer, nsamples=4, seqlen=32, bos="never") == 1).any()
     with pytest.raises(InvalidSettingError, match=r"bos: got 'Always', expected auto, always or never. Did you mean"):
-        zpruner.load_windows(text, model, tokenizer, nsamples=4, seqlen=32, bos="Always")  # type: ignore[arg-type]
+        zpruner.load_windows(text, model, tokenizer, nsamples=4, seqlen=32, bos="Always")
 
 
 def test_a_protocol_keeps_its_own_rule(project: Path) -> None:

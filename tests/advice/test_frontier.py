@@ -13,7 +13,7 @@ FEW = st.integers(1, 6)
 
 
 def disk(found: object) -> float:
-    return found.disk  # type: ignore[attr-defined, no-any-return]
+    return found.disk  # type: ignore[attr-defined]
 
 
 @given(st.lists(st.tuples(FEW, FEW), max_size=12))

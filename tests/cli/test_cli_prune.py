@@ -210,6 +210,30 @@ def test_options_change_a_preset() -> None:
     assert composition_settings("sparsegpt", None, [], None, None) == {"score": "sparsegpt", "update": "obs"}
 
 
+def test_quantize() -> None:
+    assert composition_settings("wanda", None, [], None, None, "4")["quantize"] == {"bits": 4}
+    found = composition_settings("best", None, [], None, None, "bits=3,group=row,rounding=nearest")
+    assert found["quantize"] == {"bits": 3, "group": "row", "rounding": "nearest"}
+    assert pattern_of(0.0, "unstructured", quantizes=True) == pattern_of(None, "unstructured", "0", True) == "0"
+    with pytest.raises(InvalidPatternError, match="quantise with --quantize"):
+        pattern_of(0.0, "unstructured")
+    with pytest.raises(InvalidSettingError, match="bits=4,group=128"):
+        composition_settings("wanda", None, [], None, None, "four")
+
+
+def test_a_dense_model_is_quantised(place: Path, command: Command) -> None:
+    code, out, err = command(
+        "prune", "source/model", "--method", "magnitude", *PRUNE, "--sparsity", "0", "--quantize", "3", "-o", "out"
+    )
+    assert code == 0, err
+    assert out.startswith("21 layers, 0.00% of their weights removed")
+    model, _ = zpruner.load(place / "out")
+    assert max(len(row.unique()) for row in model.model.layers[0].mlp.up_proj.weight) <= 8
+    code, _, err = command("prune", "source/model", *PRUNE, "--quantize", "5", "-o", "none")
+    assert code == 1
+    assert "bits" in err
+
+
 def test_layers_named_by_ignore_stay_dense(place: Path, command: Command) -> None:
     ignore = ["--ignore", "*.mlp.*", "--ignore", "*.0.*"]
     for propagation in ("dense", "pruned"):

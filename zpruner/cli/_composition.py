@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from zpruner.settings.params import MethodSettings
 
 
-def pattern_of(ratio: float | str | None, kind: str, sparsity: str | None = None) -> str:
+def pattern_of(ratio: float | str | None, kind: str, sparsity: str | None = None, quantizes: bool = False) -> str:
     """Return the pattern that --sparsity, or --sparsity-ratio and --sparsity-type, describe, as params.yaml writes it.
+
+    Nothing need be removed where `quantizes`.
 
     Raises:
         InvalidPatternError: neither a ratio in (0, 1) nor N:M.
@@ -25,9 +27,17 @@ def pattern_of(ratio: float | str | None, kind: str, sparsity: str | None = None
             raise InvalidSettingError(
                 "--sparsity", "--sparsity-ratio or --sparsity-type beside it", "one way to say it", "Leave one out."
             )
-        return str(_parsed("--sparsity", sparsity, "a ratio in [0, 1) such as 0.5, or N:M with 0 < N < M such as 2:4"))
+        return str(
+            _parsed(
+                "--sparsity",
+                sparsity,
+                "a ratio in [0, 1) such as 0.5, or N:M with 0 < N < M such as 2:4",
+                zero=quantizes,
+            )
+        )
     if kind == "unstructured":
-        return str(_parsed("--sparsity-ratio", 0.5 if ratio is None else ratio, "a ratio in [0, 1) such as 0.5", False))
+        ratio = 0.5 if ratio is None else ratio
+        return str(_parsed("--sparsity-ratio", ratio, "a ratio in [0, 1) such as 0.5", False, zero=quantizes))
     expected = "unstructured, or N:M with 0 < N < M such as 2:4 (N of every M are kept)"
     pattern = _parsed("--sparsity-type", kind, expected)
     if not pattern.is_nm:
@@ -39,13 +49,16 @@ def pattern_of(ratio: float | str | None, kind: str, sparsity: str | None = None
     return str(pattern)
 
 
-def _parsed(option: str, value: float | str, expected: str, may_be_nm: bool = True) -> SparsityPattern:
+def _parsed(
+    option: str, value: float | str, expected: str, may_be_nm: bool = True, zero: bool = False
+) -> SparsityPattern:
     try:
         pattern = SparsityPattern.parse(value)
     except InvalidPatternError:
         raise InvalidPatternError(option, _quoted(value), expected, "Correct the option.") from None
-    if not pattern.sparsity:
-        raise InvalidPatternError(option, _quoted(value), "more than 0: nothing would be removed", "Raise it.")
+    if not pattern.sparsity and not zero:
+        action = "Raise it, or quantise with --quantize."
+        raise InvalidPatternError(option, _quoted(value), "more than 0: nothing would be removed", action)
     if pattern.is_nm and not may_be_nm:
         raise InvalidPatternError(option, _quoted(value), expected, f"Write --sparsity {value}.")
     return pattern
@@ -61,26 +74,40 @@ def _quoted(value: float | str) -> str:
 
 
 def composition_settings(
-    method: str, group: str | None, settings: list[str], refine: str | None, update: str | None
+    method: str,
+    group: str | None,
+    settings: list[str],
+    refine: str | None,
+    update: str | None,
+    quantize: str | None = None,
 ) -> dict[str, Any]:
     """Return a method or preset, with the parts that the options change, as params.yaml would write it.
 
     Raises:
         InvalidSettingError: a setting that is not NAME=VALUE.
     """
-    from zpruner.settings.plain_yaml import parse_yaml
     from zpruner.settings.setting_files import read_files
 
-    chosen: dict[str, Any] = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise InvalidSettingError("--set", shown(text), "NAME=VALUE", "Write e.g. --set power=2.0.")
-        chosen[name] = parse_yaml(value, f"--set {name}")
-    chosen = read_files(chosen, Path(), "--set")
+    chosen = read_files(_named("--set", settings, "--set power=2.0"), Path(), "--set")
     base = dict(PRESETS.get(method, {"score": method}))
     parts = {"settings": {**base.pop("settings", {}), **chosen}, "group": group, "refine": refine, "update": update}
+    if quantize is not None:
+        whole = f"bits={quantize}" if quantize.isdecimal() else quantize
+        parts["quantize"] = _named("--quantize", whole.split(","), "--quantize 4, or --quantize bits=4,group=128")
     return {**base, **{key: value for key, value in parts.items() if value}}
+
+
+def _named(option: str, texts: list[str], example: str) -> dict[str, Any]:
+    """Return the values of an option's NAME=VALUE, each read as YAML."""
+    from zpruner.settings.plain_yaml import parse_yaml
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InvalidSettingError(option, shown(text), "NAME=VALUE", f"Write e.g. {example}.")
+        found[name] = parse_yaml(value, f"{option} {name}")
+    return found
 
 
 def checked(settings: dict[str, Any]) -> MethodSettings:

@@ -57,6 +57,12 @@ def prune(
     ] = None,
     refine: Annotated[str | None, typer.Option(help="Mask refinement, see `zpruner methods`.")] = None,
     update: Annotated[str | None, typer.Option(help="Weight update, see `zpruner methods`.")] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BITS", help="Round what stays to 8, 4 or 3 bits; bits=4,group=128,rounding=nearest says more."
+        ),
+    ] = None,
     propagation: Annotated[
         Propagation, typer.Option(help="pruned: calibrate each block with the earlier ones already pruned.")
     ] = Propagation.dense,
@@ -84,9 +90,9 @@ def prune(
     if calibration is None:
         calibration, calibration_sha256 = option.NEWS, option.NEWS_SHA256
     # What can be told at once is: torch takes seconds to import, a model minutes to load.
-    pattern = SparsityPattern.parse(pattern_of(sparsity_ratio, sparsity_type, sparsity))
+    pattern = SparsityPattern.parse(pattern_of(sparsity_ratio, sparsity_type, sparsity, quantize is not None))
     check_names({"score": method, "refine": refine, "update": update}, also=PRESETS)
-    settings = composition_settings(method, group, setting or [], refine, update)
+    settings = composition_settings(method, group, setting or [], refine, update, quantize)
     parts = checked(settings)
     read = {
         "the calibration text": local_path("--calibration", calibration, calibration_sha256),

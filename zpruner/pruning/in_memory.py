@@ -115,6 +115,7 @@ def prune(
     *,
     method: Method = "zpruner",
     sparsity: float | str = 0.5,
+    quantize: Mapping[str, Any] | None = None,
     ignore: Iterable[str] = (),
 ) -> PrunedLayers:
     """Prune a model in memory; its weights are overwritten, zeros in place.
@@ -125,6 +126,7 @@ def prune(
         method: a preset's or a score's name, or a composition as in params.yaml, e.g.
             `{"score": "wanda", "group": "row", "update": "least_squares"}`.
         sparsity: a ratio in [0, 1), or "N:M" with N of every M consecutive inputs kept.
+        quantize: what is done to what stays, as in params.yaml, e.g. `{"bits": 4}`; None: what `method` says.
         ignore: patterns of names of calibrated layers to leave dense, e.g. `*.0.mlp.*`.
 
     Returns:
@@ -138,7 +140,7 @@ def prune(
     """
     check_in_memory(model)
     _check_calibration(calibration)
-    composition = composition_of(method)
+    composition = composition_of(method, quantize)
     composition.check_propagation("dense")
     pattern = SparsityPattern.parse(sparsity)
     inventory = ignoring(calibration.inventory, ignore)
@@ -181,6 +183,7 @@ def prune_sequentially(
     *,
     method: Method = "zpruner",
     sparsity: float | str = 0.5,
+    quantize: Mapping[str, Any] | None = None,
     batch_size: int = 8,
     blocks: str | None = None,
     ignore: Iterable[str] = (),
@@ -192,7 +195,7 @@ def prune_sequentially(
     errors are over the inputs that each layer sees in the pruned model. Gradients, where the method needs them, are
     those of the unpruned model.
     """
-    composition = composition_of(method)
+    composition = composition_of(method, quantize)
     check_in_memory(model)
     windows, batch_size = as_windows(windows, model.config), whole_number("batch_size", batch_size, 1)
     min_expert_tokens = whole_number("min_expert_tokens", min_expert_tokens, 0)
@@ -249,13 +252,18 @@ def _result(mask: Mask, before: Tensor, after: Tensor, stats: LayerStats, dense:
     return PrunedLayer(mask.layer, mask, mask.sparsity, error, zeros)
 
 
-def composition_of(method: Method) -> Composition:
-    """Return the composition that a preset's or score's name, or an entry of params.yaml, stands for."""
+def composition_of(method: Method, quantize: Mapping[str, Any] | None = None) -> Composition:
+    """Return the composition that a preset's or score's name, or an entry of params.yaml, stands for.
+
+    `quantize`, where it is given, takes the place of the entry's.
+    """
     named = isinstance(method, str)
     if not (named or (isinstance(method, Mapping) and all(isinstance(key, str) for key in method))):
         expected = 'a name, or a composition such as {"score": "wanda", "group": "row"}'
         raise InvalidSettingError("method", shown(method), expected, "`zpruner methods` lists them.")
     data = dict(PRESETS.get(method, {"score": method})) if isinstance(method, str) else dict(method)
+    if quantize is not None:
+        data["quantize"] = quantize
     try:
         return compose(MethodSettings(**data))
     except ValidationError as error:

@@ -95,7 +95,7 @@ def test_sparsegpt_rounds_in_its_own_sweep_where_one_sweep_can_do_both(monkeypat
         {"update": None},
         {"update": "least_squares"},
         {"refine": "swaps"},
-        {"settings": {"damping": 0.1}},
+        {"quantize": {"bits": 4, "damping": 0.1}},
         {"quantize": {"bits": 4, "order": "activation"}},
         {"quantize": {"bits": 4, "rounding": "nearest"}},
     ):

@@ -56,7 +56,7 @@ def agree(found, expected, scale, share=0.005):
 @pytest.mark.parametrize("order", ["natural", None])
 def test_with_nothing_pruned_it_is_gptq(bits, order):
     weight, stats = problem()
-    rounding = Gptq(bits=bits, group=32, order=order)
+    rounding = Gptq(bits=bits, group=32, order=order, damping=DAMPING)
     keep = torch.ones_like(weight, dtype=torch.bool)
     found = rounding.round(weight, keep, stats)
     matrix = hessian_of(stats)
@@ -72,7 +72,7 @@ def test_on_a_mask_the_error_ends_in_kept_weights(group):
     weight, stats = problem(seed=1)
     keep = torch.rand(weight.shape, generator=torch.Generator().manual_seed(2)) > 0.5
     weight = weight * keep
-    rounding = Gptq(bits=4, group=group, order="natural")
+    rounding = Gptq(bits=4, group=group, order="natural", damping=DAMPING)
     found = rounding.round(weight, keep, stats)
     scale = per_weight(found.scales, keep, rounding.grid)
     expected = reference(weight, keep, torch.where(keep, scale, 1.0), rounding.grid, hessian_of(stats))

@@ -19,6 +19,8 @@ from zpruner.quantization._scales import choose_scales
 from zpruner.types import LayerStats, Stat
 
 _BLOCK = 128
+_DAMPING = 0.1
+"""On one half of the calibration's tokens, scored on the other, the least loss of 0.01 to 0.3 in 7 of 8 cases."""
 
 
 class Gptq(Rounding):
@@ -33,14 +35,16 @@ class Gptq(Rounding):
     order: Literal["natural", "activation"] | None = None
     """In which order columns are rounded: as they stand, or those with the most energy first, while there are still
     many to make up for them; null: activation, but natural where a solver's sweep rounds as it goes."""
-    damping: float = Field(default=0.01, ge=0.0)
-    """Share of the mean of the Hessian's diagonal added to it."""
-    shrinkage: float = Field(default=0.0, ge=0.0)
-    """Share of each entry of the Hessian's diagonal added to itself."""
+    damping: float | None = Field(default=None, ge=0.0)
+    """Share of the mean of the Hessian's diagonal added to it; null: 0.1, or the solver's where its sweep rounds."""
+    shrinkage: float | None = Field(default=None, ge=0.0)
+    """Share of each entry of the diagonal added to itself; null: 0, or the solver's where its sweep rounds."""
 
     def round(self, weight: Tensor, keep: Tensor, stats: LayerStats) -> QuantizedLayer:
         """Return integers and scales; see `Rounding.round`. Weights of inputs never seen go to the nearest."""
-        hessian = damped_hessian(stats.require(Stat.GRAM), self.damping, stats.layer, shrinkage=self.shrinkage)
+        damping = _DAMPING if self.damping is None else self.damping
+        shrinkage = self.shrinkage or 0.0
+        hessian = damped_hessian(stats.require(Stat.GRAM), damping, stats.layer, shrinkage=shrinkage)
         energy = hessian.matrix.diagonal().clone()
         dead = hessian.dead
         scales = choose_scales(weight, keep, self.grid, energy)
@@ -50,7 +54,7 @@ class Gptq(Rounding):
         else:
             order = energy.argsort(descending=True, stable=True)
             matrix = hessian.take()[order.unsqueeze(1), order]
-            reordered = DampedHessian(matrix, dead[order], self.damping, stats.layer, self.shrinkage)
+            reordered = DampedHessian(matrix, dead[order], damping, stats.layer, shrinkage)
             swept = _sweep(weight[:, order], keep[:, order], each[:, order], reordered, self.grid)
             found = torch.empty_like(swept)
             found[:, order] = swept
@@ -58,8 +62,9 @@ class Gptq(Rounding):
         return QuantizedLayer.nearest(stats.layer, found, scales, keep, self.grid)
 
     def joins(self, sweep: Mapping[str, object]) -> bool:
-        """Return whether the sweep has this Hessian and takes the columns as they stand."""
-        same = (sweep.get("damping"), sweep.get("shrinkage")) == (self.damping, self.shrinkage)
+        """Return whether the sweep may have its own Hessian, or has this one, and takes the columns as they stand."""
+        asked = {"damping": self.damping, "shrinkage": self.shrinkage}
+        same = all(value is None or sweep.get(name) == value for name, value in asked.items())
         return same and self.order != "activation"
 
 

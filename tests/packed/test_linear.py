@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from zpruner.packed.encode import bitmask_of, nonzero, offsets_of, values_of
-from zpruner.packed.linear import FEW_ROWS, KernelLinear, Scratch, SparseLinear, restore_dense
+from zpruner.packed.linear import FEW_ROWS, KernelLinear, Scratch, PackedLinear, restore_dense
 
 
-def sparse(weight: Tensor, bias: Tensor | None = None) -> SparseLinear:
+def sparse(weight: Tensor, bias: Tensor | None = None) -> PackedLinear:
     keep = nonzero(weight)
     values, offsets = values_of(weight, keep), offsets_of(keep)
     parameter = None if bias is None else nn.Parameter(bias, requires_grad=False)
-    rows, columns = weight.shape
-    layer = SparseLinear("w", rows, columns, weight.dtype, values.numel(), offsets.dtype, parameter, "cpu")
+    layer = PackedLinear("w", *weight.shape, weight.dtype, values.numel(), offsets.dtype, parameter, "cpu")
     layer.weight_bitmask, layer.weight_values, layer.weight_offsets = bitmask_of(keep), values, offsets
     return layer
 

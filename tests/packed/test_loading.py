@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, pipeline
 
 import zpruner
-from zpruner.packed.linear import SparseLinear
+from zpruner.packed.linear import PackedLinear
 from zpruner.packed.unpack import unpack
 
 FEW = ("llama", "gpt2", "opt", "mixtral", "gpt_oss", "phi3")
@@ -39,8 +39,8 @@ def logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
     return found.float()
 
 
-def sparse_layers(model: PreTrainedModel) -> list[SparseLinear]:
-    return [module for module in model.modules() if isinstance(module, SparseLinear)]
+def sparse_layers(model: PreTrainedModel) -> list[PackedLinear]:
+    return [module for module in model.modules() if isinstance(module, PackedLinear)]
 
 
 @pytest.mark.parametrize("name", [*FEW, *MORE])
@@ -64,14 +64,14 @@ def test_linear_layers_stay_packed_in_memory(folders: tuple[Path, Path]) -> None
     assert len(sparse_layers(after)) == 21
     assert not any(isinstance(module, nn.Linear) for module in after.model.layers.modules())
     for name, module in after.named_modules():
-        if isinstance(module, SparseLinear):
+        if isinstance(module, PackedLinear):
             assert torch.equal(module.weight, before.get_submodule(name).weight)
             assert module.weight_values.dtype == torch.bfloat16
 
 
 def test_bfloat16_products_of_a_few_rows_are_within_rounding(folders: tuple[Path, Path]) -> None:
     before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in folders)
-    for layer, module in ((n, m) for n, m in after.named_modules() if isinstance(m, SparseLinear)):
+    for layer, module in ((n, m) for n, m in after.named_modules() if isinstance(m, PackedLinear)):
         for rows in (1, 3, 16, 17, 40):
             x = torch.randn(rows, module.in_features).bfloat16()
             exact = x.double() @ before.get_submodule(layer).weight.double().T

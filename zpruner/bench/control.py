@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zpruner.kernels import KERNEL_ROWS, DenseMatrix, choose
 from zpruner.model import table_bytes
-from zpruner.packed.linear import KernelLinear, SparseLinear
+from zpruner.packed.linear import KernelLinear, PackedLinear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,7 +54,7 @@ def control(dense: PreTrainedModel, names: frozenset[str]) -> PreTrainedModel:
 
 def packed_names(model: PreTrainedModel) -> frozenset[str]:
     """Return the names of a model's packed layers."""
-    return frozenset(name for name, module in model.named_modules() if isinstance(module, SparseLinear))
+    return frozenset(name for name, module in model.named_modules() if isinstance(module, PackedLinear))
 
 
 def linear_names(model: PreTrainedModel) -> frozenset[str]:
@@ -70,12 +70,7 @@ def read_per_token(model: PreTrainedModel) -> int:
 
 
 def _buffers(model: nn.Module) -> list[Tensor]:
-    return [
-        tensor
-        for module in model.modules()
-        if isinstance(module, SparseLinear)
-        for tensor in (module.weight_bitmask, module.weight_values, module.weight_offsets)
-    ]
+    return [tensor for module in model.modules() if isinstance(module, PackedLinear) for tensor in module.buffers()]
 
 
 def bandwidth(seconds: float = 0.5) -> float:

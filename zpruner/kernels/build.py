@@ -13,7 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("sparse.c")
+FOLDER = Path(__file__).with_name("c")
+SOURCE = FOLDER / "sparse.c"
+"""Includes the other files of its folder: one translation unit."""
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-Wno-unknown-pragmas")
 OPENMP = "-fopenmp"
 _SECONDS = 300
@@ -113,7 +115,8 @@ def _compile(compiler: tuple[str, ...], file: Path) -> None:
 
 
 def _key(compiler: tuple[str, ...]) -> str:
-    facts = (SOURCE.read_bytes(), repr((compiler, FLAGS, OPENMP, platform.machine(), sys.platform)).encode())
+    texts = (file.read_bytes() for file in sorted([*FOLDER.glob("*.h"), SOURCE]))
+    facts = (*texts, repr((compiler, FLAGS, OPENMP, platform.machine(), sys.platform)).encode())
     return hashlib.sha256(b"\0".join(facts)).hexdigest()[:24]
 
 

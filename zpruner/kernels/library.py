@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 1
+ABI = 2
 VALUE_TYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 """Number formats that are multiplied by the kernels; others are expanded."""
 KERNEL_ROWS = 32
@@ -16,7 +16,7 @@ KERNEL_ROWS = 32
 
 
 class Isa(IntEnum):
-    """Instruction sets, in the numbers of `sparse.c`; a later one of a machine's is the faster."""
+    """Instruction sets, in the numbers of `c/matrix.h`; a later one of a machine's is the faster."""
 
     PORTABLE = 0
     NEON = 1
@@ -26,7 +26,7 @@ class Isa(IntEnum):
 
 
 class MatrixStruct(ctypes.Structure):
-    """`Matrix` of `sparse.c`."""
+    """`Matrix` of `c/matrix.h`."""
 
     _fields_ = (
         ("rows", ctypes.c_int64),
@@ -35,15 +35,18 @@ class MatrixStruct(ctypes.Structure):
         ("values", ctypes.c_void_p),
         ("offsets", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
+        ("groups", ctypes.c_void_p),
         ("value_type", ctypes.c_int32),
         ("offset_bytes", ctypes.c_int32),
+        ("bits", ctypes.c_int32),
         ("group", ctypes.c_int32),
+        ("scale_type", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
     )
 
 
 class ProductStruct(ctypes.Structure):
-    """`Product` of `sparse.c`."""
+    """`Product` of `c/matrix.h`."""
 
     _fields_ = (
         ("x", ctypes.c_void_p),

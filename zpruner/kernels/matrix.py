@@ -13,6 +13,7 @@ from zpruner.kernels.checks import check_packed
 from zpruner.kernels.choice import Kernels
 from zpruner.kernels.expand import expand_rows
 from zpruner.kernels.library import VALUE_TYPES, MatrixStruct, ProductStruct
+from zpruner.kernels.parts import Layout, Parts, starts_of
 
 
 class _Matrix(ABC):
@@ -82,48 +83,54 @@ class _Matrix(ABC):
         return y
 
 
-class SparseMatrix(_Matrix):
+class PackedMatrix(_Matrix):
     """A packed matrix.
 
     Args:
         kernels: what multiplies.
         where: names the matrix in errors.
-        bitmask, values, offsets: see `check_packed`; on the CPU, contiguous.
-        rows: outputs.
-        columns: inputs.
+        layout: of the matrix.
+        parts: its tensors.
 
     Raises:
         ArtifactError: the tensors are not a packed matrix. No kernel has followed an offset by then.
     """
 
-    def __init__(
-        self, kernels: Kernels, where: str, bitmask: Tensor, values: Tensor, offsets: Tensor, rows: int, columns: int
-    ) -> None:
-        super().__init__(kernels, rows, columns)
-        bitmask, values, offsets = (tensor.detach().cpu().contiguous() for tensor in (bitmask, values, offsets))
-        check_packed(where, bitmask, values, offsets, rows, columns)
-        self.bitmask, self.values, self.offsets = bitmask, values, offsets
-        self._struct.bitmask = bitmask.data_ptr()
-        self._struct.values = values.data_ptr()
-        self._struct.offsets = offsets.data_ptr()
-        self._struct.offset_bytes = offsets.element_size()
-        self._struct.value_type = VALUE_TYPES.get(values.dtype, -1)
+    def __init__(self, kernels: Kernels, where: str, layout: Layout, parts: Parts) -> None:
+        super().__init__(kernels, layout.rows, layout.columns)
+        self.layout, self.parts = layout, parts.on_cpu()
+        counts = check_packed(where, layout, self.parts)
+        struct, found = self._struct, self.parts
+        struct.values, struct.value_type = found.values.data_ptr(), VALUE_TYPES.get(layout.dtype, -1)
+        if found.bitmask is not None and found.offsets is not None:
+            struct.bitmask = found.bitmask.data_ptr()
+            struct.offsets, struct.offset_bytes = found.offsets.data_ptr(), found.offsets.element_size()
+        if layout.codes is not None and found.scales is not None:
+            self._groups = starts_of(layout.scales(counts))
+            struct.groups, struct.scales = self._groups.data_ptr(), found.scales.data_ptr()
+            struct.bits, struct.group = layout.codes.bits, layout.codes.group
+            struct.scale_type = VALUE_TYPES[found.scales.dtype]
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its values."""
-        return self.values.dtype
+        """Of its weights."""
+        return self.layout.dtype
+
+    @property
+    def _torch_expands(self) -> bool:
+        coded = self.layout.codes is not None
+        return self.kernels.library is None or (coded and self.dtype not in VALUE_TYPES)
 
     def expanded(self, start: int, stop: int) -> Tensor:
         """Return rows [start, stop), (stop - start, columns), zeros in place."""
-        if self.kernels.library is None:
-            return expand_rows(self.bitmask, self.values, self.offsets, self.columns, start, stop)
+        if self._torch_expands:
+            return expand_rows(self.layout, self.parts, start, stop)
         out = torch.empty(stop - start, self.columns, dtype=self.dtype)
         self.expand_into(out, start, stop)
         return out
 
     def expand_into(self, out: Tensor, start: int, stop: int) -> None:
-        """Write rows [start, stop) to `out`, contiguous (stop - start, columns) of the values' dtype."""
+        """Write rows [start, stop) to `out`, contiguous (stop - start, columns) of the weights' dtype."""
         if (
             not 0 <= start <= stop <= self.rows
             or tuple(out.shape) != (stop - start, self.columns)
@@ -136,18 +143,21 @@ class SparseMatrix(_Matrix):
                 f"contiguous {self.dtype} of rows within {self.rows} by {self.columns} columns",
                 "Give it room for what it writes.",
             )
-        if self.kernels.library is None:
-            out.copy_(expand_rows(self.bitmask, self.values, self.offsets, self.columns, start, stop))
+        if self._torch_expands:
+            out.copy_(expand_rows(self.layout, self.parts, start, stop))
             return
-        self.kernels.library.zp_expand(
+        assert self.kernels.library is not None
+        failed = self.kernels.library.zp_expand(
             self._reference,
             start,
             stop,
-            self.values.element_size(),
+            self.dtype.itemsize,
             out.data_ptr(),
             self.kernels.isa,
             torch.get_num_threads(),
         )
+        if failed:
+            raise MemoryError(f"no memory for a row of {self.columns} weights")
 
 
 class DenseMatrix(_Matrix):

@@ -35,7 +35,7 @@ NAMES = {
     torch.float8_e8m0fnu: "F8_E8M0",
 }
 """The names by which safetensors files give types."""
-_DTYPES = {name: dtype for dtype, name in NAMES.items()}
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
 _HEADER = 1 << 25
 """Bytes of a header, at most: 140,000 tensors have 17 MB."""
 
@@ -70,7 +70,7 @@ class Facts:
     @property
     def dtype(self) -> torch.dtype | None:
         """Its type; None where torch has none of that name."""
-        return _DTYPES.get(self.kind)
+        return DTYPES.get(self.kind)
 
     def later(self, name: str, read: Callable[[], Tensor]) -> Stored:
         """Return the tensor `name` with `read` to get it.

@@ -1,4 +1,4 @@
-"""The three tensors of a packed matrix, from a matrix and its mask; and which of its zeros are negative."""
+"""The tensors of a packed matrix, from a matrix and its mask; and which of its zeros are negative."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zpruner.kernels.checks import PADDING_BYTES, WORD, words
+from zpruner.kernels.integers import pack_nibbles
+from zpruner.kernels.parts import PADDING_BYTES, WORD, Layout, Parts, starts_of, words
 from zpruner.packed.size import INT32_LIMIT
 
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -46,6 +47,30 @@ def bitmask_of(keep: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(padded, axis=1, bitorder="little"))
 
 
+def parts_of(weight: Tensor, keep: Tensor) -> Parts:
+    """Return a packed matrix whose values are the kept weights.
+
+    Args:
+        weight: (rows, columns).
+        keep: bool, of its shape.
+    """
+    return Parts(values_of(weight, keep), bitmask_of(keep), offsets_of(Layout(*weight.shape, weight.dtype), keep))
+
+
+def coded_parts(layout: Layout, integers: Tensor, scales: Tensor, keep: Tensor | None) -> Parts:
+    """Return a packed matrix whose values are integers.
+
+    Args:
+        layout: with codes; masked where there is a mask.
+        integers: int8 (rows, columns), as far as they are kept within the bits of the codes.
+        scales: of the groups of all rows, row after row.
+        keep: bool (rows, columns), or None where nothing is left out.
+    """
+    if keep is None:
+        return Parts(codes_of(layout, integers, torch.ones_like(integers, dtype=torch.bool)), scales=scales)
+    return Parts(codes_of(layout, integers, keep), bitmask_of(keep), offsets_of(layout, keep), scales)
+
+
 def values_of(weight: Tensor, keep: Tensor) -> Tensor:
     """Return the kept values, row after row, and 64 bytes of zeros."""
     whole = bits_of(weight)
@@ -53,10 +78,17 @@ def values_of(weight: Tensor, keep: Tensor) -> Tensor:
     return torch.cat([whole[keep], padding]).view(weight.dtype)
 
 
-def offsets_of(keep: Tensor) -> Tensor:
+def codes_of(layout: Layout, integers: Tensor, keep: Tensor) -> Tensor:
+    """Return kept integers as they are stored, row after row, and 64 bytes of zeros: int8, or uint8 for 4 bits."""
+    if layout.codes is None or layout.codes.bits == 8:
+        return values_of(integers, keep)
+    found = pack_nibbles(integers[keep], keep.sum(dim=1))
+    return torch.cat([found, found.new_zeros(PADDING_BYTES)])
+
+
+def offsets_of(layout: Layout, keep: Tensor) -> Tensor:
     """Return the number of each row's first value and that of all, (rows + 1): int32, or int64 from 2^31 values."""
-    ends = keep.sum(dim=1, dtype=torch.int64).cumsum(0)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
+    offsets = starts_of(layout.stored(keep.sum(dim=1, dtype=torch.int64)))
     return offsets if int(offsets[-1]) >= INT32_LIMIT else offsets.to(torch.int32)
 
 

@@ -1,4 +1,4 @@
-"""The packed format, version 1: names, shapes and what the files say about themselves (docs/packed.md)."""
+"""The packed format, version 2: names, shapes and what the files say about themselves (docs/packed.md)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from typing import Any
 import torch
 
 from zpruner.errors import ArtifactError
-from zpruner.kernels.checks import words
+from zpruner.kernels.checks import check_codes
+from zpruner.kernels.parts import Codes, Layout
 from zpruner.model.config import PACKED
 
 METHOD = PACKED
 """`quant_method` in config.json, and the key of the metadata in every file."""
 FORMAT = "zpruner-bitmask"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 has no integers, and means the same otherwise."""
 WEIGHTS = "zpruner.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 SIGNS = "negative_zeros.safetensors"
 """Which of the zeros left out are -0.0; only `unpack` reads it."""
-PARTS = ("bitmask", "values", "offsets")
+PARTS = ("bitmask", "values", "offsets", "scales")
 UNREGISTERED = "this checkpoint is packed: `pip install zpruner`, and `import zpruner` before it is loaded"
 """Where transformers looks for the name of the weights' file: its error says this if zpruner was not imported."""
 
@@ -34,43 +37,48 @@ class PackedTensor:
     Attributes:
         name: of the tensor that it stands for.
         shape: of that tensor.
-        transposed: whether its rows are the columns of that tensor, which is stored (in, out).
-        dtype: of its values.
+        transposed: whether its rows are the columns of that tensor, which is stored (in, out), or of each of a stack.
+        dtype: of that tensor.
+        masked: whether pruned weights are left out.
+        codes: how integers stand for the weights; None: the values are the weights.
     """
 
     name: str
     shape: tuple[int, ...]
     transposed: bool
     dtype: torch.dtype
+    masked: bool = True
+    codes: Codes | None = None
 
     @property
     def rows(self) -> int:
         """Rows of the packed matrix: outputs, those of all experts of a stack after one another."""
-        return self.shape[-1] if self.transposed else prod(self.shape[:-1])
+        return prod(self.shape[:-2]) * self.shape[-1] if self.transposed else prod(self.shape[:-1])
 
     @property
     def columns(self) -> int:
         """Columns of the packed matrix."""
-        return self.shape[0] if self.transposed else self.shape[-1]
+        return self.shape[-2] if self.transposed else self.shape[-1]
 
     @property
-    def parts(self) -> tuple[str, str, str]:
-        """Names of its bitmask, values and offsets."""
-        bitmask, values, offsets = (f"{self.name}_{part}" for part in PARTS)
-        return bitmask, values, offsets
+    def layout(self) -> Layout:
+        """Of the packed matrix."""
+        return Layout(self.rows, self.columns, self.dtype, self.masked, self.codes)
 
     @property
-    def bitmask_shape(self) -> tuple[int, int]:
-        """Of its bitmask, uint8."""
-        return self.rows, words(self.columns) * 8
+    def parts(self) -> dict[str, str]:
+        """The parts that it has -> the names of their tensors."""
+        return {part: f"{self.name}_{part}" for part in self.layout.names}
 
     def matrix(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the stored tensor, or a mask of its shape, as (rows, columns)."""
-        return tensor.T.contiguous() if self.transposed else tensor.reshape(self.rows, self.columns)
+        return (tensor.mT.contiguous() if self.transposed else tensor).reshape(self.rows, self.columns)
 
     def restored(self, matrix: torch.Tensor) -> torch.Tensor:
         """Return (rows, columns) as the tensor was stored, contiguous."""
-        return matrix.T.contiguous() if self.transposed else matrix.view(self.shape)
+        if not self.transposed:
+            return matrix.view(self.shape)
+        return matrix.view(*self.shape[:-2], self.shape[-1], self.shape[-2]).mT.contiguous()
 
 
 def quantization_config(weights: str) -> dict[str, Any]:
@@ -84,14 +92,7 @@ def quantization_config(weights: str) -> dict[str, Any]:
 
 def metadata_of(tensors: Iterable[PackedTensor]) -> dict[str, str]:
     """Return the metadata of a file with these tensors packed in it."""
-    listed = {
-        tensor.name: {
-            "shape": list(tensor.shape),
-            "dtype": str(tensor.dtype).removeprefix("torch."),
-            "transposed": tensor.transposed,
-        }
-        for tensor in tensors
-    }
+    listed = {tensor.name: _facts(tensor) for tensor in tensors}
     return {METHOD: json.dumps({"format": FORMAT, "version": VERSION, "tensors": listed}, sort_keys=True)}
 
 
@@ -113,28 +114,57 @@ def read_metadata(where: str, metadata: Mapping[str, str] | None) -> dict[str, P
     try:
         found: dict[str, Any] = json.loads(text)
         version = (found["format"], found["version"])
-        tensors = {} if version != (FORMAT, VERSION) else {n: _parse(n, facts) for n, facts in found["tensors"].items()}
+        known = version[0] == FORMAT and version[1] in READABLE
+        tensors = {name: _parse(name, facts) for name, facts in found["tensors"].items()} if known else {}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(
             where, f"metadata that cannot be read ({error!r})", f"{FORMAT} {VERSION}", "Pack the model again."
         ) from None
-    if version != (FORMAT, VERSION):
+    check_version(where, *version)
+    return tensors
+
+
+def check_version(where: str, name: Any, version: Any) -> None:
+    """Raise ArtifactError for a format or a version that is not read here.
+
+    Args:
+        where: names the file in the error.
+        name, version: as the file gives them.
+    """
+    if name != FORMAT or version not in READABLE:
         raise ArtifactError(
             where,
-            f"{version[0]} of version {version[1]}",
-            f"{FORMAT} of version {VERSION}",
+            f"{name} of version {version}",
+            f"{FORMAT} of version {' or '.join(map(str, READABLE))}",
             "Load it with the version of zpruner that packed it, or pack the model again.",
         )
-    return tensors
+
+
+def _facts(tensor: PackedTensor) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "transposed": tensor.transposed,
+    }
+    if tensor.codes is not None:
+        facts |= {"masked": tensor.masked, "bits": tensor.codes.bits, "group": tensor.codes.group}
+    return facts
 
 
 def _parse(name: str, facts: Mapping[str, Any]) -> PackedTensor:
     shape, transposed = tuple(facts["shape"]), facts["transposed"]
     if len(shape) < 2 or not all(type(length) is int and length >= 0 for length in shape):
         raise ValueError(f"{name} of shape {list(shape)}")
-    if type(transposed) is not bool or (transposed and len(shape) != 2):
+    if type(transposed) is not bool:
         raise ValueError(f"{name} with transposed {transposed!r}")
     dtype = getattr(torch, str(facts["dtype"]), None)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{name} of dtype {facts['dtype']!r}")
-    return PackedTensor(name, shape, transposed, dtype)
+    if "bits" not in facts:
+        return PackedTensor(name, shape, transposed, dtype)
+    masked, bits, group = facts["masked"], facts["bits"], facts["group"]
+    if type(masked) is not bool or type(bits) is not int or type(group) is not int or not dtype.is_floating_point:
+        raise ValueError(f"{name} with masked {masked!r}, {bits!r} bits, groups of {group!r} for {dtype}")
+    found = PackedTensor(name, shape, transposed, dtype, masked, Codes(bits, group))
+    check_codes(name, found.layout)
+    return found

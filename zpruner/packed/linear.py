@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from threading import local
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zpruner.kernels import KERNEL_ROWS, DenseMatrix, SparseMatrix, choose
-from zpruner.kernels.checks import PADDING_BYTES, words
+from zpruner.kernels import KERNEL_ROWS, DenseMatrix, Layout, PackedMatrix, Parts, choose
 from zpruner.kernels.expand import expand_rows
 from zpruner.model.bfloat16 import linear, multiplies_bfloat16
 
 FEW_ROWS = 4
 _SLOW = (torch.bfloat16, torch.float16)
-_PARTS = ("weight_bitmask", "weight_values", "weight_offsets")
+_PARTS = ("weight_bitmask", "weight_values", "weight_offsets", "weight_scales")
 _PIECES = {64: 1 << 22, 1 << 62: 1 << 26}
 """Rows of x, at most -> bytes of weights expanded at once. Few rows: the weights are multiplied while caches hold them;
 many: a product of large pieces is the faster one."""
@@ -59,7 +59,7 @@ class KernelLinear(nn.Linear):
         return y.view(*input.shape[:-1], self.out_features)
 
 
-class SparseLinear(nn.Module):
+class PackedLinear(nn.Module):
     """y = x W^T + bias with W packed: `zpruner.kernels` multiply a few rows, more of them meet W expanded piecewise.
 
     A few rows: within the rounding of float32 sums in another order. More: as a dense layer, piece by piece. Off the
@@ -67,59 +67,56 @@ class SparseLinear(nn.Module):
 
     Args:
         name: of the layer, for errors.
-        out_features, in_features: of the layer.
-        dtype: of the kept values.
-        values: length of the values, their padding included.
-        offset_dtype: int32 or int64.
+        layout: of W, (out_features, in_features).
+        parts: of W; buffers of the layer, `weight_` before their names.
         bias: the layer's, or None.
-        device: of the (empty) buffers.
     """
 
-    weight_bitmask: Tensor
     weight_values: Tensor
-    weight_offsets: Tensor
+    weight_bitmask: Tensor | None
+    weight_offsets: Tensor | None
+    weight_scales: Tensor | None
     bias: nn.Parameter | None
 
-    def __init__(
-        self,
-        name: str,
-        out_features: int,
-        in_features: int,
-        dtype: torch.dtype,
-        values: int,
-        offset_dtype: torch.dtype,
-        bias: nn.Parameter | None,
-        device: torch.device | str,
-    ) -> None:
+    def __init__(self, name: str, layout: Layout, parts: Parts, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.name, self.out_features, self.in_features = name, out_features, in_features
-        bitmask = torch.empty(out_features, words(in_features) * 8, dtype=torch.uint8, device=device)
-        self.register_buffer("weight_bitmask", bitmask)
-        self.register_buffer("weight_values", torch.empty(values, dtype=dtype, device=device))
-        self.register_buffer("weight_offsets", torch.empty(out_features + 1, dtype=offset_dtype, device=device))
+        self.name, self.out_features, self.in_features = name, layout.rows, layout.columns
+        self._layout = layout
+        self.register_buffer("weight_values", parts.values)
+        self.register_buffer("weight_bitmask", parts.bitmask)
+        self.register_buffer("weight_offsets", parts.offsets)
+        self.register_buffer("weight_scales", parts.scales)
         self.register_parameter("bias", bias)
-        self._matrix: SparseMatrix | None = None
+        self._matrix: PackedMatrix | None = None
         self.scratch = Scratch()
         """May be shared by the layers of a model."""
+
+    @property
+    def layout(self) -> Layout:
+        """Of the weight; where values are the weights, they have its dtype."""
+        return self._layout if self._layout.codes else replace(self._layout, dtype=self.weight_values.dtype)
+
+    @property
+    def parts(self) -> Parts:
+        """The tensors of the packed weight."""
+        return Parts(self.weight_values, self.weight_bitmask, self.weight_offsets, self.weight_scales)
 
     @property
     def weight(self) -> Tensor:
         """The weight with its zeros, (out_features, in_features): made anew whenever it is asked for."""
         if self.weight_values.device.type == "cpu":
             return self.matrix.expanded(0, self.out_features)
-        parts = self.weight_bitmask, self.weight_values, self.weight_offsets
-        return expand_rows(*parts, self.in_features, 0, self.out_features)
+        return expand_rows(self.layout, self.parts, 0, self.out_features)
 
     @property
-    def matrix(self) -> SparseMatrix:
+    def matrix(self) -> PackedMatrix:
         """What the kernels multiply by.
 
         Raises:
             ArtifactError: the buffers are not a packed matrix.
         """
         if self._matrix is None:
-            parts = self.weight_bitmask, self.weight_values, self.weight_offsets
-            self._matrix = SparseMatrix(choose(), f"layer {self.name}", *parts, self.out_features, self.in_features)
+            self._matrix = PackedMatrix(choose(), f"layer {self.name}", self.layout, self.parts)
         return self._matrix
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
@@ -149,14 +146,13 @@ class SparseLinear(nn.Module):
             return x.new_empty(len(x), 0)
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
-    @property
-    def _kept(self) -> int:
-        return self.weight_values.numel() - PADDING_BYTES // self.weight_values.element_size()
-
     def extra_repr(self) -> str:
         """Return what `print` shows."""
-        share = self._kept / max(1, self.out_features * self.in_features)
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, kept={share:.3f}"
+        stored = (self.weight_values.numel() - self.layout.padding) / max(1, self.out_features * self.in_features)
+        codes = self.layout.codes
+        kept = 2 * stored if codes is not None and codes.bits == 4 else stored
+        kind = "" if codes is None else f", bits={codes.bits}, group={codes.group or 'row'}"
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, kept={kept:.3f}{kind}"
 
     # Whatever replaces a buffer or its contents lets go of the matrix: it is checked and bound again at its next use.
 
@@ -165,12 +161,15 @@ class SparseLinear(nn.Module):
             self.__dict__["_matrix"] = None
         super().__setattr__(name, value)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
+    def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
         self._matrix = None
-        kept = self._kept
-        found: SparseLinear = super()._apply(fn, recurse)
-        if self._kept != kept:  # another dtype: its padding is of as many bytes
-            padding = self.weight_values.new_zeros(PADDING_BYTES // self.weight_values.element_size())
+        before, layout = self.weight_scales, self.layout
+        kept = self.weight_values.numel() - layout.padding
+        found: PackedLinear = super()._apply(fn, recurse)
+        if before is not None and self.weight_scales is not None:  # integers times their scales are what they were
+            self.weight_scales = before.to(self.weight_scales.device)
+        elif self.weight_values.dtype != layout.dtype:  # its padding is of as many bytes
+            padding = self.weight_values.new_zeros(self.layout.padding)
             self.weight_values = torch.cat([self.weight_values[:kept], padding])
         return found
 
@@ -192,13 +191,13 @@ def restore_dense(model: nn.Module, dtype: torch.dtype | None = None) -> None:
 
     Args:
         model: changed in place.
-        dtype: of the weights; None: that of the kept values.
+        dtype: of the weights; None: their own.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, KernelLinear):
             module.__class__ = nn.Linear  # type: ignore[assignment]
-        elif isinstance(module, SparseLinear):
+        elif isinstance(module, PackedLinear):
             dense = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-            dense.weight = nn.Parameter(module.weight.to(dtype or module.weight_values.dtype), requires_grad=False)
+            dense.weight = nn.Parameter(module.weight.to(dtype or module.layout.dtype), requires_grad=False)
             dense.register_parameter("bias", module.bias)
             model.set_submodule(name, dense)

@@ -17,9 +17,9 @@ from transformers.core_model_loading import (
 )
 
 from zpruner.checkpoint.conversion import Conversion
-from zpruner.kernels import check_packed
+from zpruner.kernels import Parts, check_packed
 from zpruner.kernels.expand import expand_rows
-from zpruner.packed.layout import PARTS, PackedTensor
+from zpruner.packed.layout import PackedTensor
 from zpruner.packed.structure import linear_modules
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ def simple_tensors(model: PreTrainedModel, files: Iterable[PackedFile]) -> dict[
     modules = [id(module) for _, module in model.named_modules(remove_duplicate=False)]
     parameters = [id(found) for _, found in model.named_parameters(remove_duplicate=False)]
     tied = set(model.all_tied_weights_keys) | set(model.all_tied_weights_keys.values())
-    suffixes = tuple(f"_{part}" for part in PARTS)
     found = {}
     for file in files:
         for name, tensor in file.packed.items():
@@ -51,6 +50,7 @@ def simple_tensors(model: PreTrainedModel, files: Iterable[PackedFile]) -> dict[
             parameter = model.get_parameter(weight)
             alone = modules.count(id(module)) == 1 and parameters.count(id(parameter)) == 1
             fits = transposed == tensor.transposed and tuple(parameter.shape) == tensor.shape
+            suffixes = tuple(f"_{part}" for part in tensor.layout.names)
             if alone and fits and conversion.renames_alike(name, weight, suffixes):
                 found[name] = weight
     return found
@@ -95,10 +95,11 @@ class Expansion(WeightConverter):
         target_of: dict[str, str] = {}
         for target, names in order.items():
             for name in names:
-                target_of |= dict.fromkeys(packed[name].parts if name in packed else (name,), target)
+                target_of |= dict.fromkeys(packed[name].parts.values() if name in packed else (name,), target)
         members = {}
         for key in sorted(
-            [*dense, *(part for file in files for t in file.packed.values() for part in t.parts)], key=dot_natural_key
+            [*dense, *(part for file in files for t in file.packed.values() for part in t.parts.values())],
+            key=dot_natural_key,
         ):
             renamed = apply_renamings(key, renamings)
             if key in target_of:
@@ -136,9 +137,9 @@ class Expansion(WeightConverter):
             if tensor is None:
                 stored[name] = collected[name]
                 continue
-            bitmask, values, offsets = (collected.pop(part) for part in tensor.parts)
-            check_packed(name, bitmask, values, offsets, tensor.rows, tensor.columns)
-            stored[name] = tensor.restored(expand_rows(bitmask, values, offsets, tensor.columns, 0, tensor.rows))
+            parts = Parts(**{part: collected.pop(stored_as) for part, stored_as in tensor.parts.items()})
+            check_packed(name, tensor.layout, parts)
+            stored[name] = tensor.restored(expand_rows(tensor.layout, parts, 0, tensor.rows))
         known = self._conversion.model.state_dict()
         made = self._conversion.to_parameters(stored)
         return {name: value.to(known[name].dtype) if name in known else value for name, value in made.items()}

@@ -8,7 +8,6 @@ checkpoint therefore has no file of the name that it looks for, and a sentence i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,10 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from zpruner.errors import ArtifactError
-from zpruner.packed.layout import FORMAT, METHOD, VERSION, WEIGHTS, PackedTensor
-from zpruner.packed.linear import KernelLinear, Scratch, SparseLinear, restore_dense
+from zpruner.kernels import Parts
+from zpruner.model.stored import DTYPES
+from zpruner.packed.layout import FORMAT, METHOD, VERSION, WEIGHTS, PackedTensor, check_version
+from zpruner.packed.linear import KernelLinear, Scratch, PackedLinear, restore_dense
 from zpruner.packed.reader import PackedFile
 
 if TYPE_CHECKING:
@@ -48,13 +49,7 @@ class PackedConfig(QuantizationConfigMixin):
         weights: str = WEIGHTS,
     ) -> None:
         self.quant_method, self.format, self.version, self.weights = quant_method, format, version, weights
-        if (format, version) != (FORMAT, VERSION):
-            raise ArtifactError(
-                "quantization_config",
-                f"{format} of version {version}",
-                f"{FORMAT} of version {VERSION}",
-                "Load it with the version of zpruner that packed it, or pack the model again.",
-            )
+        check_version("quantization_config", format, version)
 
 
 class PackedQuantizer(HfQuantizer):
@@ -109,7 +104,7 @@ class PackedQuantizer(HfQuantizer):
 
         scratch = Scratch()
         for module in model.modules():
-            if isinstance(module, SparseLinear):
+            if isinstance(module, PackedLinear):
                 module.matrix  # noqa: B018 - checks what was loaded
                 module.scratch = scratch
             elif type(module) is nn.Linear:
@@ -136,19 +131,10 @@ def _replace(model: PreTrainedModel, weight: str, tensor: PackedTensor, file: Pa
     """Put a packed layer in the place of the linear one that holds `weight`."""
     name = weight.rpartition(".")[0]
     module = model.get_submodule(name)
-    kinds: Mapping[str, Any] = file.kinds
-    _, values, offsets = tensor.parts
-    sparse = SparseLinear(
-        name,
-        tensor.rows,
-        tensor.columns,
-        tensor.dtype,
-        kinds[values][1][0],
-        torch.int64 if kinds[offsets][0] == "I64" else torch.int32,
-        module.bias,
-        "meta",
-    )
-    model.set_submodule(name, sparse.train(module.training))
+    kinds = {part: file.kinds[stored] for part, stored in tensor.parts.items()}
+    parts = Parts(**{part: torch.empty(shape, dtype=DTYPES[kind], device="meta") for part, (kind, shape) in kinds.items()})
+    packed = PackedLinear(name, tensor.layout, parts, module.bias)
+    model.set_submodule(name, packed.train(module.training))
 
 
 if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:

@@ -12,8 +12,9 @@ from torch import Tensor
 from zpruner.artifacts.files import checksum, read_sealed_json
 from zpruner.checkpoint import MANIFEST
 from zpruner.errors import ArtifactError
-from zpruner.kernels import check_packed
+from zpruner.kernels import Parts, check_packed
 from zpruner.kernels.expand import expand_rows, unpack_bits
+from zpruner.kernels.parts import words
 from zpruner.model.stored import NAMES, read_tensor, tensor_facts
 from zpruner.packed.encode import nonzero, put_negative_zeros
 from zpruner.packed.layout import INDEX, PARTS, WEIGHTS, PackedTensor, read_metadata
@@ -71,15 +72,17 @@ class PackedFile:
                 raise ArtifactError(
                     f"{path}: {tensor.name}", "both a packed tensor and a dense one", "one of them", _AGAIN
                 )
-            if missing := set(tensor.parts) - present:
+            names = set(tensor.parts.values())
+            if missing := names - present:
                 raise ArtifactError(
                     f"{path}: {tensor.name}", f"no '{min(missing)}'", "the parts of a packed tensor", _AGAIN
                 )
             self._check_shapes(tensor)
-            self.dense = self.dense - set(tensor.parts)
+            self.dense = self.dense - names
         for name in self.dense:
-            stem = name.removesuffix(f"_{PARTS[0]}")
-            if stem != name and all(f"{stem}_{part}" in self.dense for part in PARTS):
+            stem = name.removesuffix("_values")
+            others = [f"{stem}_{part}" for part in PARTS if part != "values"]
+            if stem != name and any(other in present for other in others):
                 raise ArtifactError(f"{path}: {name}", "parts of a tensor", "its name in the metadata", _AGAIN)
 
     def verify(self) -> None:
@@ -95,16 +98,16 @@ class PackedFile:
         if facts is not None and (got := checksum(self.path)) != facts["checksum"]:
             raise ArtifactError(str(self.path), f"checksum {got}", f"checksum {facts['checksum']}", _AGAIN)
 
-    def parts(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Return bitmask, values and offsets of a packed tensor, checked.
+    def parts(self, name: str) -> Parts:
+        """Return the parts of a packed tensor, checked.
 
         Raises:
             ArtifactError: they are not a packed matrix.
         """
         tensor = self.packed[name]
-        bitmask, values, offsets = (self._read(part) for part in tensor.parts)
-        check_packed(f"{self.path}: {name}", bitmask, values, offsets, tensor.rows, tensor.columns)
-        return bitmask, values, offsets
+        parts = Parts(**{part: self._read(stored) for part, stored in tensor.parts.items()})
+        check_packed(f"{self.path}: {name}", tensor.layout, parts)
+        return parts
 
     def read(self, name: str) -> Tensor:
         """Return a tensor as it was before packing.
@@ -115,23 +118,36 @@ class PackedFile:
         if name not in self.packed:
             return self._read(name)
         tensor = self.packed[name]
-        bitmask, values, offsets = self.parts(name)
-        return tensor.restored(expand_rows(bitmask, values, offsets, tensor.columns, 0, tensor.rows))
+        return tensor.restored(expand_rows(tensor.layout, self.parts(name), 0, tensor.rows))
 
     def _read(self, name: str) -> Tensor:
         return read_tensor(self.path, name)
 
     def _check_shapes(self, tensor: PackedTensor) -> None:
         """Raise unless the header gives the parts the shapes that the tensor's asks for: before anything is read."""
-        bitmask, values, offsets = (self.kinds[part] for part in tensor.parts)
+        layout, found = tensor.layout, {part: self.kinds[name] for part, name in tensor.parts.items()}
         where = f"{self.path}: {tensor.name}"
-        if bitmask != ("U8", tensor.bitmask_shape):
-            raise ArtifactError(f"{where}_bitmask", f"{bitmask}", f"('U8', {tensor.bitmask_shape})", _AGAIN)
-        if offsets[0] not in ("I32", "I64") or offsets[1] != (tensor.rows + 1,):
-            raise ArtifactError(f"{where}_offsets", f"{offsets}", f"I32 or I64 of shape ({tensor.rows + 1},)", _AGAIN)
-        kind = NAMES.get(tensor.dtype)
-        if values[0] != kind or len(values[1]) != 1:
-            raise ArtifactError(f"{where}_values", f"{values}", f"{kind} of one dimension", _AGAIN)
+        kind, shape = found["values"]
+        if kind != NAMES.get(layout.value_dtype) or len(shape) != 1:
+            expected = f"{NAMES.get(layout.value_dtype)} of one dimension"
+            raise ArtifactError(f"{where}_values", f"{found['values']}", expected, _AGAIN)
+        if layout.masked:
+            bits, offsets = ("U8", (layout.rows, words(layout.columns) * 8)), found["offsets"]
+            if found["bitmask"] != bits:
+                raise ArtifactError(f"{where}_bitmask", f"{found['bitmask']}", f"{bits}", _AGAIN)
+            if offsets[0] not in ("I32", "I64") or offsets[1] != (layout.rows + 1,):
+                expected = f"I32 or I64 of shape ({layout.rows + 1},)"
+                raise ArtifactError(f"{where}_offsets", f"{offsets}", expected, _AGAIN)
+        elif shape != (expected_values := (self._unmasked(tensor),)):
+            raise ArtifactError(f"{where}_values", f"{shape}", f"{expected_values}", _AGAIN)
+        if layout.codes is not None and found["scales"][0] not in ("F32", "F16", "BF16"):
+            raise ArtifactError(f"{where}_scales", f"{found['scales']}", "F32, F16 or BF16", _AGAIN)
+
+    @staticmethod
+    def _unmasked(tensor: PackedTensor) -> int:
+        """Return how many values a tensor has of which nothing is left out."""
+        layout = tensor.layout
+        return layout.rows * int(layout.stored(torch.tensor(layout.columns))) + layout.padding
 
 
 def restore_signs(tensor: PackedTensor, value: Tensor, bitmask: Tensor, where: str) -> Tensor:
@@ -140,8 +156,9 @@ def restore_signs(tensor: PackedTensor, value: Tensor, bitmask: Tensor, where: s
     Raises:
         ArtifactError: the bitmask is of another shape, or names numbers that are not zero.
     """
-    if bitmask.dtype != torch.uint8 or tuple(bitmask.shape) != tensor.bitmask_shape:
-        raise ArtifactError(where, f"{bitmask.dtype} {tuple(bitmask.shape)}", f"uint8 {tensor.bitmask_shape}", _AGAIN)
+    shape = (tensor.rows, words(tensor.columns) * 8)
+    if bitmask.dtype != torch.uint8 or tuple(bitmask.shape) != shape:
+        raise ArtifactError(where, f"{bitmask.dtype} {tuple(bitmask.shape)}", f"uint8 {shape}", _AGAIN)
     negative = tensor.restored(unpack_bits(bitmask, tensor.columns))
     if bool((nonzero(value) & negative).any()):
         raise ArtifactError(where, "signs of numbers that are not zero", "those of zeros", _AGAIN)

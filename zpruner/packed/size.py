@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zpruner.kernels.checks import PADDING_BYTES, WORD, words
+from zpruner.kernels.parts import PADDING_BYTES, WORD, words
 
 MIN_SPARSITY = 0.1
 """Tensors with a smaller share of zeros stay as they are."""

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from zpruner.bench import Plan, bench, control, markdown, measure
-from zpruner.kernels import DenseMatrix, Kernels, SparseMatrix, choose
+from zpruner.kernels import DenseMatrix, Kernels, Layout, PackedMatrix, choose
 from zpruner.kernels.library import Isa
-from zpruner.packed.encode import bitmask_of, nonzero, offsets_of, values_of
+from zpruner.packed.encode import nonzero, parts_of
+from zpruner.packed.linear import PackedLinear
 from zpruner.packed.pack import pack
 
 SHAPES = ((11008, 4096), (4096, 11008), (8192, 8192))
@@ -34,9 +35,8 @@ def zeroed(weight: Tensor, share: float) -> Tensor:
     return weight.masked_fill_(torch.rand(weight.shape) < share, 0)
 
 
-def packed(kernels: Kernels, weight: Tensor) -> SparseMatrix:
-    keep = nonzero(weight)
-    return SparseMatrix(kernels, "w", bitmask_of(keep), values_of(weight, keep), offsets_of(keep), *weight.shape)
+def packed(kernels: Kernels, weight: Tensor) -> PackedMatrix:
+    return PackedMatrix(kernels, "w", Layout(*weight.shape, weight.dtype), parts_of(weight, nonzero(weight)))
 
 
 def least(runs: dict[str, Callable[[], object]], turns: int, clock: Callable[[], float]) -> dict[str, float]:
@@ -85,15 +85,8 @@ def batches(threads: int) -> None:
     torch.set_num_threads(threads)
     clock = time.thread_time if threads == 1 else time.perf_counter
     weight = zeroed(torch.randn(4096, 4096).bfloat16(), 0.5)
-    from zpruner.packed.linear import SparseLinear
-
-    layer = SparseLinear("w", 4096, 4096, torch.bfloat16, 0, torch.int32, None, "cpu")
-    keep = nonzero(weight)
-    layer.weight_bitmask, layer.weight_values, layer.weight_offsets = (
-        bitmask_of(keep),
-        values_of(weight, keep),
-        offsets_of(keep),
-    )
+    layout = Layout(4096, 4096, torch.bfloat16)
+    layer = PackedLinear("w", layout, parts_of(weight, nonzero(weight)), None)
     print("\n| rows of x | torch bf16 | packed layer | over torch |")
     print("|---:|---:|---:|---:|")
     for rows in (1, 2, 4, 8, 16, 17, 32, 64, 128, 256, 512):

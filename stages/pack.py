@@ -19,7 +19,7 @@ from zpruner.checkpoint.card import packed_card
 from zpruner.errors import ArtifactError
 from zpruner.model import PrunableLayer, take_inventory
 from zpruner.model.empty import empty_model
-from zpruner.packed.masks import StoredMasks
+from zpruner.packed.masks import StoredLayers, StoredMasks
 from zpruner.packed.pack import pack
 from zpruner.packed.structure import transposed_tensors
 from zpruner.runtime.progress import counter
@@ -73,7 +73,7 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
                     pruned.folder,
                     work.files,
                     transposed=transposed_tensors(pruned.folder, trust_remote_code=model.trust_remote_code),
-                    keep=StoredMasks(pruned, layers, mask_of),
+                    keep=StoredMasks(StoredLayers(pruned, layers), mask_of),
                     journal=work,
                     step=step,
                     facts=facts,

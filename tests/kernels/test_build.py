@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ import torch
 from kernel_cases import ISAS, LIBRARY, random_weight
 
 from zpruner.errors import InvalidSettingError
-from zpruner.kernels import SparseMatrix, build, choice
+from zpruner.kernels import Layout, PackedMatrix, build, choice
 from zpruner.kernels.library import Isa
-from zpruner.packed.encode import bitmask_of, offsets_of, values_of
+from zpruner.packed.encode import parts_of
 
 
 @pytest.fixture
@@ -36,9 +37,11 @@ def test_the_library_is_compiled_once_into_a_private_folder(cache: Path, monkeyp
 def test_another_source_or_compiler_is_another_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     key = build._key(("cc",))
     assert build._key(("gcc",)) != key
-    other = tmp_path / "sparse.c"
-    other.write_text(build.SOURCE.read_text() + "\n")
-    monkeypatch.setattr(build, "SOURCE", other)
+    shutil.copytree(build.FOLDER, tmp_path / "c")
+    monkeypatch.setattr(build, "FOLDER", tmp_path / "c")
+    assert build._key(("cc",)) == key
+    header = tmp_path / "c" / "avx2.h"
+    header.write_text(header.read_text() + "\n")
     assert build._key(("cc",)) != key
 
 
@@ -84,8 +87,7 @@ def test_without_a_compiler_torch_multiplies_and_one_line_says_why(
         kernels = choice.choose()
     assert kernels.name == "torch"
     weight = random_weight(6, 70, 0.5, torch.bfloat16)
-    keep = weight != 0
-    matrix = SparseMatrix(kernels, "w", bitmask_of(keep), values_of(weight, keep), offsets_of(keep), 6, 70)
+    matrix = PackedMatrix(kernels, "w", Layout(6, 70, torch.bfloat16), parts_of(weight, weight != 0))
     x = torch.randn(3, 70).bfloat16()
     assert torch.equal(matrix.multiply(x), torch.nn.functional.linear(x, weight))
     assert torch.equal(matrix.expanded(2, 5), weight[2:5])

@@ -12,22 +12,32 @@ from kernel_cases import ISAS, kernels_of, random_weight
 from torch import Tensor
 
 from zpruner.errors import ArtifactError, ShapeMismatchError
-from zpruner.kernels import SparseMatrix, check_packed
-from zpruner.packed.encode import bitmask_of, offsets_of, values_of
+from zpruner.kernels import Layout, PackedMatrix, Parts, check_packed
+from zpruner.packed.encode import parts_of
 
-Parts = tuple[Tensor, Tensor, Tensor]
+LAYOUT = Layout(5, 70, torch.bfloat16)
 
 
-def parts(rows: int = 5, columns: int = 70) -> Parts:
-    weight = random_weight(rows, columns, 0.5, torch.bfloat16)
-    keep = weight != 0
-    return bitmask_of(keep), values_of(weight, keep), offsets_of(keep)
+def parts() -> tuple[Tensor, Tensor, Tensor]:
+    weight = random_weight(5, 70, 0.5, torch.bfloat16)
+    found = parts_of(weight, weight != 0)
+    assert found.bitmask is not None
+    assert found.offsets is not None
+    return found.bitmask, found.values, found.offsets
+
+
+def check(bitmask: Tensor, values: Tensor, offsets: Tensor) -> None:
+    check_packed("w", LAYOUT, Parts(values, bitmask, offsets))
+
+
+def matrix_of(bitmask: Tensor, values: Tensor, offsets: Tensor) -> PackedMatrix:
+    return PackedMatrix(kernels_of(ISAS[-1]), "w", LAYOUT, Parts(values, bitmask, offsets))
 
 
 def test_a_packed_matrix_passes() -> None:
     bitmask, values, offsets = parts()
-    check_packed("w", bitmask, values, offsets, 5, 70)
-    check_packed("w", bitmask, values, offsets.long(), 5, 70)
+    check(bitmask, values, offsets)
+    check(bitmask, values, offsets.long())
 
 
 @pytest.mark.parametrize(
@@ -54,7 +64,7 @@ def test_a_packed_matrix_passes() -> None:
 def test_what_is_none_is_named(break_it: Any, said: str) -> None:
     bitmask, values, offsets = break_it(*parts())
     with pytest.raises(ArtifactError) as error:
-        check_packed("w", bitmask, values, offsets, 5, 70)
+        check(bitmask, values, offsets)
     assert said in str(error.value)
 
 
@@ -62,7 +72,7 @@ def test_bits_behind_the_last_column_are_named() -> None:
     bitmask, values, offsets = parts()
     bitmask[2, 15] |= 128
     with pytest.raises(ArtifactError, match="bits beyond column 70 in row 2"):
-        check_packed("w", bitmask, values, offsets, 5, 70)
+        check(bitmask, values, offsets)
 
 
 @given(st.sampled_from(range(3)), st.integers(0, 10_000), st.integers(0, 255))
@@ -72,17 +82,17 @@ def test_an_altered_byte_is_harmless_or_refused(which: int, place: int, byte: in
     raw[place % raw.numel()] = byte
     try:
         bitmask, values, offsets = found
-        matrix = SparseMatrix(kernels_of(ISAS[-1]), "w", bitmask, values, offsets, 5, 70)
+        matrix = matrix_of(bitmask, values, offsets)
     except ArtifactError:
         return
     # Bits that moved within a row, or another value: what a checksum finds and no reader can trip over.
-    assert torch.equal(matrix.offsets, parts()[2])
-    assert torch.equal((matrix.expanded(0, 5) != 0).sum(1) <= matrix.offsets.diff(), torch.ones(5).bool())
+    assert torch.equal(matrix.parts.offsets, parts()[2])
+    assert torch.equal((matrix.expanded(0, 5) != 0).sum(1) <= parts()[2].diff(), torch.ones(5).bool())
     matrix.multiply(torch.ones(1, 70, dtype=torch.bfloat16))
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
-    matrix = SparseMatrix(kernels_of(ISAS[-1]), "w", *parts(), 5, 70)
+    matrix = matrix_of(*parts())
     for x, bias in ((torch.ones(1, 69), None), (torch.ones(70), None), (torch.ones(1, 70), torch.ones(4))):
         with pytest.raises(ShapeMismatchError):
             matrix.multiply(x, bias)

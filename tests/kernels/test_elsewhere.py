@@ -5,17 +5,20 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from kernel_cases import ISAS, random_weight, within_rounding
+from kernel_cases import CODES, ISAS, coded, random_weight, within_rounding
 from torch import Tensor
 
+from zpruner.kernels import Layout, Parts
+from zpruner.kernels.expand import unpack_bits
 from zpruner.kernels.library import VALUE_TYPES, Isa
-from zpruner.packed.encode import bitmask_of, offsets_of, values_of
+from zpruner.kernels.parts import starts_of
+from zpruner.packed.encode import parts_of
 
 DRIVER = Path(__file__).with_name("driver.c")
 SHAPES = ((1, 1), (3, 64), (5, 131), (2, 200), (4, 63), (0, 70), (2, 0))
@@ -29,48 +32,53 @@ def compile_driver(output: Path, compiler: str, *flags: str) -> Path:
     return output
 
 
-def bytes_of(tensor: Tensor) -> bytes:
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+def bytes_of(tensor: Tensor | None) -> bytes:
+    return b"" if tensor is None else tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def matrices(isa: Isa, dtype: torch.dtype) -> Iterator[tuple[Layout, Parts, Tensor, Tensor | None]]:
+    """Layout, parts, weights, and where each row's scales begin."""
+    for number, (rows, columns) in enumerate(SHAPES):
+        for share in (0.5, 1.0, None):
+            weight = random_weight(rows, columns, share or 0.0, dtype)
+            layout = Layout(rows, columns, dtype, share is not None)
+            yield layout, Parts(weight) if share is None else parts_of(weight, weight != 0), weight, None
+            codes, scale_dtype = CODES[(number + isa) % len(CODES)], (torch.float32, torch.float16, torch.bfloat16)
+            layout, parts, weight = coded(rows, columns, share, codes, dtype, scale_dtype[number % 3])
+            bits = torch.ones(rows, columns) if parts.bitmask is None else unpack_bits(parts.bitmask, columns)
+            yield layout, parts, weight, starts_of(layout.scales(bits.sum(dim=1, dtype=torch.int64)))
 
 
 def compare(command: list[str], isas: Iterable[Isa], threads: int) -> None:
     """Run every case through the driver, and compare with float64."""
     cases, expected = [], []
-    for isa, (rows, columns), dtype, share in product(isas, SHAPES, VALUE_TYPES, (0.5, 1.0, None)):
-        weight = random_weight(rows, columns, share or 0.0, dtype)
-        keep = weight != 0
-        for batch, wide in ((BATCHES[(rows * columns + isa) % 9], False), (BATCHES[(columns + isa) % 9], True)):
-            x_dtype, long = torch.float32 if wide else dtype, wide
-            x, bias = torch.randn(batch, columns).to(x_dtype), torch.randn(rows).to(x_dtype)
-            kept = -1 if share is None else int(keep.sum())
-            offsets = offsets_of(keep).to(torch.int64 if long else torch.int32)
-            head = (
-                isa,
-                rows,
-                columns,
-                VALUE_TYPES[dtype],
-                kept,
-                batch,
-                VALUE_TYPES[x_dtype],
-                8 if long else 4,
-                threads,
-            )
-            packed = (bitmask_of(keep), values_of(weight, keep), offsets)
-            parts = (weight,) if share is None else packed
-            cases.append(struct.pack("<9q", *head) + b"".join(map(bytes_of, (*parts, x, bias))))
-            expected.append((x, weight, bias, share is not None))
+    for isa, dtype in product(isas, VALUE_TYPES):
+        for number, (layout, parts, weight, groups) in enumerate(matrices(isa, dtype)):
+            rows, columns = weight.shape
+            for batch, x_dtype in ((BATCHES[(number + isa) % 9], dtype), (BATCHES[(2 * number) % 9], torch.float32)):
+                x, bias = torch.randn(batch, columns).to(x_dtype), torch.randn(rows).to(x_dtype)
+                offsets = parts.offsets if x_dtype is dtype or parts.offsets is None else parts.offsets.long()
+                head = (
+                    *(isa, rows, columns, VALUE_TYPES[dtype], batch, VALUE_TYPES[x_dtype]),
+                    *(0 if offsets is None else offsets.element_size(), threads),
+                    *((layout.codes.bits, layout.codes.group) if layout.codes else (0, 0)),
+                    0 if parts.scales is None else VALUE_TYPES[parts.scales.dtype],
+                    *(len(bytes_of(parts.values)), len(bytes_of(parts.scales))),
+                )
+                arrays = (parts.bitmask, parts.values, offsets, parts.scales, groups, x, bias)
+                cases.append(struct.pack("<13q", *head) + b"".join(map(bytes_of, arrays)))
+                expected.append((x, weight, bias))
     done = subprocess.run(command, input=b"".join(cases), capture_output=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr.decode()[:3000]
     rest = done.stdout
-    for x, weight, bias, sparse in expected:
+    for x, weight, bias in expected:
         size = x.shape[0] * weight.shape[0] * x.element_size()
         y = torch.frombuffer(bytearray(rest[:size] or b"\0\0\0\0"), dtype=x.dtype)[: x.shape[0] * weight.shape[0]]
         assert within_rounding(y.view(x.shape[0], weight.shape[0]), x, weight, bias)
         rest = rest[size:]
-        if sparse:
-            whole = bytes_of(weight)
-            assert rest[: len(whole)] == whole
-            rest = rest[len(whole) :]
+        whole = bytes_of(weight)
+        assert rest[: len(whole)] == whole
+        rest = rest[len(whole) :]
     assert not rest
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from kernel_cases import ISAS, SHAPES, kernels_of, packed, random_weight, within_rounding
 
-from zpruner.kernels import DenseMatrix, SparseMatrix
+from zpruner.kernels import DenseMatrix, PackedMatrix
 from zpruner.kernels.library import VALUE_TYPES, Isa
 
 DTYPES = tuple(VALUE_TYPES)
@@ -61,9 +63,9 @@ def test_weights_and_inputs_that_start_at_any_byte(isa: Isa) -> None:
             whole = room[start : start + count * weight.element_size()].view(dtype).view(3, 131)
             whole.copy_(torch.randn(3, 131))
             assert within_rounding(sparse.multiply(whole), whole, weight)
-            values = torch.cat([torch.zeros(start // weight.element_size(), dtype=dtype), sparse.values])
-            offset = values[start // weight.element_size() :]
-            again = SparseMatrix(kernels_of(isa), "w", sparse.bitmask, offset, sparse.offsets, 9, 131)
+            values = torch.cat([torch.zeros(start // weight.element_size(), dtype=dtype), sparse.parts.values])
+            parts = replace(sparse.parts, values=values[start // weight.element_size() :])
+            again = PackedMatrix(kernels_of(isa), "w", sparse.layout, parts)
             assert within_rounding(again.multiply(whole), whole, weight)
 
 

@@ -12,9 +12,13 @@ import tiny
 import torch
 from transformers import PreTrainedModel
 
-from zpruner.model import take_inventory
+import zpruner
+from zpruner.checkpoint import Checkpoint, find_converted, write_manifest
+from zpruner.model import get_weight, set_weight, take_inventory
+from zpruner.packed.masks import StoredIntegers, StoredLayers
 from zpruner.packed.pack import Savings, pack
 from zpruner.packed.structure import transposed_tensors
+from zpruner.quantization import Grid, QuantizedLayer, choose_scales, nearest, per_weight
 
 IDS = torch.randint(3, 150, (2, 24), generator=torch.Generator().manual_seed(4))
 
@@ -57,3 +61,25 @@ def description(folder: Path) -> dict[str, Any]:
     with safe_open(folder / "zpruner.safetensors", framework="pt") as file:
         found: dict[str, Any] = json.loads(file.metadata()["zpruner"])
     return found
+
+
+def quantize(folder: Path, grid: Grid, share: float) -> tuple[Path, StoredIntegers]:
+    """Write a checkpoint's layers as integers times scales, that share of them pruned; and where they come from."""
+    model, _ = zpruner.load(folder, device="cpu")
+    layers = take_inventory(model).layers
+    draw, made = torch.Generator().manual_seed(5), {}
+    for layer in layers:
+        weight = get_weight(model, layer)
+        keep = torch.rand(weight.shape, generator=draw) >= share
+        scales = choose_scales(weight.float(), keep, grid)
+        scale = per_weight(scales, keep, grid)
+        integers = nearest(weight.float(), scale, grid).masked_fill_(~keep, 0).to(torch.int8)
+        made[layer] = QuantizedLayer(layer.name, grid, integers, scales, keep)
+        set_weight(model, layer, made[layer].dequantize(weight.dtype))
+    model.save_pretrained(folder.with_name("quantized"))
+    tiny.tokenizer().save_pretrained(folder.with_name("quantized"))
+    quantized = folder.with_name("quantized")
+    converted = find_converted(quantized)
+    write_manifest(quantized, "a test", **({"converted": converted} if converted else {}))
+    checkpoint = Checkpoint(quantized)
+    return checkpoint.folder, StoredIntegers(StoredLayers(checkpoint, layers), made.__getitem__)

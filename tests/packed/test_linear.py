@@ -9,17 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zpruner.packed.encode import bitmask_of, nonzero, offsets_of, values_of
-from zpruner.packed.linear import FEW_ROWS, KernelLinear, Scratch, PackedLinear, restore_dense
+from zpruner.kernels import Layout
+from zpruner.packed.encode import nonzero, parts_of
+from zpruner.packed.linear import FEW_ROWS, KernelLinear, PackedLinear, Scratch, restore_dense
 
 
 def sparse(weight: Tensor, bias: Tensor | None = None) -> PackedLinear:
-    keep = nonzero(weight)
-    values, offsets = values_of(weight, keep), offsets_of(keep)
     parameter = None if bias is None else nn.Parameter(bias, requires_grad=False)
-    layer = PackedLinear("w", *weight.shape, weight.dtype, values.numel(), offsets.dtype, parameter, "cpu")
-    layer.weight_bitmask, layer.weight_values, layer.weight_offsets = bitmask_of(keep), values, offsets
-    return layer
+    return PackedLinear("w", Layout(*weight.shape, weight.dtype), parts_of(weight, nonzero(weight)), parameter)
 
 
 def halved(rows: int, columns: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:

@@ -73,7 +73,7 @@ def test_the_parts_are_what_the_format_says(tmp_path: Path) -> None:
     assert found["a.weight_values"].tolist() == [1.5, -2.0, 3.0] + [0.0] * 32
     assert description(tmp_path / "packed") == {
         "format": "zpruner-bitmask",
-        "version": 1,
+        "version": 2,
         "tensors": {"a.weight": {"shape": [3, 70], "dtype": "bfloat16", "transposed": False}},
     }
     config = json.loads((tmp_path / "packed" / "config.json").read_text())

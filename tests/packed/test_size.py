@@ -13,7 +13,9 @@ from packed_cases import family, packed, save, zero_half
 
 from zpruner.evaluate import storage
 from zpruner.model import get_weight, set_weight, table_bytes, take_inventory
-from zpruner.packed.encode import bitmask_of, offsets_of, values_of
+from zpruner.packed.content import Content, packed_size
+from zpruner.packed.encode import parts_of
+from zpruner.packed.layout import PackedTensor
 from zpruner.packed.size import packed_bytes
 from zpruner.types import SparsityPattern
 
@@ -26,9 +28,12 @@ def test_the_parts_take_what_is_said(rows: int, columns: int, dtype: torch.dtype
     draw = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
     keep = torch.rand(rows, columns, generator=draw) < data.draw(st.floats(0, 1))
     weight = torch.randn(rows, columns, generator=draw).to(dtype)
-    parts = bitmask_of(keep), values_of(weight, keep), offsets_of(keep)
+    parts = parts_of(weight, keep)
     said = packed_bytes(rows, columns, int(keep.sum()), weight.element_size())
-    assert said in (None, sum(part.nbytes for part in parts))
+    content = Content(PackedTensor("w", (rows, columns), False, dtype), weight, keep)
+    assert packed_size(content, weight.nbytes) == said
+    taken = sum(part.nbytes for part in (parts.bitmask, parts.values, parts.offsets) if part is not None)
+    assert said in (None, taken)
 
 
 def test_a_tenth_of_zeros_is_worth_packing() -> None:

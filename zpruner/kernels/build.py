@@ -115,7 +115,7 @@ def _compile(compiler: tuple[str, ...], file: Path) -> None:
 
 
 def _key(compiler: tuple[str, ...]) -> str:
-    texts = (file.read_bytes() for file in sorted([*FOLDER.glob("*.h"), SOURCE]))
+    texts = (file.read_bytes() for file in sorted(FOLDER.glob("*.[ch]")))
     facts = (*texts, repr((compiler, FLAGS, OPENMP, platform.machine(), sys.platform)).encode())
     return hashlib.sha256(b"\0".join(facts)).hexdigest()[:24]
 

@@ -30,7 +30,11 @@ def check_packed(where: str, layout: Layout, parts: Parts) -> Tensor:
         if (getattr(parts, name) is not None) != (name in layout.names):
             there = "no " if name in layout.names else ""
             raise _broken(where, f"{there}{name}", f"{', '.join(layout.names)}")
-    counts = _masked_counts(where, layout, parts) if layout.masked else torch.full((layout.rows,), layout.columns)
+    counts = (
+        _masked_counts(where, layout, parts)
+        if layout.masked
+        else torch.full((layout.rows,), layout.columns, device="cpu")
+    )
     values, stored = parts.values, layout.stored(counts)
     right = values.ndim == 1 and values.dtype == layout.value_dtype
     _check(right, where, "values", values, f"{_name(layout.value_dtype)} of one dimension")

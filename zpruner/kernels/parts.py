@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Count = TypeVar("Count", int, Tensor)
 
 PADDING_BYTES = 64
 """Zeros behind the last value, so that whole vectors can be loaded."""
@@ -68,12 +71,12 @@ class Layout:
         there = {"bitmask": masked, "values": True, "offsets": masked, "scales": coded}
         return tuple(name for name, present in there.items() if present)
 
-    def stored(self, counts: Tensor) -> Tensor:
-        """Return how many elements of the values rows take that hold `counts` weights, int64."""
+    def stored(self, counts: Count) -> Count:
+        """Return how many elements of the values rows take that hold `counts` weights."""
         return (counts + 1) // 2 if self.codes is not None and self.codes.bits == 4 else counts
 
     def scales(self, counts: Tensor) -> Tensor:
-        """Return how many scales rows have that hold `counts` weights, int64."""
+        """Return how many scales rows have that hold `counts` weights."""
         if self.codes is None:
             return torch.zeros_like(counts)
         if not self.codes.group:
@@ -87,7 +90,7 @@ class Parts:
 
     Attributes:
         values: of the kept weights, row after row, and 64 bytes of zeros.
-        bitmask: uint8 (rows, ceil(columns / 64) * 8), bit i of byte j is column 8 j + i; None where nothing is left out.
+        bitmask: uint8 (rows, ceil(columns / 64) * 8), bit i of byte j is column 8 j + i; None: all are kept.
         offsets: int32 or int64 (rows + 1), the number of each row's first value and that of all; None as the bitmask.
         scales: float32, float16 or bfloat16 (scales of all rows), row after row; None where values are the weights.
     """

@@ -11,6 +11,8 @@ from zpruner.kernels.parts import PADDING_BYTES, WORD, Layout, Parts, starts_of,
 from zpruner.packed.size import INT32_LIMIT
 
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_AT_ONCE = 1 << 22
+"""Integers whose places are found at a time."""
 _SIGNED_ZERO = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -54,7 +56,9 @@ def parts_of(weight: Tensor, keep: Tensor) -> Parts:
         weight: (rows, columns).
         keep: bool, of its shape.
     """
-    return Parts(values_of(weight, keep), bitmask_of(keep), offsets_of(Layout(*weight.shape, weight.dtype), keep))
+    rows, columns = weight.shape
+    layout = Layout(rows, columns, weight.dtype)
+    return Parts(values_of(weight, keep), bitmask_of(keep), offsets_of(layout, keep))
 
 
 def coded_parts(layout: Layout, integers: Tensor, scales: Tensor, keep: Tensor | None) -> Parts:
@@ -82,8 +86,21 @@ def codes_of(layout: Layout, integers: Tensor, keep: Tensor) -> Tensor:
     """Return kept integers as they are stored, row after row, and 64 bytes of zeros: int8, or uint8 for 4 bits."""
     if layout.codes is None or layout.codes.bits == 8:
         return values_of(integers, keep)
-    found = pack_nibbles(integers[keep], keep.sum(dim=1))
-    return torch.cat([found, found.new_zeros(PADDING_BYTES)])
+    rows = max(1, _AT_ONCE // max(1, layout.columns))
+    pieces = [
+        pack_nibbles(some[kept], kept.sum(dim=1))
+        for some, kept in zip(integers.split(rows), keep.split(rows), strict=True)
+    ]
+    return torch.cat([*pieces, torch.zeros(PADDING_BYTES, dtype=torch.uint8)])
+
+
+def scales_of(layout: Layout, scales: Tensor, keep: Tensor) -> Tensor:
+    """Return the scales of all groups, row after row, from those of the weights, (rows, columns)."""
+    if layout.codes is None or not layout.codes.group:  # a row's is that of its first kept weight
+        first = scales.gather(1, keep.int().argmax(dim=1, keepdim=True)) if layout.columns else scales.sum(1, True)
+        return torch.where(keep.any(dim=1), first.squeeze(1), 0.0)
+    begins = (keep.cumsum(dim=1) - 1) % layout.codes.group == 0
+    return scales[keep & begins]
 
 
 def offsets_of(layout: Layout, keep: Tensor) -> Tensor:

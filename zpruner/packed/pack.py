@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,9 +17,10 @@ from zpruner.artifacts.files import atomic_file, write_json
 from zpruner.checkpoint import MANIFEST, Stored, write_manifest, write_tensors
 from zpruner.checkpoint.manifest import SHARD_INDEX, read_manifest
 from zpruner.errors import MEND, ArtifactError, SourceError
-from zpruner.kernels.checks import PADDING_BYTES
+from zpruner.kernels.parts import words
 from zpruner.model.weight_files import weight_files
-from zpruner.packed.encode import bitmask_of, negative_zeros, nonzero, offsets_of, values_of
+from zpruner.packed.content import IntegersOf, Keep, Known, check_integers, describe, packed_size
+from zpruner.packed.encode import bitmask_of, negative_zeros
 from zpruner.packed.layout import (
     INDEX,
     SIGNS,
@@ -29,10 +30,9 @@ from zpruner.packed.layout import (
     metadata_of,
     quantization_config,
 )
-from zpruner.packed.size import MIN_SPARSITY, bitmask_bytes, packed_bytes
+from zpruner.packed.size import MIN_SPARSITY, bitmask_bytes
 from zpruner.packed.source import FileDigest, WeightFile, other_files, read_plain_config
 
-Keep = Callable[[str, Tensor], Tensor | None]
 CARD = "README.md"
 _CHANGED = ("config.json", MANIFEST, SHARD_INDEX)
 
@@ -94,12 +94,15 @@ class Savings:
         return Savings(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
 
 
+Kinds = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
 @dataclass
 class _Plan:
     """What becomes of one file."""
 
-    packed: dict[str, tuple[PackedTensor, Tensor]] = field(default_factory=dict)
-    """name -> the tensor and its offsets"""
+    packed: dict[str, tuple[PackedTensor, Kinds]] = field(default_factory=dict)
+    """name -> the tensor, and the dtypes and shapes of its parts"""
     signs: dict[str, PackedTensor] = field(default_factory=dict)
     savings: Savings = Savings()
     checksum: str = ""
@@ -111,6 +114,7 @@ def pack(
     *,
     transposed: frozenset[str] = frozenset(),
     keep: Keep | None = None,
+    integers: IntegersOf | None = None,
     journal: Journal | None = None,
     step: Callable[[], None] = lambda: None,
     facts: Mapping[str, Any] | None = None,
@@ -127,6 +131,7 @@ def pack(
         out: an existing folder, empty or left by an interrupted run with the same journal.
         transposed: names of stored tensors whose matrix is stored (in, out), see `transposed_tensors`.
         keep: given a stored tensor's name and itself, its mask (bool, of its shape), or None where none is known.
+        integers: given the same, what it is made from, or None where it is not quantised: it is stored so.
         journal: what is finished; None: nothing is.
         step: called after each file, for progress.
         facts: go into the manifest.
@@ -135,12 +140,16 @@ def pack(
 
     Raises:
         SourceError, ModelStructureError: not a causal language model, or nothing in it becomes smaller.
-        ArtifactError: a file that cannot be read or is not its manifest's; a checkpoint that is packed already.
+        ArtifactError: a file that cannot be read or is not its manifest's; a checkpoint that is packed already;
+            integers that do not make a tensor.
     """
-    known = read_manifest(folder)[1] if (folder / MANIFEST).is_file() else {}
+    facts_by_file = read_manifest(folder)[1] if (folder / MANIFEST).is_file() else {}
     described, config = read_plain_config(folder, trust_remote_code=trust_remote_code)
     files, _ = weight_files(folder, described)
     journal = Memory() if journal is None else journal
+    known = Known(transposed)
+    known = known if keep is None else replace(known, keep=keep)
+    known = known if integers is None else replace(known, integers=integers)
     several = len(files) > 1
     names = [
         f"zpruner-{n:05d}-of-{len(files):05d}.safetensors" if several else WEIGHTS for n in range(1, len(files) + 1)
@@ -151,9 +160,9 @@ def pack(
     for file, name in zip(files, names, strict=True):
         entry = journal.done(name)
         if entry is None:
-            entry = _pack_file(WeightFile.open(file), out, name, transposed, keep)
+            entry = _pack_file(WeightFile.open(file), out, name, known)
             journal.record(name, entry, out / name, entry["digest"])
-        facts_of = known.get(file.name)
+        facts_of = facts_by_file.get(file.name)
         if facts_of is not None and facts_of.checksum != entry["source"]["checksum"]:
             got = f"checksum {entry['source']['checksum']}"
             raise ArtifactError(str(file), got, f"checksum {facts_of.checksum}", MEND)
@@ -190,17 +199,17 @@ def pack(
     return total
 
 
-def _pack_file(file: WeightFile, out: Path, name: str, transposed: frozenset[str], keep: Keep | None) -> dict[str, Any]:
+def _pack_file(file: WeightFile, out: Path, name: str, known: Known) -> dict[str, Any]:
     """Write one packed file, and that of its negative zeros where it has any; return what the journal remembers."""
-    plan = _plan(file, transposed, keep)
-    written = _tensors(file, plan, keep)
+    plan = _plan(file, known)
+    written = _tensors(file, plan, known)
     described = [tensor for tensor, _ in plan.packed.values()]
     with atomic_file(out / name) as opened:
         write_tensors(opened, written, metadata_of(described))
     digest = opened.checksum
     if plan.signs:
         where = out / signs_name(name)
-        signs = {tensor.name: _signs(file, tensor) for tensor in plan.signs.values()}
+        signs = {name: _signs(file, tensor) for name, tensor in plan.signs.items()}
         with atomic_file(where) as opened:
             write_tensors(opened, signs, metadata_of(plan.signs.values()))
     return {
@@ -216,7 +225,7 @@ def signs_name(name: str) -> str:
     return SIGNS if name == WEIGHTS else name.replace("zpruner-", "negative_zeros-", 1)
 
 
-def _plan(file: WeightFile, transposed: frozenset[str], keep: Keep | None) -> _Plan:
+def _plan(file: WeightFile, known: Known) -> _Plan:
     """Read every tensor once: what is kept of it, and the checksum of the file."""
     plan, digest = _Plan(), FileDigest(file.prefix)
     taken = set(file.names)
@@ -224,63 +233,41 @@ def _plan(file: WeightFile, transposed: frozenset[str], keep: Keep | None) -> _P
         tensor = stored.read()
         digest.add(tensor)
         savings = Savings(dense=stored.bytes, packed=stored.bytes)
-        described = PackedTensor(name, tuple(tensor.shape), name in transposed and tensor.ndim == 2, tensor.dtype)
         if tensor.ndim >= 2 and tensor.numel() and not tensor.is_complex() and tensor.dtype != torch.bool:
-            offsets = offsets_of(described.matrix(_kept(name, tensor, keep)))
-            kept = int(offsets[-1])
-            size = packed_bytes(described.rows, described.columns, kept, tensor.element_size())
+            content = describe(name, tensor, known)
+            size = packed_size(content, stored.bytes)
             if size is not None:
-                if clash := taken & set(described.parts):
+                check_integers(f"{file.path}: {name}", content)
+                if clash := taken & set(content.tensor.parts.values()):
                     raise ArtifactError(
                         f"{file.path}: {name}", f"a tensor named '{min(clash)}'", "that name free", "Rename it."
                     )
-                plan.packed[name] = (described, offsets)
-                negative = int((negative_zeros(tensor) & ~_kept(name, tensor, keep)).sum())
+                plan.packed[name] = (content.tensor, content.kinds())
+                kept, negative = int(content.keep.sum()), int(content.negative().sum())
                 if negative:
-                    plan.signs[name] = described
-                    size += bitmask_bytes(described.rows, described.columns)
+                    plan.signs[name] = content.tensor
+                    size += bitmask_bytes(content.tensor.rows, content.tensor.columns)
                 savings = Savings(stored.bytes, size, 1, tensor.numel(), kept, negative, stored.bytes, size)
         plan.savings += savings
     plan.checksum = digest.hex()
     return plan
 
 
-def _tensors(file: WeightFile, plan: _Plan, keep: Keep | None) -> dict[str, Stored]:
+def _tensors(file: WeightFile, plan: _Plan, known: Known) -> dict[str, Stored]:
     """Return what the packed file holds. Each part of a tensor is made when it is written."""
     written: dict[str, Stored] = {}
     for name, stored in file.tensors():
         if name not in plan.packed:
             written[name] = stored
             continue
-        tensor, offsets = plan.packed[name]
-        count = int(offsets[-1]) + PADDING_BYTES // tensor.dtype.itemsize
-        shapes = (torch.uint8, tensor.bitmask_shape), (tensor.dtype, (count,)), (offsets.dtype, (tensor.rows + 1,))
-        makers = (
-            partial(_bitmask, stored, tensor, keep),
-            partial(_values, stored, tensor, keep),
-            partial(_same, offsets),
-        )
-        for part, (dtype, shape), make in zip(tensor.parts, shapes, makers, strict=True):
-            written[part] = Stored(dtype, shape, make)
+        tensor, kinds = plan.packed[name]
+        for part, (dtype, shape) in kinds.items():
+            written[tensor.parts[part]] = Stored(dtype, shape, partial(_part, name, stored, known, part))
     return written
 
 
-def _kept(name: str, tensor: Tensor, keep: Keep | None) -> Tensor:
-    mask = None if keep is None else keep(name, tensor)
-    return nonzero(tensor) if mask is None else nonzero(tensor) | mask
-
-
-def _bitmask(stored: Stored, tensor: PackedTensor, keep: Keep | None) -> Tensor:
-    return bitmask_of(tensor.matrix(_kept(tensor.name, stored.read(), keep)))
-
-
-def _values(stored: Stored, tensor: PackedTensor, keep: Keep | None) -> Tensor:
-    weight = stored.read()
-    return values_of(tensor.matrix(weight), tensor.matrix(_kept(tensor.name, weight, keep)))
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
+def _part(name: str, stored: Stored, known: Known, part: str) -> Tensor:
+    return describe(name, stored.read(), known).part(part)
 
 
 def _signs(file: WeightFile, tensor: PackedTensor) -> Stored:
@@ -289,7 +276,7 @@ def _signs(file: WeightFile, tensor: PackedTensor) -> Stored:
     def read() -> Tensor:
         return bitmask_of(tensor.matrix(negative_zeros(stored.read())))
 
-    return Stored(torch.uint8, tensor.bitmask_shape, read)
+    return Stored(torch.uint8, (tensor.rows, words(tensor.columns) * 8), read)
 
 
 def _model(folder: Path, texts: Mapping[str, str]) -> str:

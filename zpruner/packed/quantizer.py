@@ -25,7 +25,7 @@ from zpruner.errors import ArtifactError
 from zpruner.kernels import Parts
 from zpruner.model.stored import DTYPES
 from zpruner.packed.layout import FORMAT, METHOD, VERSION, WEIGHTS, PackedTensor, check_version
-from zpruner.packed.linear import KernelLinear, Scratch, PackedLinear, restore_dense
+from zpruner.packed.linear import KernelLinear, PackedLinear, Scratch, restore_dense
 from zpruner.packed.reader import PackedFile
 
 if TYPE_CHECKING:
@@ -132,7 +132,9 @@ def _replace(model: PreTrainedModel, weight: str, tensor: PackedTensor, file: Pa
     name = weight.rpartition(".")[0]
     module = model.get_submodule(name)
     kinds = {part: file.kinds[stored] for part, stored in tensor.parts.items()}
-    parts = Parts(**{part: torch.empty(shape, dtype=DTYPES[kind], device="meta") for part, (kind, shape) in kinds.items()})
+    parts = Parts(
+        **{part: torch.empty(shape, dtype=DTYPES[kind], device="meta") for part, (kind, shape) in kinds.items()}
+    )
     packed = PackedLinear(name, tensor.layout, parts, module.bias)
     model.set_submodule(name, packed.train(module.training))
 

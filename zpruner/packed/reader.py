@@ -138,16 +138,10 @@ class PackedFile:
             if offsets[0] not in ("I32", "I64") or offsets[1] != (layout.rows + 1,):
                 expected = f"I32 or I64 of shape ({layout.rows + 1},)"
                 raise ArtifactError(f"{where}_offsets", f"{offsets}", expected, _AGAIN)
-        elif shape != (expected_values := (self._unmasked(tensor),)):
-            raise ArtifactError(f"{where}_values", f"{shape}", f"{expected_values}", _AGAIN)
+        elif shape != (whole := (layout.rows * layout.stored(layout.columns) + layout.padding,)):
+            raise ArtifactError(f"{where}_values", f"{shape}", f"{whole}", _AGAIN)
         if layout.codes is not None and found["scales"][0] not in ("F32", "F16", "BF16"):
             raise ArtifactError(f"{where}_scales", f"{found['scales']}", "F32, F16 or BF16", _AGAIN)
-
-    @staticmethod
-    def _unmasked(tensor: PackedTensor) -> int:
-        """Return how many values a tensor has of which nothing is left out."""
-        layout = tensor.layout
-        return layout.rows * int(layout.stored(torch.tensor(layout.columns))) + layout.padding
 
 
 def restore_signs(tensor: PackedTensor, value: Tensor, bitmask: Tensor, where: str) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from zpruner.artifacts.files import atomic_file, write_json
 from zpruner.checkpoint import MANIFEST, Stored, write_tensors
 from zpruner.errors import InvalidSettingError
-from zpruner.packed.encode import bitmask_of, nonzero, offsets_of, values_of
+from zpruner.packed.content import Known, describe, packed_size
 from zpruner.packed.layout import INDEX, UNREGISTERED, WEIGHTS, PackedTensor, metadata_of, quantization_config
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def save_packed(
     folder = Path(save_directory)
     folder.mkdir(parents=True, exist_ok=True)
     described, tensors = _stored(model, packed)
-    shards = _split(tensors, max_shard_size)
+    shards = _split(tensors, described.values(), max_shard_size)
     for old in [*folder.glob("zpruner*.safetensors"), folder / INDEX, folder / MANIFEST]:
         old.unlink(missing_ok=True)
     names = (
@@ -74,7 +74,7 @@ def save_packed(
         else [f"zpruner-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
     )
     for name, shard in zip(names, shards, strict=True):
-        inside = [tensor for tensor in described.values() if tensor.parts[0] in shard]
+        inside = [tensor for tensor in described.values() if tensor.parts["values"] in shard]
         with atomic_file(folder / name) as file:
             write_tensors(file, {found: Stored.of(value) for found, value in shard.items()}, metadata_of(inside))
     if len(shards) > 1:
@@ -94,28 +94,29 @@ def _stored(
     found: dict[str, Tensor] = revert_weight_conversion(model, state)
     described = {}
     for name, tensor in packed.items():
-        bitmask, values, offsets = tensor.parts
-        if name in found:
-            weight = found.pop(name).detach().cpu().contiguous()
-            keep = tensor.matrix(nonzero(weight))
-            found |= {
-                bitmask: bitmask_of(keep),
-                values: values_of(tensor.matrix(weight), keep),
-                offsets: offsets_of(keep),
-            }
-        if values in found:
-            described[name] = replace(tensor, dtype=found[values].dtype)
+        if name in found:  # it was expanded on loading
+            weight = found[name].detach().cpu().contiguous()
+            content = describe(name, weight, Known(frozenset([name] if tensor.transposed else [])))
+            if packed_size(content, weight.nbytes) is not None:
+                del found[name]
+                described[name] = content.tensor
+                found |= {stored: content.part(part) for part, stored in content.tensor.parts.items()}
+        elif tensor.parts["values"] in found:
+            values = found[tensor.parts["values"]]
+            described[name] = tensor if tensor.codes else replace(tensor, dtype=values.dtype)
     return described, {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
 
-def _split(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
+def _split(tensors: Mapping[str, Tensor], packed: Iterable[PackedTensor], limit: int) -> list[dict[str, Tensor]]:
     """Return the tensors file by file; the parts of a packed one stay together."""
+    together = [{part: tensors[part] for part in tensor.parts.values()} for tensor in packed]
+    inside = {part for group in together for part in group}
+    groups = [*together, *({name: tensor} for name, tensor in tensors.items() if name not in inside)]
     shards: list[dict[str, Tensor]] = [{}]
-    for name, tensor in tensors.items():
-        together = any(name.endswith(part) for part in ("_values", "_offsets"))
-        if not together and shards[-1] and _size(shards[-1]) + tensor.nbytes > limit:
+    for group in groups:
+        if shards[-1] and _size(shards[-1]) + _size(group) > limit:
             shards.append({})
-        shards[-1][name] = tensor
+        shards[-1] |= group
     return shards
 
 

@@ -63,7 +63,7 @@ static const Functions *functions_of(int isa, int narrow) {
 }
 
 static int known(const Matrix *w, int isa) {
-    int integers = (w->bits == 8 || w->bits == 4) && w->scales && w->group >= 0 && w->group % BLOCK == 0
+    int integers = (w->bits == 8 || w->bits == 4) && w->group >= 0 && w->group % BLOCK == 0
         && w->scale_type >= BF16 && w->scale_type < TYPES && w->value_type >= BF16 && w->value_type < TYPES;
     return isa >= 0 && isa < ISAS && zp_supports(isa) && (w->bits == 0 || integers);
 }
@@ -209,6 +209,7 @@ int zp_matmul(const Matrix *w, const Product *p, int isa, int threads) {
     if (!known(w, isa) || w->value_type < BF16 || w->value_type >= TYPES || p->type < BF16 || p->type >= TYPES) {
         return UNSUPPORTED;
     }
+    if (!p->batch) return OK;
     Form form = form_of(w, p, isa);
     const Functions *f = functions_of(isa, form.narrow);
     int many = p->batch > FEW, failed = 0;

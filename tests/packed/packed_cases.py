@@ -18,7 +18,7 @@ from zpruner.model import get_weight, set_weight, take_inventory
 from zpruner.packed.masks import StoredIntegers, StoredLayers
 from zpruner.packed.pack import Savings, pack
 from zpruner.packed.structure import transposed_tensors
-from zpruner.quantization import Grid, QuantizedLayer, choose_scales, nearest, per_weight
+from zpruner.quantization import Grid, QuantizedLayer, choose_scales, nearest_integers, per_weight
 
 IDS = torch.randint(3, 150, (2, 24), generator=torch.Generator().manual_seed(4))
 
@@ -73,7 +73,7 @@ def quantize(folder: Path, grid: Grid, share: float) -> tuple[Path, StoredIntege
         keep = torch.rand(weight.shape, generator=draw) >= share
         scales = choose_scales(weight.float(), keep, grid)
         scale = per_weight(scales, keep, grid)
-        integers = nearest(weight.float(), scale, grid).masked_fill_(~keep, 0).to(torch.int8)
+        integers = nearest_integers(weight.float(), scale, grid).masked_fill_(~keep, 0).to(torch.int8)
         made[layer] = QuantizedLayer(layer.name, grid, integers, scales, keep)
         set_weight(model, layer, made[layer].dequantize(weight.dtype))
     model.save_pretrained(folder.with_name("quantized"))

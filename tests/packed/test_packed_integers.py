@@ -125,12 +125,12 @@ def test_the_reader_of_the_documentation_reads_it(
     pack(source, tmp_path / "OUT", transposed=transposed_tensors(source), integers=integers)
     text = (Path(__file__).parents[2] / "docs" / "packed.md").read_text()
     code = next(part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "safe_open" in part)
-    found: dict[str, Tensor] = {}
+    read: dict[str, Tensor] = {}
     monkeypatch.chdir(tmp_path)
-    exec(code.rstrip() + "\n        found[name] = tensor\n", {"found": found})
+    exec(code.rstrip() + "\n        read[name] = tensor\n", {"read": read})
     expected = load_file(source / "model.safetensors")
-    assert len(found) >= 8
-    assert all(torch.equal(tensor, expected[stored]) for stored, tensor in found.items())
+    assert len(read) >= 8
+    assert all(torch.equal(tensor, expected[stored]) for stored, tensor in read.items())
 
 
 def test_integers_of_other_weights_are_refused(tmp_path: Path) -> None:

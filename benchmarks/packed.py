@@ -36,7 +36,7 @@ def zeroed(weight: Tensor, share: float) -> Tensor:
 
 
 def packed(kernels: Kernels, weight: Tensor) -> PackedMatrix:
-    return PackedMatrix(kernels, "w", Layout(*weight.shape, weight.dtype), parts_of(weight, nonzero(weight)))
+    return PackedMatrix(kernels, "w", Layout.of(weight), parts_of(weight, nonzero(weight)))
 
 
 def least(runs: dict[str, Callable[[], object]], turns: int, clock: Callable[[], float]) -> dict[str, float]:

@@ -30,7 +30,7 @@ def random_weight(rows: int, columns: int, share: float, dtype: torch.dtype) -> 
 
 
 def packed(weight: Tensor, isa: Isa) -> PackedMatrix:
-    return PackedMatrix(kernels_of(isa), "w", Layout(*weight.shape, weight.dtype), parts_of(weight, weight != 0))
+    return PackedMatrix(kernels_of(isa), "w", Layout.of(weight), parts_of(weight, weight != 0))
 
 
 def coded(

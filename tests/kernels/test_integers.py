@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -109,9 +110,9 @@ def whole(codes: Codes) -> tuple[Layout, Parts]:
     ],
 )
 @pytest.mark.parametrize("codes", CODES, ids=lambda codes: f"{codes.bits} bits, {codes.group}")
-def test_what_is_none_is_named(change: object, said: str, codes: Codes) -> None:
+def test_what_is_none_is_named(change: Any, said: str, codes: Codes) -> None:
     layout, parts = whole(codes)
-    broken = Parts(**{**vars(parts), **change(parts)})  # type: ignore[operator]
+    broken = Parts(**{**vars(parts), **change(parts)})
     with pytest.raises(ArtifactError) as error:
         check_packed("w", layout, broken)
     assert said in str(error.value)

@@ -16,7 +16,7 @@ from zpruner.packed.linear import FEW_ROWS, KernelLinear, PackedLinear, Scratch,
 
 def sparse(weight: Tensor, bias: Tensor | None = None) -> PackedLinear:
     parameter = None if bias is None else nn.Parameter(bias, requires_grad=False)
-    return PackedLinear("w", Layout(*weight.shape, weight.dtype), parts_of(weight, nonzero(weight)), parameter)
+    return PackedLinear("w", Layout.of(weight), parts_of(weight, nonzero(weight)), parameter)
 
 
 def halved(rows: int, columns: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:

@@ -136,7 +136,8 @@ def test_a_layer_follows_what_is_done_to_it(folders: tuple[Path, Path]) -> None:
     layer = sparse_layers(model)[0]
     layer.weight_values = torch.zeros_like(layer.weight_values)
     assert not logits(model, IDS[:1, :3]).equal(expected)
-    layer.weight_offsets = layer.weight_offsets + 1
+    assert layer.weight_offsets is not None
+    layer.weight_offsets = torch.add(layer.weight_offsets, 1)
     with pytest.raises(zpruner.ZprunerError, match="a first offset of 1"):
         logits(model, IDS[:1, :3])
     other = sparse_layers(model)[1]

@@ -52,6 +52,12 @@ class Layout:
     masked: bool = True
     codes: Codes | None = None
 
+    @classmethod
+    def of(cls, weight: Tensor) -> Layout:
+        """Return that of a weight (rows, columns) whose zeros are left out."""
+        rows, columns = weight.shape
+        return cls(rows, columns, weight.dtype)
+
     @property
     def value_dtype(self) -> torch.dtype:
         """Of the values: two integers of 4 bits share a byte."""

@@ -56,9 +56,7 @@ def parts_of(weight: Tensor, keep: Tensor) -> Parts:
         weight: (rows, columns).
         keep: bool, of its shape.
     """
-    rows, columns = weight.shape
-    layout = Layout(rows, columns, weight.dtype)
-    return Parts(values_of(weight, keep), bitmask_of(keep), offsets_of(layout, keep))
+    return Parts(values_of(weight, keep), bitmask_of(keep), offsets_of(Layout.of(weight), keep))
 
 
 def coded_parts(layout: Layout, integers: Tensor, scales: Tensor, keep: Tensor | None) -> Parts:

@@ -70,7 +70,7 @@ def tensor(part: str, new: Callable[[torch.Tensor], torch.Tensor]) -> Change:
         (described(dtype="bfloat16"), "BF16 of one dimension"),
         (lambda _, found: found.update(version=3), "zpruner-bitmask of version 3"),
         (described(bits=8), "metadata that cannot be read"),
-        (described(bits=3, group=0, masked=True), "metadata that cannot be read"),
+        (described(bits=3, group=0, masked=True), "3 bits in groups of 0"),
         (described(bits=8, group=0, masked=True), "no 'model.layers.0.mlp.up_proj.weight_scales'"),
         (lambda _, found: found.update(tensors=[]), "metadata that cannot be read"),
         (lambda _, found: found["tensors"].pop(NAME), "parts of a tensor"),

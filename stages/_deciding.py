@@ -130,7 +130,7 @@ def _inputs(params: Params) -> frozenset[Stat]:
 
 
 def _all_parts(found: Composition) -> list[object]:
-    fixed = (found.method, found.refinement, found.update, found.allocation)
+    fixed = (found.method, *found.structures.values(), found.refinement, found.update, found.allocation)
     every = (*fixed, found.correction, found.tuning, found.rounding)
     return [part for part in every if part is not None]
 

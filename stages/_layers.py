@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,8 @@ from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
 from zpruner.evaluate import layer_error, pack_sample, sample_bits, share_of_zeros, storage
-from zpruner.execution import Runner
-from zpruner.model import PrunableLayer, table_bytes
-from zpruner.types import SparsityPattern
+from zpruner.model import PrunableLayer
+from zpruner.patterns import Pattern
 
 
 @dataclass(frozen=True)
@@ -45,22 +44,24 @@ def shown_layers(activations: Activations) -> tuple[PrunableLayer, ...]:
 
 def measure_layers(
     work: Work,
-    runner: Runner,
+    weights: Iterable[tuple[PrunableLayer, Tensor]],
     dense: Checkpoint,
     activations: Activations,
-    pattern: SparsityPattern,
+    pattern: Pattern,
     stored: Path,
+    tables: int,
     step: Callable[[], None],
 ) -> LayerFacts:
     """Return the counts; layer errors that an interrupted run measured are taken from the journal.
 
     Args:
         work: the open work folder.
-        runner: of the pruned model.
+        weights: every layer in the model's order with its pruned weight (out, in), zeros in place.
         dense: the unpruned checkpoint.
         activations: statistics that layer errors are measured with.
         pattern: of the variant.
         stored: a folder with tensors of the same shapes and types: the variant's checkpoint, or the dense one.
+        tables: bytes of them that a token does not read (`zpruner.model.table_bytes`).
         step: called after each layer.
     """
     entries: list[Layer] = []
@@ -69,8 +70,8 @@ def measure_layers(
     shown = shown_layers(activations)
     total = sum(layer.in_features * layer.out_features for layer in activations.layers)
 
-    def weights() -> Iterator[Tensor]:
-        for layer, pruned in runner.weights(activations.layers):
+    def measured() -> Iterator[Tensor]:
+        for layer, pruned in weights:
             found = work.done(layer.name)
             if found is None:
                 stats = activations.stats(layer.name).to(pruned.device)
@@ -93,5 +94,5 @@ def measure_layers(
             yield pruned
             step()
 
-    size = storage(stored, weights(), pattern, table_bytes(runner.model))
+    size = storage(stored, measured(), pattern, tables)
     return LayerFacts(tuple(entries), size, pack_sample(bits), kept)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from stages._project import Project
+from stages._structures import open_plan
 from zpruner.artifacts.store import ArtifactReader
+from zpruner.artifacts.work import Work
 from zpruner.checkpoint import Checkpoint, SolvedWeights
 from zpruner.errors import MEND, ArtifactError
 from zpruner.model import PrunableLayer, resolve_device
+from zpruner.patterns import StructuredPattern
 from zpruner.pruning.composition import compose
+from zpruner.pruning.structured import StructurePlan
 from zpruner.runtime.transfer import to_device, to_host
+from zpruner.structures import write_cut
 from zpruner.types import Mask
 
 
@@ -31,7 +38,10 @@ class Variant:
     """
 
     def __init__(self, project: Project, method: str, sparsity: str, dense: Checkpoint) -> None:
+        pattern = project.params.pattern(sparsity)
         self._composition = compose(project.params.method(method))
+        self.method, self.sparsity = method, sparsity
+        self._project, self._dense, self._pattern = project, dense, pattern
         self._device = resolve_device(project.params.machine.device)
         expected = replace(project.variant(method, sparsity), model_hash=dense.model_hash)
         self.masks = ArtifactReader(project.masks(method, sparsity), "masks", expected)
@@ -58,6 +68,37 @@ class Variant:
             "solved": "" if self._solved is None else self._solved.digest,
         }
         """What determines the weights, beside the code."""
+
+    @cached_property
+    def plan(self) -> StructurePlan | None:
+        """What structures its pattern removes; None where it removes single weights."""
+        if not isinstance(self._pattern, StructuredPattern):
+            return None
+        return open_plan(self._project, self._dense, self._pattern, self.activations.inventory)
+
+    def cut(self, work: Work, step: Callable[[], None], card: str) -> None:
+        """Write the checkpoint without the structures that go into `work.files`, one block in memory.
+
+        Args:
+            work: the open work folder.
+            step: called after each shard.
+            card: text of README.md, the model card.
+        """
+        assert self.plan is not None
+        stay = self.plan.kept_of(lambda layer: read_mask(self.masks, layer).keep)
+        inventory, trust = self.activations.inventory, self._project.params.model.trust_remote_code
+        write_cut(
+            self._dense,
+            inventory,
+            self.plan.couplings,
+            stay,
+            self.prune,
+            work,
+            self.facts,
+            step,
+            card,
+            trust_remote_code=trust,
+        )
 
     def prune(self, layer: PrunableLayer, weight: Tensor) -> Tensor:
         """Return the pruned weight, on the CPU, of a layer's dense weight (out, in), in the same dtype."""

@@ -39,7 +39,9 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     shards = activations.inventory.n_blocks + 1
     steps, unit = (shards, "shard") if keep else (len(activations.layers), "layer")
     with work, counter(f"apply {method} {sparsity}", steps, unit) as step:
-        if keep:
+        if keep and variant.plan is not None:
+            variant.cut(work, step, card)
+        elif keep:
             write_pruned(dense, activations.layers, variant.prune, work, facts, step, card)
         else:
             digest = _digest(work, dense, variant, step)

@@ -1,11 +1,17 @@
-"""Check params.yaml before anything runs: keys, values, and the names and hyper-parameters of every method."""
+"""Check params.yaml before anything runs: keys, values, the names and hyper-parameters of every method.
+
+Where the model is here already, also whether it has what the patterns remove.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from stages._project import Project, Root, main
+from zpruner.model import take_inventory
+from zpruner.model.empty import empty_model
 from zpruner.pruning.composition import compose_all
+from zpruner.pruning.fitting import check_fit
 
 
 def run(root: Root = Path()) -> None:
@@ -14,7 +20,13 @@ def run(root: Root = Path()) -> None:
     Args:
         root: the project folder.
     """
-    compose_all(Project.open(root).params)
+    project = Project.open(root)
+    params = project.params
+    compose_all(params)
+    if (project.dense / "config.json").is_file():
+        model = empty_model(project.dense, trust_remote_code=params.model.trust_remote_code)
+        inventory = take_inventory(model, params.model.blocks, params.model.ignore)
+        check_fit({f"sparsities.{label}": params.pattern(label) for label in params.sparsities}, model, inventory)
 
 
 if __name__ == "__main__":

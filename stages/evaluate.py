@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +37,7 @@ from zpruner.evaluate import (
 )
 from zpruner.execution import Runner, choose, open_runner
 from zpruner.model import PrunableLayer, get_weight, limits_of, set_weight, table_bytes, take_inventory
+from zpruner.patterns import StructuredPattern
 from zpruner.pruning.composition import compose
 from zpruner.runtime.progress import counter
 from zpruner.settings.params import ZeroShotSettings
@@ -65,8 +69,10 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
     folder = project.dense if dense else project.pruned(method, sparsity)
     unpruned = project.open_dense()
     checkpoint = unpruned if dense else project.open_pruned(method, sparsity, unpruned.model_hash)
-    # A variant without a checkpoint of its own is made in memory, from the dense model.
-    variant = None if checkpoint.tensor_bytes else Variant(project, method, sparsity, unpruned)
+    # A variant without a checkpoint of its own is made from the dense model.
+    made = not checkpoint.tensor_bytes
+    structured = not dense and isinstance(project.params.pattern(sparsity), StructuredPattern)
+    variant = Variant(project, method, sparsity, unpruned) if made or structured else None
     windows, windows_hash = project.open_windows("evaluation", unpruned)
     begin = read_begin(project.tokens("evaluation"))
     counted = counted_tokens(windows.shape[1], settings.stride, len(begin))
@@ -87,11 +93,13 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
     choice = choose(project.params.machine, unpruned.tensor_bytes * (2 if compared else 1))
     say(f"evaluate {' '.join(labels)}: {choice.words}")
     hidden = work.scratch / "hidden"
-    with work, counter(f"evaluate {' '.join(labels)}", steps, "step") as step:
-        runner = open_runner(
-            unpruned if variant else checkpoint, project.params.model, project.params.machine, choice.streamed, hidden
-        )
-        if variant is not None and activations is not None:
+    with (
+        work,
+        counter(f"evaluate {' '.join(labels)}", steps, "step") as step,
+        _cut(project, variant) if made and structured else nullcontext(unpruned if made else checkpoint) as opened,
+    ):
+        runner = open_runner(opened, project.params.model, project.params.machine, choice.streamed, hidden)
+        if variant is not None and activations is not None and not structured:
             _prune(runner, variant, activations)
 
         def open_dense() -> Runner:
@@ -103,8 +111,9 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
         facts = None
         if activations is not None:
             pattern = project.params.pattern(sparsity)
-            stored = unpruned.folder if variant else folder
-            facts = measure_layers(work, runner, unpruned, activations, pattern, stored, step)
+            weights = _weights(runner, unpruned, activations, variant if structured else None)
+            tables = table_bytes(runner.model)
+            facts = measure_layers(work, weights, unpruned, activations, pattern, opened.folder, tables, step)
         layers = () if facts is None else facts.layers
         metrics = Metrics(
             perplexity=perplexity_of(measured["losses"]),
@@ -116,8 +125,11 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             tokens=windows.numel(),
             seqlen=windows.shape[1],
             bytes=_stored(folder, runner) if facts is None else facts.bytes,
+            parameters=sum(parameter.numel() for parameter in runner.model.parameters()),
             divergence=_divergence(measured["kl"], measured["agreement"]),
-            zero_shot=None if tasks is None else _zero_shot(work, project, unpruned, runner, tasks, activations, step),
+            zero_shot=None
+            if tasks is None
+            else _zero_shot(work, project, unpruned, runner, tasks, activations, structured, step),
             verdict=verdict(measured["losses"], measured["kl"], limits_of(runner.model.config)[0]),
         )
         if metrics.verdict is not None:
@@ -136,7 +148,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             continuation=continued(work, project, runner),
             provenance={
                 **{key: value for key, value in checkpoint.manifest.items() if isinstance(value, str)},
-                "weights": "made in memory" if variant else "checkpoint",
+                "weights": "made in memory" if made else "checkpoint",
                 "evaluation_text": settings.source,
                 "evaluation_protocol": settings.protocol or "",
                 "evaluation_hash": windows_hash,
@@ -195,6 +207,26 @@ def _histograms(
     return tuple(found)
 
 
+@contextmanager
+def _cut(project: Project, variant: Variant | None) -> Iterator[Checkpoint]:
+    """Write a variant without its structures for as long as it is evaluated."""
+    assert variant is not None
+    with project.work("evaluate", variant.method, variant.sparsity, part="cut", **variant.key) as work:
+        variant.cut(work, lambda: None, "")
+        yield Checkpoint(work.files, {"role": "pruned"})
+        shutil.rmtree(work.folder)
+
+
+def _weights(
+    runner: Runner, dense: Checkpoint, activations: Activations, variant: Variant | None
+) -> Iterator[tuple[PrunableLayer, Tensor]]:
+    """Yield every layer with its pruned weight (out, in), zeros in place; of structures a checkpoint has none."""
+    if variant is None:
+        yield from runner.weights(activations.layers)
+    else:
+        yield from ((layer, variant.prune(layer, dense.read_weight(layer))) for layer in activations.layers)
+
+
 def _zero_shot(
     work: Work,
     project: Project,
@@ -202,6 +234,7 @@ def _zero_shot(
     runner: Runner,
     settings: ZeroShotSettings,
     activations: Activations | None,
+    structured: bool,
     step: Step,
 ) -> ZeroShot:
     """Return the scores of every task, and the sparsity of the model that got them, counted in memory."""
@@ -219,7 +252,7 @@ def _zero_shot(
         found |= entry
         step()
     layers: tuple[PrunableLayer, ...]
-    if activations is None:
+    if activations is None or structured:
         layers = take_inventory(runner.model, project.params.model.blocks, project.params.model.ignore).layers
     else:
         layers = activations.layers

@@ -17,14 +17,17 @@ import torch
 from torch import Tensor
 
 from stages._project import Method, Project, Root, Sparsity, main, say
+from stages._structures import block_distances, open_plan
 from zpruner.artifacts.store import ArtifactReader, ArtifactWriter, Provenance, artifact_writer
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint, SolvedWriter
 from zpruner.execution import choose, open_runner
 from zpruner.model import PrunableLayer, resolve_device
+from zpruner.patterns import StructuredPattern
 from zpruner.pruning.composition import Composition, Pruned, compose, derive_mask
 from zpruner.pruning.memory import beside_the_weights
 from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
+from zpruner.pruning.structured import Read, Scores, StructureChoice
 from zpruner.runtime.prefetch import ahead
 from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_device
@@ -62,19 +65,25 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     solved_work = project.work("mask", method, sparsity, part="solved", **inputs)
     with artifact_writer(mask_work, "masks", provenance) as masks, solved_work:
         solved = SolvedWriter(solved_work, solved_from)
-        patterns = layer_patterns(
-            composition,
-            pattern,
-            activations.inventory,
-            lambda layer: (dense.read_weight(layer), activations.stats(layer.name)),
-        )
+        patterns: Mapping[str, SparsityPattern] | StructureChoice
+        if isinstance(pattern, StructuredPattern):
+            patterns = _choose_blocks(project, composition, pattern, activations, dense, scores, masks)
+        else:
+            patterns = layer_patterns(
+                composition,
+                pattern,
+                activations.inventory,
+                lambda layer: (dense.read_weight(layer), activations.stats(layer.name)),
+            )
         if propagation == "pruned":
             _prune_blocks(project, composition, patterns, activations, dense, scores, masks, solved)
+        elif isinstance(patterns, StructureChoice):
+            _choose(project, composition, patterns, activations, dense, scores, masks, solved)
         else:
             _select(project, composition, patterns, activations, dense, scores, masks, solved)
         solved.finish(project.solved(method, sparsity))
         masks.finish(project.masks(method, sparsity), layers=activations.reader.index["layers"])
-        project.write_cost("mask", method, sparsity, seconds=mask_work.seconds, layers=len(patterns))
+        project.write_cost("mask", method, sparsity, seconds=mask_work.seconds, layers=len(activations.layers))
 
 
 def _select(
@@ -119,10 +128,81 @@ def _select(
         _write_mask(masks, mask, _read_later(composition, scores, layer))
 
 
+def _choose_blocks(
+    project: Project,
+    composition: Composition,
+    pattern: StructuredPattern,
+    activations: Activations,
+    dense: Checkpoint,
+    scores: ArtifactReader,
+    masks: ArtifactWriter,
+) -> StructureChoice:
+    """Return what a pattern removes, and which blocks stay, as the unpruned model tells."""
+    plan = open_plan(project, dense, pattern, activations.inventory)
+    read = _reading(project, activations, dense, scores)
+    score = _scoring(project, composition, scores, read)
+    distances = block_distances(project, activations.inventory, dense, masks.work)
+    return StructureChoice(plan, plan.choose_blocks(composition, read, score, distances))
+
+
+def _choose(
+    project: Project,
+    composition: Composition,
+    choice: StructureChoice,
+    activations: Activations,
+    dense: Checkpoint,
+    scores: ArtifactReader,
+    masks: ArtifactWriter,
+    solved: SolvedWriter,
+) -> None:
+    """Derive the masks of structures block by block, from scores, or from weights and statistics.
+
+    A composition that quantises is carried out whole.
+    """
+    read = _reading(project, activations, dense, scores)
+    score = _scoring(project, composition, scores, read)
+    inventory, work, quantizes = activations.inventory, masks.work, composition.rounding is not None
+
+    def done(layer: PrunableLayer) -> bool:
+        return solved.has(layer.name) if quantizes else work.done(layer.name) is not None
+
+    blocks = [[la for la in inventory.layers if la.block == block] for block in range(inventory.n_blocks)]
+    todo = [layers for layers in blocks if not all(map(done, layers))]
+    for layers in progress(todo, work.name, len(blocks), "block", len(blocks) - len(todo)):
+        found = {mask.layer: mask for mask in choice.masks(layers, composition, read, score)}
+        for layer in layers:
+            if done(layer):
+                continue
+            if quantizes:
+                weight, stats = read(layer)
+                _keep(composition.prune_by(weight, found[layer.name].to(weight.device), stats), masks, solved)
+            else:
+                _write_mask(masks, found[layer.name], _read_later(composition, scores, layer))
+
+
+def _reading(project: Project, activations: Activations, dense: Checkpoint, scores: ArtifactReader) -> Read:
+    """Return what reads a layer's weight and the statistics of the unpruned model."""
+    device, gradient = resolve_device(project.params.machine.device), _gradient(scores, activations.layers)
+
+    def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
+        stats = replace(activations.stats(layer.name), grad_sq=gradient(layer.name))
+        return to_device(dense.read_weight(layer), device), stats.to(device)
+
+    return read
+
+
+def _scoring(project: Project, composition: Composition, scores: ArtifactReader, read: Read) -> Scores:
+    """Return what reads a layer's scores; under pruned propagation they are not stored, and are taken anew."""
+    if project.params.calibration.propagation == "pruned":
+        return lambda layer: composition.score(*read(layer)).values
+    device = resolve_device(project.params.machine.device)
+    return lambda layer: to_device(_score(scores, layer), device)
+
+
 def _prune_blocks(
     project: Project,
     composition: Composition,
-    patterns: Mapping[str, SparsityPattern],
+    patterns: Mapping[str, SparsityPattern] | StructureChoice,
     activations: Activations,
     dense: Checkpoint,
     scores: ArtifactReader,

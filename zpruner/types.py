@@ -23,6 +23,8 @@ class Stat(StrEnum):
 
     SQ_SUM = "sq_sum"
     """Per input channel, the sum over all tokens of the squared input: float (in,)."""
+    SUM = "sum"
+    """Per input channel, the sum over all tokens of the input: float (in,)."""
     ABS_SUM = "abs_sum"
     """Per input channel, the sum over all tokens of the absolute input: float (in,)."""
     MAX_ABS = "max_abs"
@@ -38,7 +40,7 @@ class Stat(StrEnum):
 
 
 CHANNEL_SUMS = frozenset({Stat.SQ_SUM, Stat.ABS_SUM, Stat.MAX_ABS})
-"""Statistics of one number per channel: every artifact of activations has them, so that a method listed later needs no
+"""Statistics of one number per channel that every artifact of activations has, so that a method listed later needs no
 other calibration."""
 SQUARES = frozenset({Stat.GRAM, Stat.GRAM_HALF, Stat.CROSS})
 """Statistics of one number per pair of channels."""
@@ -58,14 +60,15 @@ _COLLECTED = {
 class LayerStats:
     """Calibration statistics of one layer's input; fields not collected are None.
 
-    Shapes: sq_sum, abs_sum, max_abs (in,); gram, gram_half, cross (in, in); grad_sq (out, in). `tokens` and `windows`
-    count what the sums ran over. `energy` is ||W X||^2 of the unpruned layer, without its bias.
+    Shapes: sq_sum, sum, abs_sum, max_abs (in,); gram, gram_half, cross (in, in); grad_sq (out, in).
+    `tokens` and `windows` count what the sums ran over. `energy` is ||W X||^2 of the unpruned layer, without its bias.
     """
 
     layer: str
     tokens: int
     windows: int
     sq_sum: Tensor | None = None
+    sum: Tensor | None = None
     abs_sum: Tensor | None = None
     max_abs: Tensor | None = None
     gram: Tensor | None = None
@@ -119,6 +122,11 @@ class LayerStats:
     def squared_norm(self) -> Tensor:
         """Return a_j, the squared input norm per window: float32 (in,)."""
         return (self.require(Stat.SQ_SUM).double() / self.windows).float()
+
+    def variance(self) -> Tensor:
+        """Return the variance of each input over tokens, times their number: float64 (in,)."""
+        total = self.require(Stat.SUM).double()
+        return (self.require(Stat.SQ_SUM).double() - total.square() / max(self.tokens, 1)).clamp_min_(0.0)
 
     def to(self, device: torch.device | str) -> LayerStats:
         """Return the same statistics on `device`."""

@@ -153,3 +153,16 @@ def test_the_solver_goes_by_cost():
     few = torch.zeros(4, 1000, dtype=torch.bool)
     few[:, :50] = True
     assert choose_solver(few, 50) is Solver.CHOLESKY
+
+
+@pytest.mark.parametrize("tokens", [90, 12])
+@pytest.mark.parametrize("gone", [(), (3, 4, 20), tuple(range(30))])
+def test_whole_inputs_that_go_are_one_system_for_all_rows(gone, tokens):
+    weight, keep, hessian = problem(dead=(0,), tokens=tokens)
+    keep[:] = True
+    keep[:, list(gone)] = False
+    keep[4] = False  # an output that goes
+    got = least_squares(weight, keep, hessian)
+    expected = direct(weight.masked_fill(hessian.dead, 0.0), keep & ~hessian.dead, hessian.matrix)
+    torch.testing.assert_close(got.double(), expected, rtol=2e-3, atol=2e-3)
+    assert not got[~keep].any()

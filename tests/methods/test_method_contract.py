@@ -26,6 +26,7 @@ def layer_stats(dead=(), scale=1.0):
         TOKENS,
         WINDOWS,
         sq_sum=x.square().sum(1) * scale,
+        sum=x.sum(1),
         abs_sum=x.abs().sum(1),
         max_abs=x.abs().amax(1),
         gram=x @ x.T,

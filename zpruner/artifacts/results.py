@@ -94,6 +94,7 @@ class Metrics(Result):
         tokens: number of evaluated tokens.
         seqlen: tokens per window.
         bytes: what the model takes.
+        parameters: of the model, zeros included; None where they were not counted.
         divergence: None where none was measured.
         zero_shot: None where no tasks were run.
         verdict: a sentence where the variant no longer predicts; None otherwise.
@@ -110,6 +111,7 @@ class Metrics(Result):
     tokens: Count
     seqlen: Count
     bytes: Storage
+    parameters: Count | None = None
     divergence: Divergence | None = None
     zero_shot: ZeroShot | None = None
     verdict: str | None = None

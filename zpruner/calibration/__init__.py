@@ -10,9 +10,11 @@ from zpruner.calibration.dense import (
     gradients_of,
     known_statistics,
 )
+from zpruner.calibration.distances import BlockDistances
 from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts, warning
 from zpruner.calibration.functional import BlockFunction
 from zpruner.calibration.gradients import GradientSums, check_gradients, collect_gradients
+from zpruner.calibration.order import together
 from zpruner.calibration.reached import check_reached
 from zpruner.calibration.replay import BlockReplay
 from zpruner.calibration.snapshots import GradientSnapshots, Snapshots
@@ -20,6 +22,7 @@ from zpruner.calibration.snapshots import GradientSnapshots, Snapshots
 __all__ = [
     "MIN_EXPERT_TOKENS",
     "Activations",
+    "BlockDistances",
     "BlockFunction",
     "BlockReplay",
     "Calibration",
@@ -39,6 +42,7 @@ __all__ = [
     "gradients_of",
     "known_statistics",
     "layer_from_json",
+    "together",
     "warning",
     "write_inputs",
 ]

@@ -43,17 +43,22 @@ class _ChannelSum(_Sum, ABC):
         super().__init__(torch.zeros(width, dtype=torch.float64, device=device))
 
     @abstractmethod
-    def add(self, size: Tensor) -> None:
-        """Add tokens, given as absolute values: float32 (tokens, in)."""
+    def add(self, inputs: Tensor, size: Tensor) -> None:
+        """Add tokens, and their absolute values: float32 (tokens, in)."""
 
 
 class _SquareSum(_ChannelSum):
-    def add(self, size: Tensor) -> None:
+    def add(self, inputs: Tensor, size: Tensor) -> None:
         self.value += size.square().sum(0)
 
 
+class _PlainSum(_ChannelSum):
+    def add(self, inputs: Tensor, size: Tensor) -> None:
+        self.value += inputs.sum(0)
+
+
 class _AbsoluteSum(_ChannelSum):
-    def add(self, size: Tensor) -> None:
+    def add(self, inputs: Tensor, size: Tensor) -> None:
         self.value += size.sum(0)
 
 
@@ -61,7 +66,7 @@ class _Maximum(_ChannelSum):
     def __init__(self, width: int, device: torch.device) -> None:
         _Sum.__init__(self, torch.zeros(width, dtype=torch.float32, device=device))
 
-    def add(self, size: Tensor) -> None:
+    def add(self, inputs: Tensor, size: Tensor) -> None:
         torch.maximum(self.value, size.amax(0), out=self.value)
 
     def blend(self, other: Tensor, weight: float) -> None:
@@ -99,6 +104,7 @@ class _Cross(_ProductSum):
 
 _CHANNEL_SUMS: dict[Stat, type[_ChannelSum]] = {
     Stat.SQ_SUM: _SquareSum,
+    Stat.SUM: _PlainSum,
     Stat.ABS_SUM: _AbsoluteSum,
     Stat.MAX_ABS: _Maximum,
 }
@@ -125,9 +131,10 @@ class InputAccumulator:
         rows = inputs.detach().reshape(-1, inputs.shape[-1])
         if self._channels:
             for part in rows.split(max(1, at_a_time(rows.device, _IN_CACHE) // rows.shape[1])):
-                size = part.abs().float()
+                values = part.float()
+                size = values.abs()
                 for channel in self._channels.values():
-                    channel.add(size)
+                    channel.add(values, size)
         if self._products:
             with _exact_products(inputs.dtype):
                 for product in self._products.values():

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 class Calibration:
     """The result of calibrating a model: what can be pruned in it, and the statistics of what each layer reads.
 
+    `windows` are the token ids, int (windows, seqlen).
     `grad_sq`, where gradients were collected: layer -> sum over windows of the squared gradient, float32 (out, in).
     `replaced` fills with the weights (out, in) that `prune` overwrites, on the host: what later errors compare with.
     """
@@ -57,6 +58,7 @@ class Calibration:
     collection: Collection
     grad_sq: Mapping[str, Tensor] = field(default_factory=dict)
     replaced: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    windows: Tensor | None = field(default=None, compare=False, repr=False)
 
     def stats(self, layer: str) -> LayerStats:
         """Return the statistics of a layer: of its input, and of its gradient where that was collected."""
@@ -125,7 +127,7 @@ def calibrate(
     fill_experts(inventory, collection, min_expert_tokens)
     check_reached(inventory, collection.owner)
     grad_sq = gradients_of(model, inventory, windows) if Stat.GRAD_SQ in wanted else {}
-    return Calibration(inventory, collection, grad_sq)
+    return Calibration(inventory, collection, grad_sq, windows=windows)
 
 
 def known_statistics(names: Iterable[Stat | str]) -> frozenset[Stat]:

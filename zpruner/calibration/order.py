@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from zpruner.model import PrunableLayer
@@ -53,3 +53,26 @@ def submodules(layers: Iterable[PrunableLayer], reads: Sequence[tuple[str, objec
         )
         for names in found.values()
     ]
+
+
+def together(parts: Sequence[SubModule], joined: Iterable[Set[str]]) -> list[SubModule]:
+    """Return sub-modules in order, those that share one of the sets of layer names `joined` made one.
+
+    One that is made of several stands where the first of them stood.
+    """
+    left = list(parts)
+    for names in joined:
+        same = [part for part in left if names & {layer.name for layer in part.layers}]
+        if len(same) > 1:
+            left[left.index(same[0])] = SubModule(tuple(layer for part in same for layer in part.layers), _reads(same))
+            left = [part for part in left if part not in same[1:]]
+    return left
+
+
+def _reads(parts: Iterable[SubModule]) -> dict[str, int] | None:
+    found: dict[str, int] = {}
+    for part in parts:
+        if part.reads is None:
+            return None
+        found |= part.reads
+    return found

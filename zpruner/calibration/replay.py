@@ -139,6 +139,14 @@ class BlockReplay:
                 for index in range(len(self.dense)):
                     self._run_dense(block, index, [], None, move=True)
 
+    def leave_out(self, block: int) -> None:
+        """Pass over a block that goes: the current hidden states stay as they are, the dense ones move on."""
+        self.advance_dense(block)
+        later = {place for calls in self._calls[block + 1 :] for call in calls for place in call.passed.values()}
+        if any(of == block for of, _ in later):
+            raise self.refused(block, "later blocks that read what this one returns", "a block without which they run")
+        self._calls[block] = []
+
     def _run_dense(
         self, block: int, index: int, layers: list[PrunableLayer], reads: Mapping[str, int] | None, move: bool
     ) -> dict[str, Tensor]:

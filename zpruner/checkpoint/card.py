@@ -12,6 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from zpruner.errors import InvalidSettingError
+from zpruner.patterns import Pattern, StructuredPattern, parse_pattern
 from zpruner.settings.plain_yaml import parse_yaml
 
 _HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)@[\w.-]+")
@@ -20,7 +21,10 @@ HONESTY = (
     "Pruned weights are zeros in an ordinary checkpoint: by itself it is neither smaller nor faster than the dense "
     "model. Savings need a sparse file format and kernels for the pattern."
 )
-
+SMALLER = (
+    "Whole structures were removed: this is an ordinary dense checkpoint, smaller and faster than the dense model "
+    "wherever that runs."
+)
 PACKED = (
     "The zeros are left out: this checkpoint is smaller than the dense model on disk and in memory. `pip install "
     "zpruner` and `import zpruner`, and transformers loads it; without that it refuses. At equal bytes 4-bit "
@@ -45,7 +49,7 @@ class PruningFacts:
     Attributes:
         base: source of the dense model, as params.yaml names it.
         method: the method's label.
-        pattern: a ratio such as `0.5`, or `N:M`.
+        pattern: a ratio such as `0.5`, `N:M`, or structures.
         settings: the composition, as in params.yaml.
         calibration: name -> value, such as source, nsamples, seqlen, seed and propagation.
         sparsity: achieved share of zeros among the prunable weights.
@@ -80,25 +84,23 @@ def model_card(dense: Path, facts: PruningFacts) -> str:
     metadata: dict[str, Any] = {"base_model": base} if base else {}
     metadata |= {key: known[key] for key in _ORIGINAL if known.get(key)}
     metadata |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    pattern = facts.pattern if ":" in facts.pattern else "unstructured"
-    metadata["tags"] = list(
-        dict.fromkeys(["zpruner", "pruned", "sparse", f"sparsity-{pattern.replace(':', '-')}", facts.method])
-    )
+    pattern = parse_pattern(facts.pattern)
+    structured = isinstance(pattern, StructuredPattern)
+    about, removed = _about(pattern)
+    metadata["tags"] = list(dict.fromkeys(["zpruner", "pruned", *about, facts.method]))
     name = base if isinstance(base, str) else facts.base.rstrip("/").rsplit("/", 1)[-1]
-    removed = (
-        f"{facts.pattern} sparsity" if ":" in facts.pattern else f"{float(facts.pattern):.4g} of the weights removed"
-    )
     parts = [
         f"---\n{_yaml(metadata)}---\n",
         f"# {_line(name)}, pruned with {_line(facts.method)} ({removed})\n",
         f"Pruned after training, without retraining, from {_code(facts.base)}{_original(known)}.{_licence(known)}\n",
-        f"**{HONESTY}**\n",
+        f"**{SMALLER if structured else HONESTY}**\n",
         "## Pruning\n",
-        _table([("method", facts.method), ("pattern", _pattern(facts.pattern)), *_flat("", facts.settings)]),
+        _table([("method", facts.method), ("pattern", _pattern(pattern)), *_flat("", facts.settings)]),
     ]
     achieved = []
     if facts.sparsity is not None:
-        achieved.append(("zeros among the prunable weights", f"{facts.sparsity:.4%}"))
+        what = "prunable weights removed" if structured else "zeros among the prunable weights"
+        achieved.append((what, f"{facts.sparsity:.4%}"))
     if facts.layer_error is not None:
         basis = "" if facts.layer_error_from == "gram" else ", inputs taken as uncorrelated"
         achieved.append((f"mean layer error{basis}", f"{facts.layer_error:.4g}"))
@@ -179,9 +181,21 @@ def _yaml(metadata: dict[str, Any]) -> str:
     return out.getvalue()
 
 
-def _pattern(pattern: str) -> str:
-    kept, _, group = pattern.partition(":")
-    return f"{pattern} ({kept} of every {group} inputs kept)" if group else f"unstructured, ratio {pattern}"
+def _about(pattern: Pattern) -> tuple[list[str], str]:
+    """Return tags, and what was removed in a few words."""
+    if isinstance(pattern, StructuredPattern):
+        return ["structured"], f"{pattern} removed"
+    if pattern.is_nm:
+        return ["sparse", f"sparsity-{pattern.kept}-{pattern.group_size}"], f"{pattern} sparsity"
+    return ["sparse", "sparsity-unstructured"], f"{pattern.sparsity:.4g} of the weights removed"
+
+
+def _pattern(pattern: Pattern) -> str:
+    if isinstance(pattern, StructuredPattern):
+        return f"structured, {pattern}"
+    if pattern.is_nm:
+        return f"{pattern} ({pattern.kept} of every {pattern.group_size} inputs kept)"
+    return f"unstructured, ratio {pattern}"
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:

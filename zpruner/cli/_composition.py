@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zpruner.errors import InvalidPatternError, InvalidSettingError, one_line, shown
-from zpruner.patterns import SparsityPattern
+from zpruner.patterns import Pattern, StructuredPattern, StructureKind, parse_pattern
 from zpruner.pruning.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -27,35 +27,42 @@ def pattern_of(ratio: float | str | None, kind: str, sparsity: str | None = None
             raise InvalidSettingError(
                 "--sparsity", "--sparsity-ratio or --sparsity-type beside it", "one way to say it", "Leave one out."
             )
-        return str(
-            _parsed(
-                "--sparsity",
-                sparsity,
-                "a ratio in [0, 1) such as 0.5, or N:M with 0 < N < M such as 2:4",
-                zero=quantizes,
-            )
-        )
+        expected = "a ratio in [0, 1) such as 0.5, N:M with 0 < N < M such as 2:4, or structures such as neurons:0.25"
+        return str(_parsed("--sparsity", sparsity, expected, zero=quantizes))
     if kind == "unstructured":
         ratio = 0.5 if ratio is None else ratio
         return str(_parsed("--sparsity-ratio", ratio, "a ratio in [0, 1) such as 0.5", False, zero=quantizes))
-    expected = "unstructured, or N:M with 0 < N < M such as 2:4 (N of every M are kept)"
+    if kind in list(StructureKind):
+        share = f"{kind}:{0.25 if ratio is None else ratio}"
+        return str(_parsed("--sparsity-ratio", share, "a share between 0 and 1 such as 0.25"))
+    expected = (
+        "unstructured, N:M with 0 < N < M such as 2:4 (N of every M are kept), or structures such as neurons:0.25"
+    )
     pattern = _parsed("--sparsity-type", kind, expected)
+    if isinstance(pattern, StructuredPattern):
+        if ratio is not None:
+            raise InvalidSettingError("--sparsity-ratio", f"{ratio}", f"none beside {kind}", "Leave one out.")
+        return str(pattern)
     if not pattern.is_nm:
         raise InvalidSettingError("--sparsity-type", f"'{kind}'", expected, "Give a ratio with --sparsity-ratio.")
-    if ratio is not None and abs(_parsed("--sparsity-ratio", ratio, "a ratio").sparsity - pattern.sparsity) > 1e-9:
+    other = pattern if ratio is None else _parsed("--sparsity-ratio", ratio, "a ratio")
+    if isinstance(other, StructuredPattern) or abs(other.sparsity - pattern.sparsity) > 1e-9:
         raise InvalidSettingError(
             "--sparsity-ratio", f"{ratio}", f"{pattern.sparsity:g}, which {kind} removes", "Leave it out with N:M."
         )
     return str(pattern)
 
 
-def _parsed(
-    option: str, value: float | str, expected: str, may_be_nm: bool = True, zero: bool = False
-) -> SparsityPattern:
+def _parsed(option: str, value: float | str, expected: str, may_be_nm: bool = True, zero: bool = False) -> Pattern:
     try:
-        pattern = SparsityPattern.parse(value)
-    except InvalidPatternError:
-        raise InvalidPatternError(option, _quoted(value), expected, "Correct the option.") from None
+        pattern = parse_pattern(value)
+    except InvalidPatternError as error:
+        structures = ":" in str(value) and not str(value)[0].isdigit()
+        raise InvalidPatternError(
+            option, _quoted(value), expected, error.action if structures else "Correct the option."
+        ) from None
+    if isinstance(pattern, StructuredPattern):
+        return pattern
     if not pattern.sparsity and not zero:
         action = "Raise it, or quantise with --quantize."
         raise InvalidPatternError(option, _quoted(value), "more than 0: nothing would be removed", action)

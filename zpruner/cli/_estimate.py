@@ -13,7 +13,9 @@ from zpruner.pruning.composition import statistics_of
 from zpruner.types import Stat
 
 if TYPE_CHECKING:
-    from zpruner.model import PrunableLayer
+    from transformers import PreTrainedModel
+
+    from zpruner.model import Inventory, PrunableLayer
     from zpruner.pruning.composition import Composition
     from zpruner.settings.params import Params
 
@@ -23,15 +25,23 @@ _DETAILS = 200_000
 
 @dataclass(frozen=True)
 class Shapes:
-    """What of a model decides sizes on disk: layers, all parameters, widths of distinct inputs, bytes of a weight."""
+    """What of a model decides sizes on disk: layers, all parameters, widths of distinct inputs, bytes of a weight.
 
-    layers: tuple[PrunableLayer, ...]
-    n_blocks: int
+    `model` has no weights.
+    """
+
+    model: PreTrainedModel
+    inventory: Inventory
     parameters: int
     inputs: tuple[int, ...]
     longest: int | None
     """The most tokens that it takes at once; None: any number."""
     itemsize: int
+
+    @property
+    def layers(self) -> tuple[PrunableLayer, ...]:
+        """The prunable layers."""
+        return self.inventory.layers
 
     @property
     def prunable(self) -> int:
@@ -65,7 +75,7 @@ def read_shapes(params: Params, root: Path) -> Shapes | None:
     parameters = sum(p.numel() for p in opened.model.parameters())
     inputs = tuple(width for _, width in sorted(groups))
     longest = limits_of(opened.model.config)[1]
-    return Shapes(inventory.layers, inventory.n_blocks, parameters, inputs, longest, opened.dtype.itemsize)
+    return Shapes(opened.model, inventory, parameters, inputs, longest, opened.dtype.itemsize)
 
 
 @dataclass(frozen=True)

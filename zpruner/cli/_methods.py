@@ -27,6 +27,7 @@ def methods() -> None:
     from zpruner.methods import METHODS
     from zpruner.pruning.presets import PRESETS
     from zpruner.quantization import ROUNDINGS
+    from zpruner.rankings import RANKINGS
     from zpruner.tuning import TUNINGS
     from zpruner.updates import UPDATES
 
@@ -36,6 +37,7 @@ def methods() -> None:
     console.print(_table("methods, scores and solvers (--method)", METHODS.all(), group=True))
     console.print(_table("mask refinements (--refine)", REFINEMENTS.all()))
     console.print(_table("weight updates (--update)", UPDATES.all()))
+    console.print(_table("rankings of structures, beside every score (`structures` in params.yaml)", RANKINGS.all()))
     console.print(_table("allocations of sparsity over layers (`allocate` in params.yaml)", ALLOCATIONS.all()))
     console.print(_table("corrections for earlier pruned blocks (`correct` in params.yaml)", CORRECTIONS.all()))
     console.print(_table("tunings of pruned blocks (`tune` in params.yaml)", TUNINGS.all()))

@@ -12,7 +12,7 @@ from zpruner.cli import _options as option
 from zpruner.cli._composition import checked, composition_settings, pattern_of
 from zpruner.cli._early import check_names, local_path
 from zpruner.cli._output import check_apart, check_output, save
-from zpruner.patterns import SparsityPattern
+from zpruner.patterns import Pattern, parse_pattern
 from zpruner.pruning.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -43,11 +43,19 @@ def prune(
     method: Annotated[str, typer.Option(help="See `zpruner methods`.")] = "zpruner",
     sparsity: Annotated[
         str | None,
-        typer.Option(metavar="S", help="Share of weights removed, or N:M (N of every M are kept).  [default: 0.5]"),
+        typer.Option(
+            metavar="S",
+            help="Share of weights removed, N:M (N of every M are kept), or structures such as neurons:0.25.  "
+            "[default: 0.5]",
+        ),
     ] = None,
     sparsity_ratio: Annotated[str | None, typer.Option(metavar="RATIO", help="Share of weights removed.")] = None,
     sparsity_type: Annotated[
-        str, typer.Option(help="unstructured, or N:M such as 2:4 (N of every M are kept).")
+        str,
+        typer.Option(
+            help="unstructured; N:M such as 2:4 (N of every M are kept); or neurons, groups, blocks or experts, which "
+            "go whole."
+        ),
     ] = "unstructured",
     group: Annotated[
         str | None, typer.Option(help="row or layer: which weights compete.  [default: the method's]")
@@ -86,11 +94,11 @@ def prune(
     force: option.Force = False,
     log: option.Log = None,
 ) -> None:
-    """Prune one model and write an ordinary checkpoint, zeros in place, with a model card."""
+    """Prune one model and write an ordinary checkpoint with a model card: zeros in place, or smaller."""
     if calibration is None:
         calibration, calibration_sha256 = option.NEWS, option.NEWS_SHA256
     # What can be told at once is: torch takes seconds to import, a model minutes to load.
-    pattern = SparsityPattern.parse(pattern_of(sparsity_ratio, sparsity_type, sparsity, quantize is not None))
+    pattern = parse_pattern(pattern_of(sparsity_ratio, sparsity_type, sparsity, quantize is not None))
     check_names({"score": method, "refine": refine, "update": update}, also=PRESETS)
     settings = composition_settings(method, group, setting or [], refine, update, quantize)
     parts = checked(settings)
@@ -105,19 +113,20 @@ def prune(
     from zpruner.evaluate import perplexity
     from zpruner.model import resolve_device, take_inventory
     from zpruner.pruning.composition import compose
+    from zpruner.pruning.fitting import check_fit
     from zpruner.pruning.loading import load_windows
     from zpruner.settings.texts import PerplexitySettings
     from zpruner.types import Stat
 
     composition = compose(parts)
     composition.check_propagation(propagation.value)
+    composition.check(pattern)
     resolve_device(device)
     opened = option.open_model(model, sha256, dtype, device, downloads, trust_remote_code, only_dense=True)
     network, tokenizer = opened.model, opened.tokenizer
     # What cannot be pruned is told before anything is downloaded or measured.
     inventory = take_inventory(network, blocks, ignore or ())
-    for layer in inventory.layers:
-        pattern.check_width(layer.in_features, layer.name)
+    check_fit({"--sparsity": pattern}, network, inventory)
     windows = load_windows(
         calibration,
         network,
@@ -180,7 +189,7 @@ def _prune(
     ignore: list[str],
     windows: Tensor,
     settings: dict[str, Any],
-    pattern: SparsityPattern,
+    pattern: Pattern,
     propagation: Propagation,
     batch_size: int,
 ) -> PrunedLayers:

@@ -37,6 +37,7 @@ def validate(
 
     from zpruner.cli._estimate import estimate_table, read_shapes
     from zpruner.evaluate import check_protocol, find_tasks
+    from zpruner.pruning.fitting import check_fit
     from zpruner.text import check_length
 
     if advice:
@@ -68,11 +69,10 @@ def validate(
         ("evaluation.perplexity", params.evaluation.perplexity.seqlen),
     ):
         check_length(seqlen, shapes.longest, f"{where}.seqlen")
-    for label in params.sparsities:
-        for layer in shapes.layers:
-            params.pattern(label).check_width(layer.in_features, layer.name)
+    patterns = {f"sparsities.{label}": params.pattern(label) for label in params.sparsities}
+    check_fit(patterns, shapes.model, shapes.inventory)
     typer.echo(
-        f"model: {len(shapes.layers)} prunable layers in {shapes.n_blocks} blocks; every pattern fits their widths"
+        f"model: {len(shapes.layers)} prunable layers in {shapes.inventory.n_blocks} blocks; every pattern fits them"
     )
     typer.echo("")
     for line in estimate_table(params, compositions, shapes, root):

@@ -1,6 +1,7 @@
 """Linear algebra of layer-wise pruning: one copy of each algorithm, on plain tensors."""
 
 from zpruner.linalg._conjugate_gradients import Solution, masked_cg
+from zpruner.linalg._elimination import Elimination
 from zpruner.linalg._energy import output_energy
 from zpruner.linalg._hessian import DampedHessian, checked_cholesky, damped_hessian, inverse_factor
 from zpruner.linalg._least_squares import Solver, choose_solver, least_squares
@@ -12,6 +13,7 @@ __all__ = [
     "ChooseMask",
     "ColumnGrid",
     "DampedHessian",
+    "Elimination",
     "Shrinkage",
     "Solution",
     "Solver",

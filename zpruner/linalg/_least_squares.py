@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zpruner.errors import SolverError
 from zpruner.linalg._conjugate_gradients import masked_cg
-from zpruner.linalg._hessian import DampedHessian
+from zpruner.linalg._hessian import DampedHessian, checked_cholesky
 from zpruner.linalg._masked_cholesky import masked_cholesky
 
 
@@ -59,6 +59,8 @@ def least_squares(
     scale = weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     removed = weight.masked_fill(support, 0.0) / scale
     target = removed @ hessian.matrix
+    if (shared := shared_support(support)) is not None:
+        return (weight + _solve_shared(hessian, shared, target) * scale).mul_(support)
     if solver is Solver.AUTO:
         solver = choose_solver(support, max_steps)
     if solver is Solver.CHOLESKY:
@@ -75,6 +77,22 @@ def least_squares(
             )
         change = found.values
     return (weight + change * scale).mul_(support)
+
+
+def shared_support(support: Tensor) -> Tensor | None:
+    """Return the support that all rows of bool (rows, n) have, or are empty, as where whole inputs went; else None."""
+    rows = support.any(1)
+    first = support[int(rows.int().argmax())] if len(support) else support.any(0)
+    return first if bool((support == rows.unsqueeze(1) & first).all()) else None
+
+
+def _solve_shared(hessian: DampedHessian, support: Tensor, target: Tensor) -> Tensor:
+    """Return the change of every row, float32 (rows, n): one factorisation for all of them."""
+    change = torch.zeros_like(target)
+    places = torch.nonzero(support).squeeze(1)
+    factor = checked_cholesky(hessian.matrix[places][:, places], hessian)
+    change[:, places] = torch.cholesky_solve(target[:, places].T, factor).T
+    return change
 
 
 def choose_solver(support: Tensor, max_steps: int) -> Solver:

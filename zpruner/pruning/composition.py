@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -12,11 +12,19 @@ from torch import Tensor
 
 from zpruner.allocations import ALLOCATIONS, Allocation
 from zpruner.corrections import CORRECTIONS, Correction
-from zpruner.errors import InvalidSettingError, MissingStatisticError, ZprunerError
+from zpruner.errors import (
+    InvalidSettingError,
+    MissingStatisticError,
+    UnknownNameError,
+    ZprunerError,
+    did_you_mean,
+)
 from zpruner.masks import REFINEMENTS, MaskRefinement, select
 from zpruner.methods import METHODS, MaskSolver, Method, PruningMethod
 from zpruner.parts.registry import Part, Registry
+from zpruner.patterns import Pattern, StructuredPattern, StructureKind
 from zpruner.quantization import ROUNDINGS, QuantizedLayer, Rounding
+from zpruner.rankings import RANKINGS, Ranking
 from zpruner.settings.explain import explain
 from zpruner.settings.params import Choice, MethodSettings, Params
 from zpruner.tuning import TUNINGS, Tuning
@@ -33,6 +41,14 @@ from zpruner.types import (
 from zpruner.updates import UPDATES, WeightUpdate
 
 P = TypeVar("P", bound=Part)
+
+_RANKS = {
+    StructureKind.NEURONS: "obs",
+    StructureKind.GROUPS: "obs",
+    StructureKind.BLOCKS: "cosine",
+    StructureKind.EXPERTS: "wanda",
+}
+"""What to name where nothing ranks structures of a kind."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,8 @@ class Composition:
 
     `takes_solution` says that the update is what the solver itself does on its mask: its weights are taken.
     `by_submodule` has sequential pruning measure each sub-module of a block with those before it pruned; `tuning`
-    follows when all of the block is. `rounding` comes last and puts what stays on a grid.
+    follows when all of the block is. `rounding` comes last and puts what stays on a grid. `structures` has what ranks
+    structures of a kind, where that is not the sum of `method`'s scores.
     """
 
     method: Method
@@ -69,11 +86,49 @@ class Composition:
     by_submodule: bool = False
     tuning: Tuning | None = None
     rounding: Rounding | None = None
+    structures: Mapping[StructureKind, PruningMethod | Ranking] = field(default_factory=dict)
 
     @property
     def solves(self) -> bool:
         """Whether masks come from a solver, one pattern at a time, and not from scores."""
         return isinstance(self.method, MaskSolver)
+
+    def ranking(self, kind: StructureKind) -> PruningMethod | Ranking:
+        """Return what ranks structures of a kind: a score of single weights is summed over each of them.
+
+        Raises:
+            InvalidSettingError: nothing does: the method is a solver, which chooses single weights.
+        """
+        found = self.structures.get(kind, self.method)
+        if isinstance(found, PruningMethod | Ranking):
+            return found
+        raise InvalidSettingError(
+            "structures",
+            f"nothing that ranks {kind}: {type(found).__name__} chooses single weights",
+            "a score, or a ranking of structures",
+            f"Add structures: {{{kind}: {_RANKS[kind]}}} to the composition.",
+        )
+
+    def sums(self, kind: StructureKind, pattern: StructuredPattern) -> bool:
+        """Return whether structures of a kind that a pattern removes are ranked by scores of their weights."""
+        return kind in pattern and isinstance(self.ranking(kind), PruningMethod)
+
+    def check(self, pattern: Pattern) -> None:
+        """Raise InvalidSettingError or InvalidPatternError unless the parts make sense with a pattern."""
+        if not isinstance(pattern, StructuredPattern):
+            if self.allocation is not None:
+                self.allocation.check(pattern)
+            return
+        for kind in pattern:
+            self.ranking(kind)
+        for key, part in (("allocate", self.allocation), ("refine", self.refinement)):
+            if part is not None:
+                raise InvalidSettingError(
+                    key,
+                    f"{type(part).__name__} for the pattern {pattern}",
+                    "none: structures go whole, as many in every block",
+                    f"Leave {key} out, or list another method for this pattern.",
+                )
 
     @property
     def needs(self) -> frozenset[Stat]:
@@ -92,7 +147,7 @@ class Composition:
         return max(part.workspace for part in self._parts())
 
     def _parts(self) -> list[Part]:
-        parts = [self.method, self.refinement, self.update, self.correction, self.rounding]
+        parts = [self.method, *self.structures.values(), self.refinement, self.update, self.correction, self.rounding]
         return [part for part in parts if part is not None]
 
     def check_propagation(self, propagation: str) -> None:
@@ -163,6 +218,10 @@ class Composition:
             return self.finish(solved, mask, stats, dense.dtype)
         return self.finish(self._updated(weight, mask, stats), mask, stats, dense.dtype)
 
+    def prune_by(self, dense: Tensor, mask: Mask, stats: LayerStats) -> Pruned:
+        """Return a layer pruned by a mask that is known, its weight (out, in) in the dtype of the dense one."""
+        return self.finish(self._updated(self.correct(dense, stats), mask, stats), mask, stats, dense.dtype)
+
     def apply(self, weight: Tensor, mask: Mask, stats: LayerStats | None) -> Tensor:
         """Return the pruned weight, zeros in place: updated and quantised as the composition says, or as it was.
 
@@ -173,7 +232,10 @@ class Composition:
     def _updated(self, weight: Tensor, mask: Mask, stats: LayerStats | None) -> Tensor:
         if self.update is None:
             return weight
-        return self.update.update(weight.float(), mask.keep, _given(stats, mask.layer, "weight update"))
+        stats = _given(stats, mask.layer, "weight update")
+        if _whole_rows(mask.keep):  # nothing went that a kept row could make up for
+            return weight
+        return self.update.update(weight.float(), mask.keep, stats)
 
     def finish(self, weight: Tensor, mask: Mask, stats: LayerStats | None, dtype: torch.dtype) -> Pruned:
         """Return what becomes of a weight when mask, update and tuning are done: zeros in place, then quantised.
@@ -280,6 +342,7 @@ def compose(settings: MethodSettings) -> Composition:
         settings.measure == "submodule",
         _chosen(TUNINGS, settings.tune),
         _chosen(ROUNDINGS, settings.quantize),
+        {kind: _ranking(kind, choice) for kind, choice in settings.structures.items()},
     )
 
 
@@ -296,10 +359,9 @@ def compose_all(params: Params) -> dict[str, Composition]:
         try:
             found[label] = compose(settings)
             found[label].check_propagation(params.calibration.propagation)
-            if (allocation := found[label].allocation) is not None:
-                for sparsity in params.sparsities:
-                    where = f"methods.{label} with sparsities.{sparsity}"
-                    allocation.check(params.pattern(sparsity))
+            for sparsity in params.sparsities:
+                where = f"methods.{label} with sparsities.{sparsity}"
+                found[label].check(params.pattern(sparsity))
         except ZprunerError as error:
             raise type(error)(f"{where}: {error.where}", error.got, error.expected, error.action) from None
     return found
@@ -320,6 +382,31 @@ def build(registry: Registry[P], name: str, settings: Mapping[str, object]) -> P
         return found(**settings)
     except ValidationError as error:
         raise explain(error, where, found) from None
+
+
+def _ranking(kind: StructureKind, choice: Choice) -> PruningMethod | Ranking:
+    """Return what an entry of `structures` names: a ranking, or a score that is summed."""
+    where = f"structures.{kind}"
+    if choice.name in RANKINGS.names():
+        ranking = build(RANKINGS, choice.name, choice.settings)
+        if kind in ranking.kinds:
+            return ranking
+        ranks = f"ranks {' and '.join(other for other in StructureKind if other in ranking.kinds)}"
+    elif choice.name in METHODS.names():
+        method = build(METHODS, choice.name, choice.settings)
+        if isinstance(method, PruningMethod):
+            return method
+        ranks = "chooses single weights"
+    else:
+        known = [*RANKINGS.names(), *METHODS.names()]
+        raise UnknownNameError(where, f"'{choice.name}'", "a ranking or a score", did_you_mean(choice.name, known))
+    expected = f"a score, or what ranks {kind}"
+    raise InvalidSettingError(where, f"'{choice.name}', which {ranks}", expected, f"Write {kind}: {_RANKS[kind]}.")
+
+
+def _whole_rows(keep: Tensor) -> bool:
+    """Return whether every row of a mask, bool (out, in), is kept whole or goes whole."""
+    return bool((keep == keep[:, :1]).all())
 
 
 def _chosen(registry: Registry[P], choice: Choice | None) -> P | None:

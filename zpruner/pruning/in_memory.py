@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -24,6 +25,7 @@ from zpruner.calibration import calibrate as _calibrate
 from zpruner.errors import InvalidSettingError, ShapeMismatchError, shown, whole_number
 from zpruner.evaluate import layer_error
 from zpruner.model import (
+    PrunableLayer,
     as_windows,
     check_in_memory,
     get_weight,
@@ -33,16 +35,19 @@ from zpruner.model import (
     take_inventory,
     undisturbed,
 )
-from zpruner.pruning.composition import Composition, compose, statistics_of
+from zpruner.patterns import SparsityPattern, StructuredPattern, StructureKind, parse_pattern
+from zpruner.pruning.composition import Composition, Pruned, compose, statistics_of
 from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.results import PrunedLayer, PrunedLayers
 from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
+from zpruner.pruning.smaller import choose_in_memory, cut_in_place
+from zpruner.pruning.structured import Read, StructureChoice
 from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_host
 from zpruner.settings.explain import explain
 from zpruner.settings.params import MethodSettings
 from zpruner.settings.wording import speaks_of_arguments
-from zpruner.types import CHANNEL_SUMS, RELATIVE, LayerStats, Mask, SparsityPattern, Stat
+from zpruner.types import CHANNEL_SUMS, RELATIVE, LayerStats, Mask, Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -125,12 +130,13 @@ def prune(
         calibration: from `calibrate`, with the statistics that the method needs (see `needs`).
         method: a preset's or a score's name, or a composition as in params.yaml, e.g.
             `{"score": "wanda", "group": "row", "update": "least_squares"}`.
-        sparsity: a ratio in [0, 1), or "N:M" with N of every M consecutive inputs kept.
+        sparsity: a ratio in [0, 1); "N:M" with N of every M consecutive inputs kept; or structures such as
+            "neurons:0.25 groups:0.25", without which the model is then a smaller one.
         quantize: what is done to what stays, as in params.yaml, e.g. `{"bits": 4}`; None: what `method` says.
         ignore: patterns of names of calibrated layers to leave dense, e.g. `*.0.mlp.*`.
 
     Returns:
-        One entry per pruned layer.
+        One entry per pruned layer, with masks of the shape that it had.
 
     Raises:
         UnknownNameError, InvalidSettingError, InvalidPatternError: bad arguments.
@@ -140,17 +146,11 @@ def prune(
     """
     check_in_memory(model)
     _check_calibration(calibration)
-    composition = composition_of(method, quantize)
+    composition, pattern = composition_of(method, quantize), parse_pattern(sparsity)
     composition.check_propagation("dense")
-    pattern = SparsityPattern.parse(sparsity)
+    composition.check(pattern)
     inventory = ignoring(calibration.inventory, ignore)
     layers = inventory.layers
-    patterns = layer_patterns(
-        composition,
-        pattern,
-        inventory,
-        lambda layer: (get_weight(model, layer), calibration.stats(layer.name)),
-    )
     for layer in layers:
         stats = calibration.stats(layer.name)
         for stat in composition.needs - RELATIVE:
@@ -162,17 +162,27 @@ def prune(
                 f"{(layer.out_features, layer.in_features)}, as calibrated",
                 "Prune the model that was calibrated.",
             )
+
+    def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
+        return get_weight(model, layer), calibration.stats(layer.name)
+
+    patterns: Mapping[str, SparsityPattern] | StructureChoice
+    if isinstance(pattern, StructuredPattern):
+        patterns = choose_in_memory(model, inventory, composition, pattern, read, calibration.windows, 8)
+    else:
+        patterns = layer_patterns(composition, pattern, inventory, read)
     results: list[PrunedLayer] = []
     weights: deque[Tensor] = deque()
-    for layer in progress(layers, "prune", len(layers), "layer"):
-        weight, stats = get_weight(model, layer), calibration.stats(layer.name)
-        found = composition.prune(weight, stats, patterns[layer.name])
+    for layer, found in progress(_pruned(patterns, composition, layers, read), "prune", len(layers), "layer"):
+        weight, stats = read(layer)
         results.append(_result(found.mask, weight, found.weight, stats, calibration.replaced.get(layer.name)))
         weights.append(to_host(found.weight)())  # an accelerator need not hold the model twice
     for layer in layers:
         if layer.name not in calibration.replaced:
             calibration.replaced[layer.name] = get_weight(model, layer).to("cpu", copy=True)
         set_weight(model, layer, weights.popleft())
+    if isinstance(patterns, StructureChoice):
+        cut_in_place(model, patterns, [found.mask for found in results])
     return PrunedLayers(results)
 
 
@@ -195,25 +205,34 @@ def prune_sequentially(
     errors are over the inputs that each layer sees in the pruned model. Gradients, where the method needs them, are
     those of the unpruned model.
     """
-    composition = composition_of(method, quantize)
+    composition, pattern = composition_of(method, quantize), parse_pattern(sparsity)
+    composition.check(pattern)
     check_in_memory(model)
     windows, batch_size = as_windows(windows, model.config), whole_number("batch_size", batch_size, 1)
     min_expert_tokens = whole_number("min_expert_tokens", min_expert_tokens, 0)
     inventory, collection = take_inventory(model, blocks, ignore), Collection()
-    if allocated := statistics_of([composition], "pruned") - {Stat.GRAD_SQ}:
+    # What is chosen in the unpruned model: sparsities of layers, blocks that go by their score.
+    first = statistics_of([composition], "pruned") - {Stat.GRAD_SQ}
+    if isinstance(pattern, StructuredPattern) and composition.sums(StructureKind.BLOCKS, pattern):
+        first = (statistics_of([composition]) | {Stat.SQ_SUM}) - {Stat.GRAD_SQ}
+    if first:
         with reading(model, windows):
-            batches = collect(model, inventory, windows, collection, stats=allocated, batch_size=batch_size)
+            batches = collect(model, inventory, windows, collection, stats=first, batch_size=batch_size)
             for _ in progress(batches, "calibrate", -(-len(windows) // batch_size), "batch"):
                 pass
         fill_experts(inventory, collection, min_expert_tokens)
         check_reached(inventory, collection.owner)
-    patterns = layer_patterns(
-        composition,
-        SparsityPattern.parse(sparsity),
-        inventory,
-        lambda layer: (get_weight(model, layer), collection.stats(layer.name)),
-    )
+
+    def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
+        return get_weight(model, layer), replace(collection.stats(layer.name), grad_sq=grad_sq.get(layer.name))
+
     grad_sq = gradients_of(model, inventory, windows) if Stat.GRAD_SQ in composition.needs else {}
+    patterns: Mapping[str, SparsityPattern] | StructureChoice
+    if isinstance(pattern, StructuredPattern):
+        with reading(model, windows):
+            patterns = choose_in_memory(model, inventory, composition, pattern, read, windows, batch_size)
+    else:
+        patterns = layer_patterns(composition, pattern, inventory, read)
     results = []
 
     def solved(found: SolvedLayer) -> None:
@@ -233,7 +252,23 @@ def prune_sequentially(
     with reading(model, windows):
         for _ in progress(blocks_done, "prune block after block", inventory.n_blocks, "block"):
             pass
+    if isinstance(patterns, StructureChoice):
+        cut_in_place(model, patterns, [found.mask for found in results])
     return PrunedLayers(results)
+
+
+def _pruned(
+    patterns: Mapping[str, SparsityPattern] | StructureChoice,
+    composition: Composition,
+    layers: Iterable[PrunableLayer],
+    read: Read,
+) -> Iterator[tuple[PrunableLayer, Pruned]]:
+    """Yield every layer with what becomes of it."""
+    if isinstance(patterns, StructureChoice):
+        yield from patterns.prune(layers, composition, read)
+        return
+    for layer in layers:
+        yield layer, composition.prune(*read(layer), patterns[layer.name])
 
 
 def _check_calibration(calibration: object) -> None:
@@ -245,6 +280,8 @@ def _check_calibration(calibration: object) -> None:
 def _result(mask: Mask, before: Tensor, after: Tensor, stats: LayerStats, dense: Tensor | None = None) -> PrunedLayer:
     """Return what was done to a layer, given its weight (out, in) before and after, and the dense one where known."""
     zeros = float((before == 0).sum()) / before.numel()
+    if not mask.keep.any():  # gone with its block, with nothing measured that it would read
+        return PrunedLayer(mask.layer, mask, 1.0, 1.0, zeros)
     if dense is not None:
         error = layer_error(dense.to(before.device), after, stats)
     else:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from zpruner.calibration import MIN_EXPERT_TOKENS, BlockReplay, Collection
+from zpruner.calibration import MIN_EXPERT_TOKENS, BlockReplay, Collection, together
 from zpruner.execution import Runner
 from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
 from zpruner.pruning.composition import Composition
+from zpruner.pruning.structured import StructureChoice
 from zpruner.pruning.tuned import BlockTuning
 from zpruner.quantization import QuantizedLayer
 from zpruner.tuning import KeptWeights
@@ -41,7 +43,7 @@ def prune_blocks(
     inventory: Inventory,
     windows: Tensor,
     composition: Composition,
-    patterns: Mapping[str, SparsityPattern],
+    patterns: Mapping[str, SparsityPattern] | StructureChoice,
     *,
     batch_size: int,
     stats: Set[Stat] = frozenset({Stat.SQ_SUM}),
@@ -63,7 +65,7 @@ def prune_blocks(
         inventory: of the model.
         windows: int (windows, seqlen) token ids.
         composition: what is done to every layer.
-        patterns: layer name -> pattern.
+        patterns: layer name -> pattern; or the structures that go.
         batch_size: windows per call.
         stats: what to collect besides what the composition needs; the least that layer errors are taken from.
         min_expert_tokens: see `zpruner.calibration.fill_experts`.
@@ -87,11 +89,17 @@ def prune_blocks(
     waiting: list[SolvedLayer] = []  # to be tuned
     first = composition if tuning is None else replace(composition, rounding=None)
 
-    def solve(layer: PrunableLayer, stats: LayerStats) -> None:
+    def stats_of(layer: PrunableLayer, collection: Collection) -> LayerStats:
+        found, grad_sq = collection.stats(layer.name), gradient(layer.name)
+        return found if grad_sq is None else replace(found, grad_sq=grad_sq.to(replay.runner.device))
+
+    def solve(layer: PrunableLayer, stats: LayerStats, mask: Mask | None) -> None:
         dense = get_weight(model, layer).clone()
-        if (grad_sq := gradient(layer.name)) is not None:
-            stats = replace(stats, grad_sq=grad_sq.to(dense.device))
-        found = first.prune(dense, stats, patterns[layer.name])
+        if isinstance(patterns, StructureChoice):
+            assert mask is not None
+            found = first.prune_by(dense, mask.to(dense.device), stats)
+        else:
+            found = first.prune(dense, stats, patterns[layer.name])
         one = SolvedLayer(found.mask, found.weight, dense, stats, found.quantized)
         if tuning is None:
             solved(one)
@@ -99,31 +107,60 @@ def prune_blocks(
             waiting.append(one)
         set_weight(model, layer, found.weight)
 
-    def prune_block(block: int, todo: list[PrunableLayer]) -> None:
+    def masks_of(layers: Sequence[PrunableLayer], collection: Collection) -> dict[str, Mask]:
+        """Return the masks that say which structures go from layers, none of which is pruned yet."""
+        if not isinstance(patterns, StructureChoice):
+            return {}
+
+        def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
+            stats = stats_of(layer, collection)
+            return composition.correct(get_weight(model, layer), stats), stats
+
+        found = patterns.masks(layers, composition, read, lambda layer: composition.score(*read(layer)).values)
+        return {mask.layer: mask for mask in found}
+
+    def prune_block(block: int, layers: list[PrunableLayer]) -> None:
         if not composition.by_submodule:
-            prune_layers(replay.measure(block, wanted, min_expert_tokens), todo)
+            prune_layers(replay.measure(block, wanted, min_expert_tokens), layers)
             return
         unpruned: dict[PrunableLayer, Tensor] = {}
         parts = replay.parts(block)
-        for layer in inventory.layers:
-            if layer.block == block and layer.name in known:
-                unpruned[layer] = get_weight(model, layer).clone()
-                set_weight(model, layer, known[layer.name]())
-        parts = [part for part in parts if any(layer in todo for layer in part.layers)]
+        if isinstance(patterns, StructureChoice):  # what goes is chosen in all layers that carry it at once
+            parts = together(parts, [patterns.plan.names_in(found) for found in patterns.plan.within(layers)])
+        open_parts = [part for part in parts if any(layer.name not in known for layer in part.layers)]
         for part in parts:
-            left = [layer for layer in part.layers if layer in todo]
-            collection = replay.measure(block, wanted, min_expert_tokens, part, unpruned, part is parts[-1])
-            unpruned |= {layer: get_weight(model, layer).clone() for layer in left}
-            prune_layers(collection, left)
+            dense = {layer: get_weight(model, layer).clone() for layer in part.layers}
+            if part in open_parts:
+                last = part is open_parts[-1]
+                prune_layers(replay.measure(block, wanted, min_expert_tokens, part, unpruned, last), part.layers)
+            unpruned |= dense
+            put_known(part.layers)
 
-    def prune_layers(collection: Collection, todo: list[PrunableLayer]) -> None:
+    def prune_layers(collection: Collection, layers: Sequence[PrunableLayer]) -> None:
+        masks = masks_of(layers, collection)
+        todo = [layer for layer in layers if layer.name not in known]
         readers = Counter(collection.owner[layer.name] for layer in todo)
         for layer in todo:
-            solve(layer, collection.stats(layer.name))
+            solve(layer, stats_of(layer, collection), masks.get(layer.name))
             owner = collection.owner[layer.name]
             readers[owner] -= 1
             if not readers[owner]:
                 del collection.accumulators[owner]
+
+    def put_known(layers: Iterable[PrunableLayer]) -> None:
+        for layer in layers:
+            if layer.name in known:
+                set_weight(model, layer, known[layer.name]())
+
+    def take_out(block: int, layers: list[PrunableLayer]) -> None:
+        """Remove a block whole: its layers are zeros, and what comes after it reads what it was given."""
+        replay.leave_out(block)
+        for layer in layers:
+            dense = get_weight(model, layer)
+            nothing = torch.zeros_like(dense)
+            if layer.name not in known:
+                solved(SolvedLayer(Mask(layer.name, nothing.bool()), nothing, dense, LayerStats(layer.name, 0, 0)))
+            set_weight(model, layer, nothing)
 
     def tune_block(tune: BlockTuning, layers: list[PrunableLayer]) -> None:
         kept = {
@@ -144,18 +181,19 @@ def prune_blocks(
         layers = [layer for layer in inventory.layers if layer.block == block]
         todo = [layer for layer in layers if layer.name not in known]
         with replay.holding(block):
-            if todo:
-                tune = None if tuning is None else BlockTuning(tuning, replay, block)
-                prune_block(block, todo)
-                if tune is not None:
-                    tune_block(tune, todo)
+            if isinstance(patterns, StructureChoice) and not patterns.stays(block):
+                take_out(block, layers)
             else:
-                replay.advance_dense(block)
-            for layer in layers:
-                if layer.name in known:
-                    set_weight(model, layer, known[layer.name]())
-            if block + 1 < inventory.n_blocks:
-                replay.advance(block)
+                if todo:
+                    tune = None if tuning is None else BlockTuning(tuning, replay, block)
+                    prune_block(block, layers)
+                    if tune is not None:
+                        tune_block(tune, todo)
+                else:
+                    replay.advance_dense(block)
+                put_known(layers)
+                if block + 1 < inventory.n_blocks:
+                    replay.advance(block)
         if todo:
             yield block
 

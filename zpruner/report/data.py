@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from zpruner.artifacts.results import Continuation, Cost, Details, Metrics, Packed, Speed
+from zpruner.patterns import Pattern, StructuredPattern, parse_pattern
 
 
 @dataclass(frozen=True)
@@ -24,31 +25,39 @@ class VariantSpec:
     @property
     def is_nm(self) -> bool:
         """Whether the pattern is N:M."""
-        kept, _, group = self.pattern.partition(":")
-        return kept.isdigit() and group.isdigit()
+        return not isinstance(self._parsed, StructuredPattern) and self._parsed.is_nm
 
     @property
     def kind(self) -> str:
-        """What the pattern is: `unstructured`, N:M itself, or what a prefix names, such as `neurons`."""
-        return self.pattern if self.is_nm else self.pattern.rpartition(":")[0] or "unstructured"
+        """What the pattern is: `unstructured`, N:M itself, or the structures that go, such as `neurons, groups`."""
+        if isinstance(self._parsed, StructuredPattern):
+            return ", ".join(self._parsed)
+        return self.pattern if self.is_nm else "unstructured"
 
     @property
     def removed(self) -> float:
-        """The share of weights that the pattern removes."""
-        kept, _, group = self.pattern.rpartition(":")
-        return 1 - int(kept) / int(group) if self.is_nm else float(group)
+        """The share that the pattern removes: of weights, or of structures the largest."""
+        found = self._parsed
+        return max(found.share(kind) for kind in found) if isinstance(found, StructuredPattern) else found.sparsity
 
     @property
     def share_text(self) -> str:
-        """The share that the pattern removes: `50 %`."""
-        return f"{self.removed * 100:.4g} %"
+        """The share that the pattern removes: `50 %`; of structures one for each kind."""
+        found = self._parsed
+        shares = [found.share(k) for k in found] if isinstance(found, StructuredPattern) else [found.sparsity]
+        return ", ".join(f"{share * 100:.4g} %" for share in shares)
 
     @property
     def pattern_text(self) -> str:
-        """The pattern for a reader: `50 %`, `2:4` or `neurons 25 %`."""
-        if self.is_nm:
-            return self.pattern
-        return self.share_text if self.kind == "unstructured" else f"{self.kind} {self.share_text}"
+        """The pattern for a reader: `50 %`, `2:4` or `neurons 25 %, groups 33.33 %`."""
+        found = self._parsed
+        if isinstance(found, StructuredPattern):
+            return ", ".join(f"{kind} {found.share(kind) * 100:.4g} %" for kind in found)
+        return self.pattern if self.is_nm else self.share_text
+
+    @property
+    def _parsed(self) -> Pattern:
+        return parse_pattern(self.pattern)
 
     @property
     def title(self) -> str:

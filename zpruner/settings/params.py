@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from zpruner.errors import InvalidPatternError, InvalidSettingError, did_you_mean
-from zpruner.patterns import ComparisonGroup, SparsityPattern
+from zpruner.patterns import ComparisonGroup, Pattern, SparsityPattern, StructuredPattern, StructureKind, parse_pattern
 from zpruner.settings.base import Settings
 from zpruner.settings.evolution import EvolutionSettings
 from zpruner.settings.texts import CalibrationSettings, PerplexitySettings, TextSettings
@@ -156,7 +156,8 @@ class MethodSettings(Settings):
     for the defaults) makes up for what earlier pruned blocks changed. Under pruned propagation `measure` says what is
     measured together before any of it is pruned: a whole block, or a sub-module of it (layers that read one input);
     `tune` (`{}` for the defaults) lets gradients of a block's own outputs change what is kept in it. `quantize` comes
-    last and puts what stays on a grid.
+    last and puts what stays on a grid. `structures` (kind -> ranking or score) ranks what structured patterns remove,
+    where the score, summed over each, does not.
     """
 
     score: str
@@ -169,6 +170,7 @@ class MethodSettings(Settings):
     quantize: Annotated[Choice | None, BeforeValidator(_as_rounding)] = None
     measure: Literal["block", "submodule"] = "block"
     tune: Annotated[Choice | None, BeforeValidator(_as_tuning)] = None
+    structures: dict[StructureKind, Annotated[Choice, BeforeValidator(_as_choice)]] = Field(default_factory=dict)
 
 
 class Params(Settings):
@@ -183,11 +185,11 @@ class Params(Settings):
     packed: PackedSettings = PackedSettings()
     search: SearchSettings | None = None
 
-    def pattern(self, sparsity: str) -> SparsityPattern:
+    def pattern(self, sparsity: str) -> Pattern:
         """Return the pattern labelled `sparsity`."""
         value = _entry("sparsities", self.sparsities, sparsity)
         try:
-            return SparsityPattern.parse(value)
+            return parse_pattern(value)
         except InvalidPatternError as error:
             raise InvalidPatternError(f"sparsities.{sparsity}", error.got, error.expected, error.action) from None
 
@@ -197,7 +199,9 @@ class Params(Settings):
         return chosen == "all" or any(fnmatchcase(f"{method}/{sparsity}", pattern) for pattern in chosen)
 
     def packs(self, method: str, sparsity: str) -> bool:
-        """Return whether a variant is also written without its zeros."""
+        """Return whether a variant is also written without its zeros: one that lost structures has none."""
+        if isinstance(self.pattern(sparsity), StructuredPattern):
+            return False
         return any(fnmatchcase(f"{method}/{sparsity}", pattern) for pattern in self.packed.variants)
 
     def the_search(self) -> SearchSettings:

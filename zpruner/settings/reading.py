@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from zpruner.errors import InvalidSettingError, did_you_mean, shown
+from zpruner.patterns import StructuredPattern
 from zpruner.settings.explain import explain
 from zpruner.settings.moved import settle
 from zpruner.settings.params import Params
@@ -77,13 +78,17 @@ def check_params(data: object, where: str) -> Params:
         "evaluation.checkpoints": () if checkpoints == "all" else checkpoints,
         "packed.variants": params.packed.variants,
     }
+    single = [
+        variant for variant in variants if not isinstance(params.pattern(variant.split("/")[1]), StructuredPattern)
+    ]
     for key, pattern in ((key, pattern) for key, patterns in chosen.items() for pattern in patterns):
-        if not any(fnmatchcase(variant, pattern) for variant in variants):
+        may = variants if key == "evaluation.checkpoints" else single
+        if not any(fnmatchcase(variant, pattern) for variant in may):
             raise InvalidSettingError(
                 f"{where}: {key}",
-                f"'{pattern}', which matches no variant",
-                "patterns of METHOD/SPARSITY" + (", or all" if key == "evaluation.checkpoints" else ""),
-                did_you_mean(pattern, variants),
+                f"'{pattern}', which matches no variant" + ("" if may is variants else " with zeros to leave out"),
+                "patterns of METHOD/SPARSITY" + (", or all" if may is variants else ""),
+                did_you_mean(pattern, may),
             )
     for variant in variants:
         method, sparsity = variant.split("/")

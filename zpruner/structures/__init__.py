@@ -11,6 +11,7 @@ The interface::
     couplings.check(keep)                        # equal shares where one number of the config says how many
     config = cut_config(model.config, couplings, keep)   # compared with every shape; refuses what it cannot say
     smaller = cut(model, couplings, keep)        # in memory
+    write_cut(dense, inventory, couplings, keep, ...)    # a checkpoint, block by block
 
 A `Coupling` has `writes` and `reads`, each a tuple of `Slices`: a parameter's name (and the `PrunableLayer` whose
 weight it is), an axis of its logical (out, in) weight, and for structure i the places `index[i]` on that axis. Where
@@ -22,5 +23,16 @@ from zpruner.structures.coupling import Coupling, Couplings, Slices
 from zpruner.structures.cut import cut, cut_config
 from zpruner.structures.find import find_couplings
 from zpruner.structures.slicing import cut_tensor, cuts_of
+from zpruner.structures.writing import write_cut
 
-__all__ = ["Coupling", "Couplings", "Slices", "cut", "cut_config", "cut_tensor", "cuts_of", "find_couplings"]
+__all__ = [
+    "Coupling",
+    "Couplings",
+    "Slices",
+    "cut",
+    "cut_config",
+    "cut_tensor",
+    "cuts_of",
+    "find_couplings",
+    "write_cut",
+]

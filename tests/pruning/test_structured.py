@@ -1,0 +1,218 @@
+"""Structures that go: what is chosen, the masks that say so, compensation, and the smaller model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from transformers import MixtralConfig, MixtralForCausalLM
+
+import zpruner
+from zpruner.errors import InvalidPatternError, InvalidSettingError, UnknownNameError
+from zpruner.model import get_weight, set_weight, take_inventory
+from zpruner.patterns import StructuredPattern, StructureKind, parse_pattern
+from zpruner.pruning.composition import compose
+from zpruner.pruning.structured import StructurePlan
+from zpruner.settings.params import MethodSettings
+from zpruner.structures import Couplings, find_couplings
+
+WINDOWS = torch.randint(0, tiny.VOCABULARY, (6, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
+PLAIN = {"score": "wanda"}
+SOLVED = {
+    "score": "magnitude",
+    "structures": {"neurons": "obs", "groups": "flap", "blocks": "cosine"},
+    "update": "least_squares",
+    "correct": {},
+    "measure": "submodule",
+}
+
+
+@pytest.fixture(scope="module")
+def couplings() -> Couplings:
+    """Of the tiny Llama: finding them takes a while."""
+    return find_couplings(tiny.build("llama"))
+
+
+@pytest.fixture(autouse=True)
+def found(couplings: Couplings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zpruner.pruning.smaller.find_couplings", lambda model, blocks: couplings)
+
+
+def pruned(model: Any, method: Any, sparsity: str, propagation: str = "dense") -> Any:
+    if propagation == "pruned":
+        return zpruner.prune_sequentially(model, WINDOWS, method=method, sparsity=sparsity, batch_size=2)
+    calibration = zpruner.calibrate(model, WINDOWS, for_methods=method)
+    return zpruner.prune(model, calibration, method=method, sparsity=sparsity)
+
+
+def test_neurons_are_ranked_by_the_summed_scores_of_what_reads_them() -> None:
+    model = tiny.build("llama")
+    dense = copy.deepcopy(model)
+    calibration = zpruner.calibrate(model, WINDOWS)
+    layers = {layer.name: layer for layer in calibration.inventory.layers}
+    found = {
+        each.name: each.mask.keep for each in zpruner.prune(model, calibration, method=PLAIN, sparsity="neurons:0.25")
+    }
+    for block in range(3):
+        down, gate, up = (f"model.layers.{block}.mlp.{name}_proj" for name in ("down", "gate", "up"))
+        weight, stats = get_weight(dense, layers[down]), calibration.stats(down)
+        scores = (weight.abs() * stats.squared_norm().sqrt()).sum(0)
+        stays = torch.zeros(48, dtype=torch.bool)
+        stays[scores.topk(36).indices] = True
+        assert torch.equal(found[down], stays.expand(32, 48))
+        assert torch.equal(found[gate], stays[:, None].expand(48, 32))
+        assert torch.equal(found[up], found[gate])
+        assert found[f"model.layers.{block}.self_attn.o_proj"].all()
+
+
+@pytest.mark.parametrize("propagation", ["dense", "pruned"])
+@pytest.mark.parametrize(
+    ("method", "sparsity", "sizes"),
+    [
+        (PLAIN, "neurons:0.25 groups:1/2", (36, 2, 1, 3)),
+        (PLAIN, "blocks:1/3", (48, 4, 2, 2)),
+        (SOLVED, "neurons:0.3 multiple:8 groups:1/2 blocks:1/3", (32, 2, 1, 2)),
+    ],
+)
+def test_the_smaller_model_computes_what_the_masked_one_does(
+    method: Any, sparsity: str, sizes: tuple[int, ...], propagation: str
+) -> None:
+    model = tiny.build("llama")
+    masked = copy.deepcopy(model)
+    inventory = take_inventory(model)
+    results = pruned(model, method, sparsity, propagation)
+    config = model.config
+    assert sizes == (
+        config.intermediate_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.num_hidden_layers,
+    )
+    weights = {layer.name: get_weight(model, layer) for layer in take_inventory(model).layers}
+    stays = [b for b in range(3) if any(r.mask.keep.any() for r in results if f"layers.{b}." in r.name)]
+    for layer, result in zip(inventory.layers, results, strict=True):
+        whole = torch.zeros(layer.shape)
+        if layer.block in stays:
+            small = weights[layer.name.replace(f"layers.{layer.block}.", f"layers.{stays.index(layer.block)}.")]
+            whole[result.mask.keep] = small.reshape(-1)
+        set_weight(masked, layer, whole)
+    with torch.no_grad():
+        torch.testing.assert_close(model(WINDOWS.long()).logits, masked(WINDOWS.long()).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("propagation", ["dense", "pruned"])
+@pytest.mark.parametrize("shrinkage", [0.0, 1.0, "auto"])
+def test_compensation_never_loses_more_than_none(propagation: str, shrinkage: float | str) -> None:
+    """On the tokens that a layer was pruned for: whatever the regularisation, it is where the loss begins or below."""
+    update = {"name": "least_squares", "settings": {"shrinkage": shrinkage, "damping": 0.05}}
+    rank = {"structures": {"neurons": "obs", "groups": "obs"}}
+    with_, without = (
+        pruned(tiny.build("llama"), {"score": "magnitude", **rank, **extra}, "neurons:0.5 groups:1/2", propagation)
+        for extra in ({"update": update}, {"update": {"name": "least_squares", "settings": {"damping": 1e6}}})
+    )
+    # Of the first block all inputs are the same, and so are the masks.
+    compared = [pair for pair in zip(with_, without, strict=True) if "layers.0." in pair[0].name]
+    for one, other in compared:
+        assert torch.equal(one.mask.keep, other.mask.keep)
+        assert one.layer_error <= other.layer_error * (1 + 1e-5)
+    readers = [pair for pair in compared if "down_proj" in pair[0].name or "o_proj" in pair[0].name]
+    assert all(one.layer_error < 0.99 * other.layer_error for one, other in readers)
+
+
+def test_experts_go_whole_and_their_routers_with_them() -> None:
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=tiny.VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+    )
+    model = MixtralForCausalLM(config).eval()
+    plan = StructurePlan.of(pattern("experts:0.5"), find_couplings(model), take_inventory(model).layers)
+    weights = {layer.name: get_weight(model, layer).clone() for layer in plan.layers}
+    blocks = [[layer for layer in plan.layers if layer.block == block] for block in range(2)]
+    keep: dict[str, torch.Tensor] = {}
+    for layers in blocks:
+        keep |= plan.choose(
+            compose(MethodSettings(score="magnitude")),
+            layers,
+            lambda layer: (weights[layer.name], zpruner.LayerStats(layer.name, 0, 0)),
+            lambda layer: weights[layer.name].abs(),
+        )
+    masks = {mask.layer: mask.keep for layers in blocks for mask in plan.masks(layers, keep)}
+    for coupling in plan.couplings.of(StructureKind.EXPERTS):
+        sums = [sum(float(weights[la.name].abs().sum()) for la in each) for each in plan.members(coupling)]
+        best = sorted(range(4), key=lambda expert: -sums[expert])[:2]
+        assert keep[coupling.name].tolist() == [expert in best for expert in range(4)]
+        for expert, each in enumerate(plan.members(coupling)):
+            assert len(each) == 2
+            assert all(bool(masks[la.name].all()) == bool(masks[la.name].any()) == (expert in best) for la in each)
+    found = plan.kept_of(lambda layer: masks[layer.name])
+    assert {name: chosen.tolist() for name, chosen in found.items()} == {n: c.tolist() for n, c in keep.items()}
+
+
+def pattern(text: str) -> StructuredPattern:
+    found = parse_pattern(text)
+    assert isinstance(found, StructuredPattern)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "told"),
+    [("experts:0.5", "experts"), ("groups:0.1", "got 2 groups"), ("neurons:0.25 multiple:64", "got 48 neurons")],
+)
+def test_what_the_model_lacks_is_told_before_anything_changes(sparsity: str, told: str) -> None:
+    model = tiny.build("llama")
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InvalidPatternError, match=told):
+        pruned(model, PLAIN, sparsity)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_layer_that_stays_dense_and_would_be_cut_is_told(couplings: Couplings) -> None:
+    layers = take_inventory(tiny.build("llama"), ignore=["*.1.mlp.up_proj"]).layers
+    with pytest.raises(InvalidPatternError, match=r"layer model\.layers\.1\.mlp\.up_proj: .*model\.ignore"):
+        StructurePlan.of(pattern("neurons:0.25"), couplings, layers)
+    StructurePlan.of(pattern("groups:0.5"), couplings, layers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sparsity", "told"),
+    [
+        ({"score": "sparsegpt"}, "neurons:0.25", r"structures: got nothing that ranks neurons.*\{neurons: obs\}"),
+        ({"score": "wanda", "refine": "swaps"}, "neurons:0.25", "refine: got Swaps for the pattern neurons:0.25"),
+        ({"score": "wanda", "allocate": "owl"}, "blocks:0.5", "allocate: got Owl for the pattern blocks:0.5"),
+    ],
+)
+def test_parts_that_make_no_sense_with_structures_are_told(settings: Any, sparsity: str, told: str) -> None:
+    with pytest.raises(InvalidSettingError, match=told):
+        compose(MethodSettings(**settings)).check(parse_pattern(sparsity))
+
+
+@pytest.mark.parametrize(
+    ("structures", "error", "told"),
+    [
+        ({"neurons": "cosine"}, InvalidSettingError, "'cosine', which ranks blocks.*Write neurons: obs"),
+        ({"neurons": "alps"}, InvalidSettingError, "'alps', which chooses single weights"),
+        ({"neurons": "ob"}, UnknownNameError, "structures.neurons: got 'ob'.*Did you mean 'obs'"),
+        ({"neurons": {"name": "obs", "settings": {"round": 3}}}, InvalidSettingError, "unknown key 'round'"),
+    ],
+)
+def test_rankings_that_cannot_be_are_told(structures: Any, error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told):
+        compose(MethodSettings(score="wanda", structures=structures))
+
+
+def test_a_solver_beside_a_ranking_goes_with_any_pattern() -> None:
+    found = compose(MethodSettings(score="alps", structures={"neurons": "obs"}))
+    for text in ("0.5", "2:4", "neurons:0.25"):
+        found.check(parse_pattern(text))
+    with pytest.raises(InvalidSettingError, match="ranks groups"):
+        found.check(parse_pattern("neurons:0.25 groups:0.5"))

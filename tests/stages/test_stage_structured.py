@@ -1,0 +1,194 @@
+"""Structured patterns through the stages: smaller checkpoints, resumed, streamed, made in memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import staged
+import tiny
+import torch
+from transformers import AutoModelForCausalLM
+
+from stages import apply, check, evaluate, mask, report, score
+from zpruner.artifacts.work import Work
+from zpruner.errors import InvalidPatternError, InvalidSettingError
+from zpruner.structures import find_couplings
+
+METHODS = {
+    "summed": {"score": "wanda"},
+    "ranked": {
+        "score": "alps",
+        "structures": {"neurons": "obs", "groups": "flap", "blocks": "cosine"},
+        "update": "least_squares",
+        "correct": {},
+        "measure": "submodule",
+    },
+}
+SPARSITIES = {"w25": "neurons:0.25", "mix": "neurons:0.25 groups:0.5 blocks:1/3"}
+VARIANTS = [("summed", "w25"), ("ranked", "mix")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def found_once() -> Iterator[None]:
+    """Finding what can be cut takes longer than a stage: of the tiny model it is found once."""
+    couplings = find_couplings(tiny.build("llama"))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("stages._structures", "zpruner.pruning.fitting"):
+            patch.setattr(f"{module}.find_couplings", lambda model, blocks: couplings)
+        yield
+
+
+@pytest.fixture(scope="module", params=["dense", "pruned"])
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny project with two structured variants, evaluated."""
+    root = staged.make(
+        tmp_path_factory.mktemp("structured") / "project",
+        methods=METHODS,
+        sparsities=SPARSITIES,
+        propagation=request.param,
+    )
+    staged.change_params(root, "machine.streaming", "never")
+    staged.run_all(root, "gradients")
+    evaluate.run(dense=True, root=root)
+    run_variants(root)
+    return root
+
+
+def run_variants(root: Path) -> None:
+    for method, sparsity in VARIANTS:
+        score.run(method, root)
+        mask.run(method, sparsity, root)
+        apply.run(method, sparsity, root)
+        evaluate.run(method, sparsity, root=root)
+
+
+def again(project: Path, tmp_path: Path, name: str, value: Any) -> Path:
+    """Return a copy of a project with another setting, its variants to be made again."""
+    root = tmp_path / "again"
+    shutil.copytree(project, root)
+    for made in ("scores", "masks", "solved", "pruned", ".work"):
+        shutil.rmtree(root / "data" / made)
+    staged.change_params(root, name, value)
+    tiny.plan(root)
+    return root
+
+
+def metrics(root: Path, method: str, sparsity: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((root / f"data/evaluation/{method}/{sparsity}.json").read_text())
+    return {key: value for key, value in found.items() if key != "checksum"}
+
+
+def test_the_checkpoint_is_an_ordinary_smaller_one(project: Path) -> None:
+    dense = AutoModelForCausalLM.from_pretrained(project / "data/models/dense")
+    for (method, sparsity), sizes in zip(VARIANTS, [(36, 4, 2, 3), (36, 2, 1, 2)], strict=True):
+        model = AutoModelForCausalLM.from_pretrained(project / f"data/pruned/{method}/{sparsity}")
+        config, found = model.config, metrics(project, method, sparsity)
+        assert sizes == (
+            config.intermediate_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.num_hidden_layers,
+        )
+        parameters = sum(p.numel() for p in model.parameters())
+        assert parameters == found["parameters"] < sum(p.numel() for p in dense.parameters())
+        assert found["bytes"]["stored"] == parameters * next(model.parameters()).element_size()
+        assert found["bytes"].keys() == {"stored", "read"}
+        layers = json.loads((project / f"data/evaluation/{method}/{sparsity}.layers.json").read_text())["layers"]
+        assert len(layers) == 21  # every layer of the dense model, those that are gone with an error of 1
+        gone = [layer for layer in layers if layer["sparsity"] == 1.0]
+        assert [layer["layer_error"] for layer in gone] == [1.0] * len(gone)
+        assert len(gone) == (7 if sparsity == "mix" else 0)
+        whole = sum(layer["weights"] for layer in layers)
+        assert found["sparsity"] == pytest.approx(
+            1 - sum((1 - la["sparsity"]) * la["weights"] for la in layers) / whole
+        )
+
+
+def test_streamed_it_is_the_same_to_the_byte(project: Path, tmp_path: Path) -> None:
+    root = again(project, tmp_path, "machine.streaming", "always")
+    run_variants(root)
+    assert staged.artifacts(root) == staged.artifacts(project)
+
+
+def test_made_in_memory_it_has_the_same_numbers(project: Path, tmp_path: Path) -> None:
+    root = again(project, tmp_path, "evaluation.checkpoints", [])
+    run_variants(root)
+    for variant in VARIANTS:
+        assert metrics(root, *variant) == metrics(project, *variant)
+        assert not list((root / "data/pruned" / variant[0] / variant[1]).glob("*.safetensors"))
+
+
+class Killed(BaseException):
+    """Stands for a kill right after something was journalled."""
+
+
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 9])
+def test_a_killed_stage_ends_with_the_same_bytes(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    root = again(project, tmp_path, "machine.device", "cpu")
+    method, sparsity = VARIANTS[1]
+    score.run(method, root)
+    record = Work.record
+    for stage in (mask, apply):
+        left = [after]
+
+        def killed(self: Work, *args: Any, left: list[int] = left) -> None:
+            record(self, *args)
+            left[0] -= 1
+            if not left[0]:
+                raise Killed
+
+        monkeypatch.setattr(Work, "record", killed)
+        try:
+            stage.run(method, sparsity, root)
+        except Killed:
+            monkeypatch.setattr(Work, "record", record)
+            stage.run(method, sparsity, root)
+    monkeypatch.setattr(Work, "record", record)
+    for made in ("masks", "solved", "pruned"):
+        expected, found = (tiny.files_of(where / f"data/{made}/{method}/{sparsity}") for where in (project, root))
+        assert found == expected
+
+
+def test_the_report_takes_them_like_any_other(project: Path, tmp_path: Path) -> None:
+    root = tmp_path / "reported"
+    shutil.copytree(project, root)
+    staged.change_params(root, "methods", {"summed": METHODS["summed"]})
+    staged.change_params(root, "sparsities", {"w25": "neurons:0.25"})
+    tiny.plan(root)
+    report.run(root=root)
+    text = (root / "data/report/report.md").read_text(encoding="utf-8").replace("\u202f", " ")
+    assert "neurons 25 %" in text
+
+
+def test_what_cannot_be_is_told_before_anything_runs(project: Path, tmp_path: Path) -> None:
+    root = tmp_path / "refused"
+    shutil.copytree(project, root)
+    staged.change_params(root, "methods", {"summed": METHODS["summed"]}, plan=False)
+    staged.change_params(root, "sparsities.e50", "experts:0.5", plan=False)
+    with pytest.raises(InvalidPatternError, match=r"sparsities\.e50"):
+        check.run(root)
+    staged.change_params(root, "sparsities", {"w25": "neurons:0.25"}, plan=False)
+    staged.change_params(root, "methods.solver", {"score": "alps"}, plan=False)
+    with pytest.raises(InvalidSettingError, match=r"methods\.solver with sparsities\.w25: structures"):
+        check.run(root)
+
+
+def test_masks_name_what_stays(project: Path) -> None:
+    """Rows of what makes a neuron, columns of what reads it: the same places."""
+    from zpruner.artifacts.store import ArtifactReader
+
+    masks = ArtifactReader(project / "data/masks/summed/w25", "masks")
+    for block in range(3):
+        down, gate = (
+            masks.read_matrix(f"model.layers.{block}.mlp.{name}_proj", "keep", torch.bool, shape)
+            for name, shape in (("down", (32, 48)), ("gate", (48, 32)))
+        )
+        assert torch.equal(down, gate.T)
+        assert int(down[0].sum()) == 36

@@ -1,0 +1,41 @@
+"""Whether a model has what patterns remove: told before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from zpruner.errors import InvalidPatternError
+from zpruner.model import Inventory
+from zpruner.patterns import Pattern, StructuredPattern
+from zpruner.pruning.structured import StructurePlan
+from zpruner.structures import find_couplings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def check_fit(patterns: Mapping[str, Pattern], model: PreTrainedModel, inventory: Inventory) -> None:
+    """Raise unless every pattern fits a model.
+
+    Args:
+        patterns: what is removed, by what messages call it.
+        model: in memory, or empty.
+        inventory: of the model.
+
+    Raises:
+        InvalidPatternError: a width that M of N:M does not divide; structures that the model lacks, or has too few of.
+    """
+    structured = any(isinstance(pattern, StructuredPattern) for pattern in patterns.values())
+    couplings = find_couplings(model, inventory.blocks) if structured else None
+    for name, pattern in patterns.items():
+        try:
+            if isinstance(pattern, StructuredPattern):
+                assert couplings is not None
+                StructurePlan.of(pattern, couplings, inventory.layers)
+                continue
+            for layer in inventory.layers:
+                pattern.check_width(layer.in_features, layer.name)
+        except InvalidPatternError as error:
+            where = f"{name}: {error.where}"
+            raise InvalidPatternError(where, error.got, error.expected, error.action) from None

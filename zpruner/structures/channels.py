@@ -75,17 +75,40 @@ def find_channels(
 
 
 def _groups(followed: Followed, reader: Reader, sizes: list[int]) -> tuple[int, tuple[Rows, ...]] | None:
-    """Return how many groups a reader's channels are, and what makes each; None where there is nothing to cut."""
+    """Return how many groups a reader's channels are, and what makes each; None where there is nothing to cut.
+
+    Whatever makes a group makes the larger one that it lies in: where no number of large groups, a prime, has more rows
+    than single channels have, none has.
+    """
     width = reader.channels.shape[1]
-    made: set[tuple[str, int, int]] = set()
-    best = None
-    for count in [width, *(size for size in sizes if size < width and width % size == 0)]:
-        rows = followed.rows(reader, count)
-        now = {(found.tensor, found.axis, found.index.numel()) for found in rows if followed.is_layer(found.tensor)}
-        if now - made:
-            made |= now
-            best = count, rows
-    return best if best is None or best[0] < width or not followed.is_linear(reader, best[1]) else None
+    best = width, followed.rows(reader, width)
+    most = {prime: _total(followed, followed.rows(reader, prime)) for prime in _primes(width)}
+    for count in (size for size in sizes if 1 < size < width and width % size == 0):
+        if max((total for prime, total in most.items() if count % prime == 0), default=0) > _total(followed, best[1]):
+            rows = followed.rows(reader, count)
+            if _total(followed, rows) > _total(followed, best[1]):
+                best = count, rows
+    if not best[1] or (best[0] == width and followed.is_linear(reader, best[1])):
+        return None
+    return best
+
+
+def _total(followed: Followed, rows: Iterable[Rows]) -> int:
+    """Return how many of layers' rows make single groups."""
+    return sum(found.index.numel() for found in rows if followed.is_layer(found.tensor))
+
+
+def _primes(number: int) -> list[int]:
+    """Return the prime factors of a number, each once."""
+    found = []
+    prime = 2
+    while number > 1:
+        if number % prime == 0:
+            found.append(prime)
+            while number % prime == 0:
+                number //= prime
+        prime += 1
+    return found
 
 
 class _Maker:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from zpruner.patterns import StructureKind
 from zpruner.structures.coupling import Coupling
 from zpruner.structures.probe import Probe
 from zpruner.structures.slicing import Cuts, cut_tensor, cuts_of
@@ -39,17 +40,17 @@ def same_when_cut(
         keep: name -> bool (count,), equal in blocks of one signature.
     """
     couplings = tuple(couplings)
-    cuts = cuts_of(couplings, keep)
     last = probe.last()
-    silent = dict(weights)
-    for coupling in couplings:
-        for slices in coupling.reads:
-            if silent[slices.tensor] is weights[slices.tensor]:
-                silent[slices.tensor] = weights[slices.tensor].clone()
-            slices.view(silent[slices.tensor]).index_fill_(slices.axis, slices.places(~keep[coupling.name]), 0.0)
+    cuts = cuts_of(couplings, keep)
+    reached = {name: tensor for name, tensor in weights.items() if (probe.block_of(name) or 0) <= last}
+    silent = _silent(reached, couplings, keep)
     other = Probe.of(smaller, probe.blocks)
-    left = cut_weights(weights, cuts)
-    for attention in dict.fromkeys((probe.model.config._attn_implementation, "eager")):
+    try:
+        left = cut_weights(reached, cuts)
+    except RuntimeError:  # a stack of which not every matrix is cut
+        return False
+    heads = any(coupling.kind is StructureKind.GROUPS for coupling in couplings)
+    for attention in dict.fromkeys((probe.model.config._attn_implementation, *(["eager"] if heads else []))):
         with probe.attending(attention), other.attending(attention):
             wanted = probe.run(silent, last)
             try:
@@ -59,6 +60,23 @@ def same_when_cut(
         if not _equal(found, wanted):
             return False
     return True
+
+
+def _silent(
+    weights: Mapping[str, Tensor], couplings: Iterable[Coupling], keep: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return weights with zeros where structures that go are read; blocks that share a weight share the result."""
+    silent = dict(weights)
+    made: dict[int, Tensor] = {}
+    for coupling in couplings:
+        for slices in coupling.reads:
+            if slices.tensor in weights:
+                whole = weights[slices.tensor]
+                if id(whole) not in made:
+                    made[id(whole)] = whole.clone()
+                silent[slices.tensor] = zeroed = made[id(whole)]
+                slices.view(zeroed).index_fill_(slices.axis, slices.places(~keep[coupling.name]), 0.0)
+    return silent
 
 
 def same_without(
@@ -132,6 +150,13 @@ def _equal(found: Tensor, wanted: Tensor) -> bool:
 
 
 def cut_weights(weights: Mapping[str, Tensor], cuts: Cuts) -> dict[str, Tensor]:
-    """Return weights without what is cut."""
+    """Return weights without what is cut; blocks that share a weight share the result."""
+    made: dict[int, Tensor] = {}
+    left = dict(weights)
     with torch.no_grad():
-        return {name: cut_tensor(tensor, cuts[name]) if name in cuts else tensor for name, tensor in weights.items()}
+        for name, tensor in weights.items():
+            if name in cuts:
+                if id(tensor) not in made:
+                    made[id(tensor)] = cut_tensor(tensor, cuts[name])
+                left[name] = made[id(tensor)]
+    return left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from zpruner.structures.depth import depths
 from zpruner.structures.equality import same_when_cut, same_without
 from zpruner.structures.experts import find_experts
 from zpruner.structures.probe import Probe
-from zpruner.structures.sizes import Size, empty_of, empty_with, shapes_of
+from zpruner.structures.sizes import Size, changed, empty_of, empty_with, shapes_of
 from zpruner.structures.widths import Resized, Sizes, sizes_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def find_couplings(model: PreTrainedModel, blocks: str | None = None, ignore: It
     inventory = take_inventory(empty, blocks)
     with torch.inference_mode(False), torch.enable_grad():  # gradients are followed, whatever the caller does without
         search = _Search(model.config, empty, inventory)
-        found = [*search.widths(), *search.experts(), *search.depth()]
+        widths = list(search.widths())
+        found = [*widths, *search.experts(), *search.depth(size for size, _ in widths)]
     missing = {kind: search.why_not(kind) for kind in StructureKind}
     staying = _ignored(inventory, take_inventory(empty, blocks, ignore)) if ignore else frozenset()
     for size, couplings in list(found):
@@ -113,22 +115,29 @@ class _Search:
         """Yield experts."""
         yield from find_experts(self.config, self.probe, self.weights, self.inventory.layers, self.before)
 
-    def depth(self) -> Iterator[tuple[Size, list[Coupling]]]:
-        """Yield blocks: of each signature the first and the last are tried, with which all of it can go or not."""
+    def depth(self, narrower: Iterable[Size]) -> Iterator[tuple[Size, list[Coupling]]]:
+        """Yield blocks: of each signature the first and the last are tried, with which all of it can go or not.
+
+        Args:
+            narrower: sizes that were found, which are made as small as they can be, to run all blocks in little time.
+        """
         path, count = self.probe.blocks, self.inventory.n_blocks
         owners = self.probe.owners()
-        for size in depths(self.config, count):
-            name = size.name
-            alone = Coupling(StructureKind.BLOCKS, path, None, count, name, 1, (), (), entries=path)
-            couplings = Couplings((alone,), {name: size})
+        probe, config = self.probe, self.config
+        values = {where: value for size in narrower for where, value in size.at(1, size.units).items()}
+        if values and (narrow := empty_with(config, values)) is not None:
+            probe, config = Probe.of(narrow, path), changed(config, values)
+        weights = self.weights if probe is self.probe else probe.random_weights(self.inventory.layers, 0)
+        for size in depths(config, count):
+            alone = Coupling(StructureKind.BLOCKS, path, None, count, size.name, 1, (), (), entries=path)
+            couplings = Couplings((alone,), {size.name: size})
             removable = torch.zeros(count, dtype=torch.bool)
             for owner in dict.fromkeys(owners):
                 mine = torch.tensor([first == owner for first in owners])
                 ends = {owner, int(mine.nonzero()[-1])}
-                removable |= mine & all(self._goes(couplings, path, index) for index in ends)
+                removable |= mine & all(_goes(config, probe, weights, couplings, path, index) for index in ends)
             if removable.any():
-                limit = None if removable.all() else removable
-                yield size, [Coupling(StructureKind.BLOCKS, path, None, count, name, 1, (), (), path, limit)]
+                yield size, [replace(alone, removable=None if removable.all() else removable)]
                 return
 
     def why_not(self, kind: StructureKind) -> str:
@@ -145,18 +154,6 @@ class _Search:
                 if any(_kind(each) is kind for each in self.channels):
                     return f"a config that has no number for its {kind.value} alone"
                 return f"{kind.value} that depend on each other, or that no layer reads apart"
-
-    def _goes(self, couplings: Couplings, path: str, index: int) -> bool:
-        """Return whether a block can go, and the others still compute what they did."""
-        kept = torch.ones(self.inventory.n_blocks, dtype=torch.bool)
-        kept[index] = False
-        keep = {path: kept}
-        try:
-            smaller = empty_of(cut_config(self.config, couplings, keep))
-        except ZprunerError:
-            return False
-        names = {name: new for name in self.before if (new := renamed(name, couplings, keep)) is not None}
-        return same_without(self.probe, smaller, self.weights, kept, names)
 
     def _proved(self, resized: Resized, couplings: list[Coupling]) -> bool:
         """Return whether the model without half of the structures computes what it does when nothing reads them."""
@@ -195,6 +192,21 @@ def _anywhere(count: int, number: int) -> Tensor:
 _CHOICES: tuple[Callable[[int, int], Tensor], ...] = (*(partial(_ends, bit) for bit in range(3)), _anywhere)
 """Orders in which structures are kept to prove that any may go. They differ between any two of the first couplings, so
 that structures which two blocks share do not pass: from one end or the other, and scattered."""
+
+
+def _goes(
+    config: PretrainedConfig, probe: Probe, weights: Mapping[str, Tensor], couplings: Couplings, path: str, index: int
+) -> bool:
+    """Return whether a block can go, and the others still compute what they did."""
+    kept = torch.ones(couplings.named(path).count, dtype=torch.bool)
+    kept[index] = False
+    keep = {path: kept}
+    try:
+        smaller = empty_of(cut_config(config, couplings, keep))
+    except ZprunerError:
+        return False
+    names = {name: new for name in weights if (new := renamed(name, couplings, keep)) is not None}
+    return same_without(probe, smaller, weights, kept, names)
 
 
 def _kind(channels: Channels) -> StructureKind:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import families
 import layouts
@@ -40,9 +41,10 @@ def logits(folder: Path, dtype: str = "auto") -> tuple[Tensor, set[str]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model, loading = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
             )
+            model, loading = loaded
         except NotImplementedError:  # transformers' own, of a tied tensor of another shape
             return torch.empty(0), {"a tied weight"}
     lacking = loading["missing_keys"] | {name for name, *_ in loading["mismatched_keys"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,8 @@ def control(dense: PreTrainedModel, names: frozenset[str]) -> PreTrainedModel:
     """Return a copy of `dense`, sharing its weights, whose layers of these names are multiplied by the kernels."""
     model = sharing(dense)
     for name in names:
-        model.set_submodule(name, ControlLinear(model.get_submodule(name)))
+        linear: Any = model.get_submodule(name)
+        model.set_submodule(name, ControlLinear(linear))
     for module in model.modules():  # as in a packed model
         if type(module) is nn.Linear:
             module.__class__ = KernelLinear

@@ -82,7 +82,8 @@ class Conversion:
         """Return parameters as a checkpoint stores them, undoing the conversions that matched a stored tensor."""
         from transformers.core_model_loading import revert_weight_conversion
 
-        self.model._weight_conversions = [entry for entry in self._undone if entry.was_used()]
+        undone: Any = [entry for entry in self._undone if entry.was_used()]
+        self.model._weight_conversions = undone
         found: dict[str, Tensor] = revert_weight_conversion(self.model, dict(parameters))
         return found
 

@@ -28,7 +28,8 @@ def continuation(
     given = tokenizer(prompt, return_tensors="pt").to(device)
     ids = given["input_ids"]
     with torch.no_grad(), quiet():  # its advice on sampling does not apply
-        found = model.generate(
+        generator: Any = model
+        found = generator.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,

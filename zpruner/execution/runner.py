@@ -228,7 +228,9 @@ class StreamedRunner(Runner):
         return dict(pairwise(listed))
 
     def _find_units(self, small: int) -> dict[str, list[str]]:
-        blocks = [f"{self._path}.{index}" for index in range(len(self.model.get_submodule(self._path)))]
+        blocks = [
+            f"{self._path}.{index}" for index in range(len(list(self.model.get_submodule(self._path).children())))
+        ]
         units: dict[str, list[str]] = {block: [] for block in blocks}
         others: dict[str, list[str]] = {}
         for name in self.skeleton.stored:

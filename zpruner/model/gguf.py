@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zpruner.model.config import check_causal, one_sentence, quiet_transformers
 from zpruner.model.gguf_header import check_header
@@ -34,8 +34,7 @@ def load_gguf(file: Path, dtype: str) -> PreTrainedModel:
     with one_sentence(file), quiet(), quiet_transformers():
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
         check_causal(file, config)
-        model: PreTrainedModel
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             config=config,
             gguf_file=file.name,
@@ -44,11 +43,13 @@ def load_gguf(file: Path, dtype: str) -> PreTrainedModel:
             local_files_only=True,
             output_loading_info=True,
         )
+    model, loading = loaded
     check_loaded(file, loading["missing_keys"], loading["mismatched_keys"])
     # The weights are dense now; a checkpoint that said otherwise could not be loaded again.
     model.hf_quantizer = None
     vars(model.config).pop("quantization_config", None)
-    return model
+    found: PreTrainedModel = model
+    return found
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -78,8 +78,7 @@ def load_model(
     opened = None if is_packed(folder) else open_checkpoint(folder, dtype, trust_remote_code=trust_remote_code)
     with one_sentence(folder, opened=True), quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model: PreTrainedModel
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=None if opened is None else opened.config,
             dtype=_torch_dtype(dtype) if opened is None else opened.dtype,
@@ -91,6 +90,7 @@ def load_model(
             device_map=None if opened is None or opened.quantizer is None else {"": "cpu"},
             ignore_mismatched_sizes=True,  # reported below
         )
+    model, loading = loaded
     check_loaded(folder, loading["missing_keys"], loading["mismatched_keys"])
     if opened is not None and opened.quantizer is not None:
         model._weight_conversions = None  # saved as the dense model that it is now
@@ -101,7 +101,8 @@ def load_model(
     model = model.to(place).eval()
     if model.dtype == torch.bfloat16 and not multiplies_bfloat16(model.device):
         widen_products(model)
-    return model
+    found: PreTrainedModel = model
+    return found
 
 
 def _torch_dtype(name: str) -> torch.dtype | str:

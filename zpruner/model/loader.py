@@ -34,7 +34,7 @@ class Loader:
         self.model, self.dtype, self.device, self.quantizer = model, dtype, device, quantizer
         self._uniform = uniform
         self._wide = model._get_dtype_plan(dtype)
-        self._transforms = get_model_conversion_mapping(model, None, quantizer)
+        self._transforms: list[Any] = get_model_conversion_mapping(model, None, quantizer)
 
     def load(self, tensors: Mapping[str, Later], device: torch.device | None = None) -> Any:
         """Put stored tensors into the model; return transformers' account of it (LoadStateDictInfo)."""
@@ -95,9 +95,10 @@ def renamed(
     """
     from transformers.core_model_loading import rename_source_key
 
-    name, pattern = rename_source_key(source, renamings, converters, prefix, known)
+    meta: Any = known  # which is read alone
+    name, pattern = rename_source_key(source, renamings, converters, prefix, meta)
     if name not in known and source in known:
-        name, pattern = rename_source_key(source, [], [], prefix, known)
+        name, pattern = rename_source_key(source, [], [], prefix, meta)
     return name, pattern
 
 

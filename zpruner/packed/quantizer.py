@@ -48,7 +48,8 @@ class PackedConfig(QuantizationConfigMixin):
         version: int = VERSION,
         weights: str = WEIGHTS,
     ) -> None:
-        self.quant_method, self.format, self.version, self.weights = quant_method, format, version, weights
+        self.quant_method: Any = quant_method
+        self.format, self.version, self.weights = format, version, weights
         check_version("quantization_config", format, version)
 
 
@@ -130,7 +131,7 @@ class PackedQuantizer(HfQuantizer):
 def _replace(model: PreTrainedModel, weight: str, tensor: PackedTensor, file: PackedFile) -> None:
     """Put a packed layer in the place of the linear one that holds `weight`."""
     name = weight.rpartition(".")[0]
-    module = model.get_submodule(name)
+    module: Any = model.get_submodule(name)
     kinds = {part: file.kinds[stored] for part, stored in tensor.parts.items()}
     parts = Parts(
         **{part: torch.empty(shape, dtype=DTYPES[kind], device="meta") for part, (kind, shape) in kinds.items()}

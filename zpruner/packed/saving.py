@@ -28,7 +28,7 @@ def save_packed_by(model: PreTrainedModel, packed: Mapping[str, PackedTensor]) -
 
     transformers would write model.safetensors, the one name under which somebody without zpruner gets random weights.
     """
-    model.save_pretrained = partial(save_packed, model, packed)
+    vars(model)["save_pretrained"] = partial(save_packed, model, packed)
 
 
 def save_packed(

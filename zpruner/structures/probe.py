@@ -141,7 +141,8 @@ class Probe:
             name = addresses[memory_of(matrix)]
             observe(name, int(matrix.storage_offset()) // matrix.numel(), inputs)
 
-        ids = torch.arange(3, 3 + tokens)[None] % min(_ROWS, self.model.get_input_embeddings().weight.shape[0])
+        embeddings: Any = self.model.get_input_embeddings()
+        ids = torch.arange(3, 3 + tokens)[None] % min(_ROWS, int(embeddings.weight.shape[0]))
         with ExitStack() as stack:
             for path, hook in (hooks or {}).items():
                 stack.callback(self.model.get_submodule(path).register_forward_hook(hook, with_kwargs=True).remove)

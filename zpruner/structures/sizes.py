@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from logging import CRITICAL
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ def changed(config: PretrainedConfig, values: Mapping[Where, Any]) -> Pretrained
         part[where[-1]] = list(value) if isinstance(value, tuple) else value
     with quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.set_verbosity(logging.CRITICAL)  # says with an error what a property without a setter is
+        logging.set_verbosity(CRITICAL)  # says with an error what a property without a setter is
         made = type(config).from_dict(raw)
     made._attn_implementation = config._attn_implementation
     return made

@@ -70,7 +70,7 @@ def _chart(report: Report, cost: Cost, shown: Sequence[Offer]) -> Spec:
     x["scale"]["zero"] = False
     series = {"color": colour(report.styles), "x": x}
     ink = {"color": INK, "size": 60, "filled": True}
-    halo = {"type": "text", "align": "right", "dx": -8, "dy": 12, "fontSize": 11, "color": INK}
+    halo = {"type": "text", "align": "right", "dx": -8, "dy": 4, "fontSize": 11, "color": INK}
     return {
         "width": _WIDTH,
         "height": 290,

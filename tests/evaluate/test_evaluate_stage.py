@@ -15,6 +15,7 @@ import zpruner
 from stages import apply, calibrate, evaluate, fetch, mask, score
 from zpruner.errors import InvalidSettingError, SourceError
 from zpruner.evaluate import ZeroShot, compare, jaccard
+from zpruner.kernels.parts import Layout
 from zpruner.model import take_inventory
 from zpruner.packed.size import packed_bytes
 from zpruner.settings.params import ZeroShotSettings
@@ -125,7 +126,8 @@ def test_everything_is_that_of_the_pruned_model(root: Path) -> None:
     rest = metrics["bytes"]["stored"] - 4 * prunable
     assert metrics["bytes"]["packed"] == rest + 4 * prunable // 2 + 2 * (prunable // 2) // 8
     shapes = [layer.shape for layer in take_inventory(pruned).layers]
-    sizes = [packed_bytes(*shape, shape[0] * shape[1] // 2, 4) or 4 * shape[0] * shape[1] for shape in shapes]
+    halves = [(Layout(*shape, torch.float32), torch.full((shape[0],), shape[1] // 2)) for shape in shapes]
+    sizes = [packed_bytes(*half) or 4 * shape[0] * shape[1] for half, shape in zip(halves, shapes, strict=True)]
     assert metrics["bytes"]["bitmask"] == rest + sum(sizes)
     assert cost["speed_tokens"] == 64
     assert cost["tokens_per_second"] > 0

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from packed_cases import family, packed, save, zero_half
 
 from zpruner.evaluate import storage
+from zpruner.kernels.parts import Layout
 from zpruner.model import get_weight, set_weight, table_bytes, take_inventory
 from zpruner.packed.content import Content, packed_size
 from zpruner.packed.encode import parts_of
 from zpruner.packed.layout import PackedTensor
-from zpruner.packed.size import packed_bytes
+from zpruner.packed.size import codes_of_grid, packed_bytes
+from zpruner.quantization import Grid
 from zpruner.types import SparsityPattern
 
 HALF = SparsityPattern.parse(0.5)
@@ -29,17 +31,26 @@ def test_the_parts_take_what_is_said(rows: int, columns: int, dtype: torch.dtype
     keep = torch.rand(rows, columns, generator=draw) < data.draw(st.floats(0, 1))
     weight = torch.randn(rows, columns, generator=draw).to(dtype)
     parts = parts_of(weight, keep)
-    said = packed_bytes(rows, columns, int(keep.sum()), weight.element_size())
+    said = packed_bytes(Layout.of(weight), keep.sum(dim=1))
     content = Content(PackedTensor("w", (rows, columns), False, dtype), weight, keep)
-    assert packed_size(content, weight.nbytes) == said
+    assert packed_size(content) == said
     taken = sum(part.nbytes for part in (parts.bitmask, parts.values, parts.offsets) if part is not None)
     assert said in (None, taken)
 
 
 def test_a_tenth_of_zeros_is_worth_packing() -> None:
-    assert packed_bytes(32, 64, 1800, 2) == 32 * 8 + 33 * 4 + 1800 * 2 + 64 < 32 * 64 * 2
-    assert packed_bytes(32, 64, 1844, 2) is None
-    assert packed_bytes(1, 64, 32, 2) is None, "larger than it was"
+    layout, counts = Layout(32, 64, torch.bfloat16), torch.full((32,), 56)
+    assert packed_bytes(layout, counts) == 32 * 8 + 33 * 4 + 1792 * 2 + 64 < 32 * 64 * 2
+    assert packed_bytes(layout, counts + 2) is None
+    assert packed_bytes(Layout(1, 64, torch.bfloat16), torch.tensor([32])) is None, "larger than it was"
+
+
+def test_integers_are_worth_packing_without_a_zero() -> None:
+    counts = torch.tensor([64, 63])
+    eight = Layout(2, 64, torch.bfloat16, codes=codes_of_grid(Grid(8)))
+    assert packed_bytes(eight, counts) == 2 * 8 + 127 + 64 + 3 * 4 + 2 * 4
+    whole = Layout(2, 64, torch.bfloat16, masked=False, codes=codes_of_grid(Grid(3, 32)))
+    assert packed_bytes(whole, torch.tensor([64, 64]), torch.bfloat16) == 64 + 64 + 4 * 2, "3 bits take 4"
 
 
 def test_what_evaluation_counts_is_what_packing_makes(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zpruner.artifacts.results import Storage
 from zpruner.errors import ArtifactError
+from zpruner.kernels.parts import Layout
 from zpruner.model import PrunableLayer, get_weight
 from zpruner.packed.size import packed_bytes
 from zpruner.patterns import Pattern, StructuredPattern
@@ -44,8 +45,7 @@ def storage(folder: Path, weights: Iterable[Tensor], pattern: Pattern, tables: i
     fits = pattern.is_nm
     for weight in weights:
         dense = weight.numel() * weight.element_size()
-        kept = int(torch.count_nonzero(weight))
-        bitmask += (packed_bytes(weight.shape[0], weight.shape[1], kept, weight.element_size()) or dense) - dense
+        bitmask += (packed_bytes(Layout.of(weight), torch.count_nonzero(weight, dim=1)) or dense) - dense
         if pattern.kept is not None and pattern.group_size is not None:
             fits = fits and satisfies(weight, pattern.kept, pattern.group_size)
             values = weight.numel() * pattern.kept // pattern.group_size

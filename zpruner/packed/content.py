@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zpruner.errors import ArtifactError
 from zpruner.kernels.expand import expand_rows
-from zpruner.kernels.parts import Codes, Layout, Parts, words
+from zpruner.kernels.parts import Codes, Layout, Parts
 from zpruner.packed.encode import (
     bitmask_of,
     bits_of,
@@ -22,7 +22,7 @@ from zpruner.packed.encode import (
     values_of,
 )
 from zpruner.packed.layout import PackedTensor
-from zpruner.packed.size import INT32_LIMIT, MIN_SPARSITY
+from zpruner.packed.size import Kinds, kinds_of, packed_bytes
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,9 @@ class Content:
         """Of the packed matrix."""
         return self.tensor.layout
 
-    def kinds(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    def kinds(self) -> Kinds:
         """Return the dtype and shape of every part."""
-        layout, counts = self.layout, self.keep.sum(dim=1)
-        values = int(layout.stored(counts).sum())
-        all_kinds = {
-            "bitmask": (torch.uint8, (layout.rows, words(layout.columns) * 8)),
-            "values": (layout.value_dtype, (values + layout.padding,)),
-            "offsets": (torch.int32 if values < INT32_LIMIT else torch.int64, (layout.rows + 1,)),
-            "scales": (self.scale_dtype, (int(layout.scales(counts).sum()),)),
-        }
-        return {part: all_kinds[part] for part in layout.names}
+        return kinds_of(self.layout, self.keep.sum(dim=1), self.scale_dtype)
 
     def part(self, name: str) -> Tensor:
         """Return one of the parts."""
@@ -133,13 +125,9 @@ def describe(name: str, tensor: Tensor, known: Known) -> Content:
     return Content(described, described.matrix(tensor), described.matrix(keep))
 
 
-def packed_size(content: Content, stored: int) -> int | None:
-    """Return the bytes of all parts; None where the tensor stays as it is, which takes `stored` bytes."""
-    size = sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in content.kinds().values())
-    kept = int(content.keep.sum())
-    if content.integers is None and kept > (1 - MIN_SPARSITY) * content.keep.numel():
-        return None
-    return size if size < stored else None
+def packed_size(content: Content) -> int | None:
+    """Return the bytes of all parts; None where the tensor stays as it is."""
+    return packed_bytes(content.layout, content.keep.sum(dim=1), content.scale_dtype)
 
 
 def check_integers(where: str, content: Content) -> None:

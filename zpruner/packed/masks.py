@@ -9,9 +9,9 @@ from torch import Tensor
 
 from zpruner.checkpoint import Checkpoint
 from zpruner.checkpoint.conversion import Converted
-from zpruner.kernels.parts import Codes
 from zpruner.model import PrunableLayer
 from zpruner.packed.content import Integers
+from zpruner.packed.size import codes_of_grid
 from zpruner.quantization import QuantizedLayer, per_weight
 
 Read = Callable[[PrunableLayer], Tensor]
@@ -117,7 +117,7 @@ class StoredIntegers:
             keep = stored(name, tensor, lambda layer: of(layer).keep, torch.tensor(True))
             integers = stored(name, tensor, lambda layer: of(layer).integers, torch.tensor(0, dtype=torch.int8))
             scale = stored(name, tensor, scales, torch.tensor(0.0))
-            codes = Codes(8 if grid.bits == 8 else 4, 0 if grid.group == "row" else grid.group)
+            codes = codes_of_grid(grid)
             side = sides.pop()
             self._last = {
                 key: Integers(codes, side, integers[key], scale[key], grid.scale_dtype, keep[key]) for key in keep

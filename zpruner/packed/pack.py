@@ -235,7 +235,7 @@ def _plan(file: WeightFile, known: Known) -> _Plan:
         savings = Savings(dense=stored.bytes, packed=stored.bytes)
         if tensor.ndim >= 2 and tensor.numel() and not tensor.is_complex() and tensor.dtype != torch.bool:
             content = describe(name, tensor, known)
-            size = packed_size(content, stored.bytes)
+            size = packed_size(content)
             if size is not None:
                 check_integers(f"{file.path}: {name}", content)
                 if clash := taken & set(content.tensor.parts.values()):

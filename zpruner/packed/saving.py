@@ -97,7 +97,7 @@ def _stored(
         if name in found:  # it was expanded on loading
             weight = found[name].detach().cpu().contiguous()
             content = describe(name, weight, Known(frozenset([name] if tensor.transposed else [])))
-            if packed_size(content, weight.nbytes) is not None:
+            if packed_size(content) is not None:
                 del found[name]
                 described[name] = content.tensor
                 found |= {stored: content.part(part) for part, stored in content.tensor.parts.items()}

@@ -6,11 +6,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zpruner.allocations._exact import allocate
+from zpruner.allocations.dlp import Dlp, median, median_targets
 from zpruner.allocations.owl import outlier_share, outlier_targets
 from zpruner.allocations.table import table_targets
 from zpruner.errors import InvalidPatternError, InvalidSettingError, ShapeMismatchError
 from zpruner.masks import pruned_count, select
-from zpruner.types import ComparisonGroup, SparsityPattern
+from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern
 
 SHAPES = {"blocks.0.up": (6, 10), "blocks.0.down": (10, 7), "blocks.1.up": (6, 10), "blocks.1.down": (10, 7)}
 TOTAL = 260
@@ -52,6 +53,36 @@ def test_spread_that_leaves_the_range(sparsity, spread):
 def test_outliers_of_other_layers():
     with pytest.raises(ShapeMismatchError, match=r"layer blocks\.9"):
         outlier_targets(dict.fromkeys(SHAPES, 0.1) | {"blocks.9": 0.1}, SHAPES, 0.5)
+
+
+def test_median_targets():
+    shapes = {"a": (10, 10), "b": (10, 10), "c": (20, 10)}
+    targets = median_targets({"a": 1.0, "b": 5.0, "c": 2.0}, shapes, 0.6, alpha=0.1)
+    # Stretched to [0, 0.2]: 0, 0.2 and 0.05, whose mean by size is 0.075. A larger median loses more.
+    assert targets == pytest.approx({"a": 0.525, "b": 0.725, "c": 0.575})
+    assert median_targets(dict.fromkeys(SHAPES, 0.02), SHAPES, 0.5) == pytest.approx(dict.fromkeys(SHAPES, 0.5))
+    assert median([torch.tensor([[5.0, 1.0]]), torch.tensor([2.0, 9.0, 7.0])]) == 5.0
+
+
+def test_dlp_measures_blocks_and_keeps_the_total():
+    weights = {name: torch.full(shape, 3.0 if ".1." in name else 1.0) for name, shape in SHAPES.items()}
+    blocks = {name: int(name.split(".")[1]) for name in SHAPES}
+
+    def unpruned(name):
+        return weights[name], LayerStats(name, 8, 2, sq_sum=torch.full((SHAPES[name][1],), 2.0))
+
+    patterns = Dlp(alpha=0.1).patterns(SparsityPattern(ratio=0.5), ComparisonGroup.LAYER, SHAPES, blocks, unpruned)
+    counts = pruned(patterns, ComparisonGroup.LAYER, SHAPES)
+    assert sum(counts.values()) == TOTAL // 2
+    assert counts == {"blocks.0.up": 24, "blocks.0.down": 28, "blocks.1.up": 36, "blocks.1.down": 42}
+
+
+@pytest.mark.parametrize(("sparsity", "alpha"), [(0.05, 0.08), (0.8, 0.2)])
+def test_a_range_that_leaves_no_weight(sparsity, alpha):
+    with pytest.raises(InvalidSettingError, match=r"alpha: got 0\.\d+ at sparsity"):
+        Dlp(alpha=alpha).check(SparsityPattern(ratio=sparsity))
+    with pytest.raises(InvalidSettingError, match="alpha"):
+        median_targets({"a": 1.0, "b": 1.0, "c": 2.0}, dict.fromkeys("abc", (4, 4)), sparsity, alpha)
 
 
 def test_table_leaves_the_rest_to_the_others():

@@ -64,3 +64,8 @@ class Allocation(Part, ABC):
         unpruned: Unpruned,
     ) -> dict[str, float]:
         """Return the sparsity wanted of every layer; arguments as in `patterns`."""
+
+
+def saliency(weight: Tensor, stats: LayerStats) -> Tensor:
+    """Return |W| sqrt(a), float32 (out, in), of which published allocations take their measure."""
+    return weight.float().abs() * stats.squared_norm().sqrt()

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.allocations._base import Allocation, Unpruned
+from zpruner.allocations._base import Allocation, Unpruned, saliency
 from zpruner.allocations._exact import check_ratio
 from zpruner.errors import InvalidSettingError, ShapeMismatchError
-from zpruner.types import LayerStats, SparsityPattern, Stat
+from zpruner.types import SparsityPattern, Stat
 
 
 class Owl(Allocation):
@@ -43,9 +43,7 @@ class Owl(Allocation):
     ) -> dict[str, float]:
         """Return one sparsity per block."""
         shares = {
-            block: outlier_share(
-                [_saliency(*unpruned(name)) for name in shapes if blocks[name] == block], self.multiple
-            )
+            block: outlier_share([saliency(*unpruned(name)) for name in shapes if blocks[name] == block], self.multiple)
             for block in sorted(set(blocks.values()))
         }
         return outlier_targets({name: shares[blocks[name]] for name in shapes}, shapes, sparsity, self.spread)
@@ -105,8 +103,3 @@ def check_spread(spread: float, sparsity: float) -> None:
             f"at most {min(sparsity, 1.0 - sparsity):g}, so that every layer stays in [0, 1)",
             "Lower it in params.yaml.",
         )
-
-
-def _saliency(weight: Tensor, stats: LayerStats) -> Tensor:
-    """Return |W| sqrt(a), float32 (out, in), of which outliers are counted."""
-    return weight.float().abs() * stats.squared_norm().sqrt()

@@ -35,6 +35,9 @@ class Stat(StrEnum):
     """X X^T over the first half of the tokens of every batch: with the rest it tells what holds on other text."""
     CROSS = "cross"
     """X_dense X^T summed over all tokens, X_dense being the input in the unpruned model: float32 (in, in)."""
+    DRIFT = "drift"
+    """(H_dense - H) X^T summed over all tokens, H being the residual stream that the layer's output is added to:
+    float32 (out, in). None where it is not, or not as it is."""
     GRAD_SQ = "grad_sq"
     """Per weight, the sum over windows of the squared loss gradient: float32 (out, in)."""
 
@@ -44,13 +47,14 @@ CHANNEL_SUMS = frozenset({Stat.SQ_SUM, Stat.ABS_SUM, Stat.MAX_ABS})
 other calibration."""
 SQUARES = frozenset({Stat.GRAM, Stat.GRAM_HALF, Stat.CROSS})
 """Statistics of one number per pair of channels."""
-RELATIVE = frozenset({Stat.CROSS})
+RELATIVE = frozenset({Stat.CROSS, Stat.DRIFT})
 """Statistics that set a half-pruned model against the unpruned one: there are none without pruned propagation."""
 
 
 _COLLECTED = {
     Stat.GRAM: "Set calibration.gram: true or auto in params.yaml (in Python: gram among `stats`) and calibrate again.",
     Stat.GRAD_SQ: "List the method in params.yaml (in Python: grad_sq among `stats`) and calibrate again.",
+    Stat.DRIFT: "Set calibration.propagation: pruned: only then the residual stream differs.",
     Stat.CROSS: "Set calibration.propagation: pruned: only then it differs from gram.",
 }
 """How a statistic comes to be collected, where the name does not tell."""
@@ -60,7 +64,7 @@ _COLLECTED = {
 class LayerStats:
     """Calibration statistics of one layer's input; fields not collected are None.
 
-    Shapes: sq_sum, sum, abs_sum, max_abs (in,); gram, gram_half, cross (in, in); grad_sq (out, in).
+    Shapes: sq_sum, sum, abs_sum, max_abs (in,); gram, gram_half, cross (in, in); drift, grad_sq (out, in).
     `tokens` and `windows` count what the sums ran over. `energy` is ||W X||^2 of the unpruned layer, without its bias.
     """
 
@@ -75,6 +79,7 @@ class LayerStats:
     gram_half: Tensor | None = None
     grad_sq: Tensor | None = None
     cross: Tensor | None = None
+    drift: Tensor | None = None
     energy: float | None = None
 
     def __post_init__(self) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import families
+import pytest
 import tiny
 import torch
 from torch import Tensor
@@ -9,9 +13,13 @@ from transformers import PreTrainedModel
 
 import zpruner
 from zpruner.calibration import BlockReplay
+from zpruner.calibration.calls import hidden_of
 from zpruner.corrections.qep import Qep
 from zpruner.model import PrunableLayer, get_weight, set_weight, take_inventory
-from zpruner.types import Stat
+from zpruner.pruning.composition import compose
+from zpruner.pruning.sequential import SolvedLayer, prune_blocks
+from zpruner.settings.params import MethodSettings
+from zpruner.types import SparsityPattern, Stat
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (6, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
 
@@ -81,3 +89,80 @@ def _inputs_with_block_dense(model: PreTrainedModel, dense: PreTrainedModel, lay
     for other in take_inventory(mixed).layers:
         set_weight(mixed, other, get_weight(model if other.block < layer.block else dense, other))
     return _inputs(mixed, layer.name)
+
+
+def test_what_the_residual_stream_has_lost_is_aimed_at() -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight, lost = torch.randn(5, 8, generator=generator), torch.randn(5, 8, generator=generator)
+    inputs = torch.randn(8, 400, generator=generator)
+    gram = inputs @ inputs.T
+    # The stream has lost a linear function of the input: all of it can be put back.
+    stats = zpruner.LayerStats("l", 400, 4, gram=gram, cross=gram, drift=lost @ gram)
+    assert torch.allclose(Qep(damping=1e-6, stream=0.5).correct(weight, stats), weight + 0.5 * lost, atol=1e-3)
+    assert torch.equal(Qep(stream=0.5).correct(weight, replace(stats, drift=None)), weight)
+    assert Stat.DRIFT in Qep(stream=0.5).required() - Qep().required()
+
+
+ENDS = {  # where a layer's output is added: to the block's input, or to what would be its output without it
+    "llama": {"self_attn.o_proj": "input", "mlp.down_proj": "output"},
+    "gpt2": {"attn.c_proj": "input", "mlp.c_proj": "output"},
+    "opt": {"self_attn.out_proj": "input", "fc2": "output"},
+    "falcon": {"self_attention.dense": "input", "mlp.dense_4h_to_h": "input"},  # attention beside the MLP
+    "gemma2": {},  # a norm comes between
+}
+
+
+@pytest.mark.parametrize("family", ENDS)
+@pytest.mark.parametrize("measure", ["block", "submodule"])
+def test_drift_is_of_the_stream_that_a_layer_ends_on(family: str, measure: str) -> None:
+    build = tiny.build if family in tiny.FAMILIES else families.build
+    model, dense, windows = build(family), build(family), WINDOWS % 57
+    found: dict[str, SolvedLayer] = {}
+    method = {"score": "wanda", "group": "row", "correct": {"stream": 0.5}, "measure": measure}
+    composition, inventory = compose(MethodSettings(**method)), take_inventory(model)
+    patterns = dict.fromkeys((layer.name for layer in inventory.layers), SparsityPattern(ratio=0.5))
+
+    def solved(layer: SolvedLayer) -> None:
+        found[layer.mask.layer] = layer
+
+    for _ in prune_blocks(model, inventory, windows, composition, patterns, batch_size=2, solved=solved):
+        pass
+    assert {layer.kind for layer in inventory.layers if found[layer.name].stats.drift is not None} == set(ENDS[family])
+    parts = [part.layers for part in _replayed(build(family), windows).parts(1)]
+    for layer in (entry for entry in inventory.layers if entry.block == 1 and entry.kind in ENDS[family]):
+        partly = build(family)
+        reached = next(number for number, part in enumerate(parts) if layer in part)
+        before = [other for part in parts[:reached] for other in part]
+        for other in inventory.layers:
+            if other.block == 0 or (measure == "submodule" and other in before):
+                set_weight(partly, other, found[other.name].weight)
+        x, stream = _ends(partly, layer, windows, ENDS[family][layer.kind])
+        expected = (_ends(dense, layer, windows, ENDS[family][layer.kind])[1] - stream).T @ x
+        drift = found[layer.name].stats.drift
+        assert drift is not None
+        assert torch.allclose(drift.double(), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def _replayed(model: PreTrainedModel, windows: Tensor) -> BlockReplay:
+    replay = BlockReplay(model, take_inventory(model), windows, 2)
+    replay.advance(0)
+    return replay
+
+
+def _ends(model: PreTrainedModel, layer: PrunableLayer, windows: Tensor, where: str) -> tuple[Tensor, Tensor]:
+    """Return what a layer reads, and what its output is added to: float64 (tokens, in) and (tokens, out)."""
+    module, block = model.get_submodule(layer.name), model.get_submodule(layer.name.removesuffix(f".{layer.kind}"))
+    inputs: list[Tensor] = []
+    streams: list[Tensor] = []
+    handles = [module.register_forward_pre_hook(lambda _, args: inputs.append(args[0].flatten(0, -2)))]
+    if where == "input":
+        handles.append(block.register_forward_pre_hook(lambda _, args: streams.append(args[0].flatten(0, 1))))
+    else:
+        handles.append(module.register_forward_hook(lambda _m, _a, result: result * 0))
+        handles.append(block.register_forward_hook(lambda _m, _a, result: streams.append(hidden_of(result))))
+    with torch.no_grad():
+        for batch in windows.split(2):
+            model.base_model(input_ids=batch.long(), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return torch.cat(inputs).double(), torch.cat([one.reshape(-1, layer.out_features) for one in streams]).double()

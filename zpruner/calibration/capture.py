@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,20 +34,24 @@ def capturing(
     collection: Collection,
     stats: Set[Stat],
     layers: Iterable[PrunableLayer],
-    dense: Mapping[str, Tensor] | None = None,
+    dense: Kept | None = None,
 ) -> Iterator[None]:
     """Add the sums `stats` of what `layers` multiply to `collection`, until the block ends.
 
     Layers that read the same memory unchanged share one accumulator, until one of them reads something more. Relative
-    statistics need `dense`, which has every layer's input in the unpruned model for the same tokens; experts are set
+    statistics need `dense`, which has what every layer reads in the unpruned model for the same tokens; experts are set
     against themselves, since in the unpruned model other tokens may be routed to them.
     """
+    summed = stats - {Stat.DRIFT}
+    latest: dict[str, Tensor] = {}  # what a layer has read whose output is going to be added to something
     seen: dict[tuple[object, ...], tuple[str, Tensor]] = {}  # holds the tensors, so that no address is reused
     read: dict[str, list[tuple[object, ...]]] = {}
 
     def observe(layer: PrunableLayer, inputs: Tensor) -> None:
         if not inputs.numel():  # an expert without a token in this batch
             return
+        if dense is not None and layer.name in dense.streams:
+            latest[layer.name] = inputs
         # Of what is computed in inference mode nobody can tell whether it was changed since: such is never shared.
         version = object() if inputs.is_inference() else inputs._version
         memory = (inputs.data_ptr(), inputs.shape, inputs.stride(), version)
@@ -71,20 +76,30 @@ def capturing(
         if collection.owner[layer.name] == layer.name:
             sums = collection.accumulators.get(layer.name)
             if sums is None:
-                sums = InputAccumulator(layer.in_features, stats, inputs.device)
+                sums = InputAccumulator(layer.in_features, summed, inputs.device)
                 collection.accumulators[layer.name] = sums
             if layer.pool is None:
-                sums.add(inputs, None if dense is None else {Stat.CROSS: dense[layer.name]})
+                sums.add(inputs, None if dense is None else {Stat.CROSS: dense.inputs[layer.name]})
             else:
                 rows = inputs.reshape(-1, layer.in_features)
                 rows = rows[rows.any(dim=-1)]  # batched experts get zeros in place of tokens routed elsewhere
                 sums.add(rows, None if dense is None else {Stat.CROSS: rows})
 
+    def add_drift(layer: PrunableLayer, stream: Tensor) -> None:
+        if dense is None or layer.name not in latest:
+            return
+        away = dense.streams[layer.name].float() - stream.float()
+        inputs = latest.pop(layer.name).float()
+        product = away.reshape(-1, layer.out_features).T @ inputs.reshape(-1, layer.in_features)
+        known = collection.drift.setdefault(layer.name, torch.zeros_like(product))
+        known += product
+
     def forget(_: int) -> None:
         seen.clear()
         read.clear()
+        latest.clear()
 
-    with _Watch(model, inventory, layers, observe, forget):
+    with _Watch(model, inventory, layers, observe, forget, add_drift if Stat.DRIFT in stats else None):
         yield
 
 
@@ -94,16 +109,21 @@ class Reached(Exception):  # noqa: N818 - no error: what is left of a forward pa
 
 @contextmanager
 def until(
-    model: PreTrainedModel, inventory: Inventory, layers: Iterable[PrunableLayer], reads: Mapping[str, int] | None
+    model: PreTrainedModel,
+    inventory: Inventory,
+    layers: Iterable[PrunableLayer],
+    reads: Mapping[str, int] | None,
+    added: Mapping[str, int] | None = None,
 ) -> Iterator[None]:
     """Leave the block, forward pass and all, once the products that `reads` counts by layer have begun.
 
-    With None the forward pass runs to its end. What else watches the products is to be entered within.
+    So have the sums that `added` counts, where it is given. With no `reads` the forward pass runs to its end. What else
+    watches the products is to be entered within.
     """
     if reads is None:
         yield
         return
-    left = sum(reads.values())
+    left = sum(reads.values()) + sum((added or {}).values())
 
     def observe(_layer: PrunableLayer, _inputs: Tensor) -> None:
         nonlocal left
@@ -112,7 +132,7 @@ def until(
             raise Reached
 
     try:
-        with _Watch(model, inventory, layers, observe):
+        with _Watch(model, inventory, layers, observe, added=observe if added else None):
             yield
     except Reached:
         pass
@@ -121,37 +141,59 @@ def until(
 @contextmanager
 def noting(
     model: PreTrainedModel, inventory: Inventory, layers: Iterable[PrunableLayer]
-) -> Iterator[list[tuple[str, object]]]:
-    """Yield a list that fills, until the block ends, with every product: the layer's name, and what memory it reads."""
+) -> Iterator[tuple[list[tuple[str, object]], list[str]]]:
+    """Yield two lists that fill until the block ends.
+
+    One has every product: the layer's name, and what memory it reads. The other has the layer's name at every sum of
+    what it puts out and something else; experts' are left out.
+    """
     found: list[tuple[str, object]] = []
+    sums: list[str] = []
     held: list[Tensor] = []  # so that no address is reused
 
     def observe(layer: PrunableLayer, inputs: Tensor) -> None:
         held.append(inputs)
         found.append((layer.name, (inputs.data_ptr(), inputs.shape, inputs.stride())))
 
-    with _Watch(model, inventory, layers, observe):
-        yield found
+    def add(layer: PrunableLayer, _stream: Tensor) -> None:
+        if layer.pool is None:
+            sums.append(layer.name)
+
+    with _Watch(model, inventory, layers, observe, added=add):
+        yield found, sums
+
+
+@dataclass
+class Kept:
+    """What the layers of a block have read, by name, and what their outputs were added to."""
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    streams: dict[str, Tensor] = field(default_factory=dict)
 
 
 @contextmanager
 def keeping(
-    model: PreTrainedModel, inventory: Inventory, layers: Iterable[PrunableLayer]
-) -> Iterator[dict[str, Tensor]]:
-    """Yield a mapping that fills with what `layers` multiply, by name, until the block ends."""
-    kept: dict[str, Tensor] = {}
+    model: PreTrainedModel, inventory: Inventory, layers: Iterable[PrunableLayer], streams: bool = False
+) -> Iterator[Kept]:
+    """Yield what fills, until the block ends, with what `layers` multiply; with `streams`, what they are added to."""
+    kept = Kept()
 
     def observe(layer: PrunableLayer, inputs: Tensor) -> None:
-        if layer.pool is None and layer.name in kept and kept[layer.name].data_ptr() != inputs.data_ptr():
+        before = kept.inputs.get(layer.name)
+        if layer.pool is None and before is not None and before.data_ptr() != inputs.data_ptr():
             raise ModelStructureError(
                 f"layer {layer.name}",
                 "more than one input in a forward pass",
                 "one, to be compared with the unpruned model's",
                 "List the layer under model.ignore in params.yaml, or leave out methods with `correct`.",
             )
-        kept[layer.name] = inputs
+        kept.inputs[layer.name] = inputs
 
-    with _Watch(model, inventory, layers, observe):
+    def add(layer: PrunableLayer, stream: Tensor) -> None:
+        if layer.pool is None:
+            kept.streams[layer.name] = stream.clone()  # it may be changed in place
+
+    with _Watch(model, inventory, layers, observe, added=add if streams else None):
         yield kept
 
 
@@ -166,6 +208,7 @@ class _Watch:
         layers: which to watch.
         observe: see above.
         leave: called with a block's index when it has returned.
+        added: called with a layer and what its output is about to be added to.
     """
 
     def __init__(
@@ -175,11 +218,16 @@ class _Watch:
         layers: Iterable[PrunableLayer],
         observe: Observer,
         leave: Callable[[int], None] = lambda _: None,
+        added: Observer | None = None,
     ) -> None:
         self.model, self.inventory, self.observe, self.leave = model, inventory, observe, leave
+        self.added = added
+        self._observed = set(layers)
+        blocks = {layer.block for layer in self._observed}
         self.layers: dict[int, list[PrunableLayer]] = {}
-        for layer in layers:
-            self.layers.setdefault(layer.block, []).append(layer)
+        for layer in inventory.layers:  # what other layers put out may be in the stream
+            if layer in self._observed or (added is not None and layer.block in blocks):
+                self.layers.setdefault(layer.block, []).append(layer)
         self._lasting: dict[int, dict[int, tuple[PrunableLayer, Tensor]]] = {}
         """Memory of a weight -> address of a matrix in it -> its layer, and the matrix (out, in)."""
         self._passing: dict[int, dict[int, tuple[PrunableLayer, Tensor]]] = {}
@@ -190,21 +238,24 @@ class _Watch:
         return memory in self._lasting or memory in self._passing
 
     def __enter__(self) -> None:
-        products = Products(self, self._report)
+        products = Products(self, self._report, added=None if self.added is None else self._report_sum)
         for block in self.layers:
             self._add(block, self._lasting)
         for block in range(self.inventory.n_blocks):
             module = self.model.get_submodule(f"{self.inventory.blocks}.{block}")
 
-            def before(*_: object, block: int = block) -> None:
+            def before(_: object, args: tuple[Any, ...], kwargs: dict[str, Any], block: int = block) -> None:
                 self._add(block, self._passing)
+                hidden = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+                if hidden is not None:
+                    products.begin(hidden)
 
             def after(*_: object, block: int = block) -> None:
                 self._passing.clear()
                 products.forget()
                 self.leave(block)
 
-            self._entered.callback(module.register_forward_pre_hook(before).remove)
+            self._entered.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             self._entered.callback(module.register_forward_hook(after).remove)
         self._entered.enter_context(products)
 
@@ -218,12 +269,21 @@ class _Watch:
             if not weight.is_meta and (table is self._lasting or memory not in self._lasting):
                 table.setdefault(memory, {})[weight.data_ptr()] = (layer, weight)
 
+    def _report_sum(self, weight: Tensor, other: Tensor) -> None:
+        memory = memory_of(weight)
+        found = (self._lasting.get(memory) or self._passing[memory]).get(weight.data_ptr())
+        if found is not None and self.added is not None and found[0] in self._observed:
+            with torch.inference_mode(False), torch.no_grad():
+                self.added(found[0], other)
+
     def _report(self, weight: Tensor, inputs: Tensor) -> None:
         memory = memory_of(weight)
         found = (self._lasting.get(memory) or self._passing[memory]).get(weight.data_ptr())
         if found is None or weight.numel() != found[1].numel():
             return
         layer, expected = found
+        if layer not in self._observed:
+            return
         if weight.shape != expected.shape or (weight.stride() != expected.stride() and min(weight.shape) > 1):
             raise ModelStructureError(
                 f"layer {layer.name}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from zpruner.calibration.accumulate import InputAccumulator
 from zpruner.types import LayerStats
 
@@ -15,13 +17,14 @@ class Collection:
 
     `owner` maps every layer to the layer whose accumulator holds its input (itself, or one that reads the same
     tensor); `windows` counts the calibration windows seen. `few` has the experts that met too few tokens, with their
-    number (see `fill_experts`).
+    number (see `fill_experts`). `drift` has that statistic, layer by layer.
     """
 
     accumulators: dict[str, InputAccumulator] = field(default_factory=dict)
     owner: dict[str, str] = field(default_factory=dict)
     windows: int = 0
     few: dict[str, int] = field(default_factory=dict)
+    drift: dict[str, Tensor] = field(default_factory=dict)
 
     def sharing(self, layer: str) -> list[str]:
         """Return the other layers whose input is taken to be that of `layer`."""
@@ -38,4 +41,4 @@ class Collection:
     def stats(self, layer: str) -> LayerStats:
         """Return the statistics of a layer's input."""
         found = self.accumulators[self.owner[layer]]
-        return LayerStats(layer, found.tokens, self.windows, **found.state(), energy=None)
+        return LayerStats(layer, found.tokens, self.windows, **found.state(), drift=self.drift.get(layer))

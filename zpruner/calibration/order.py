@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from zpruner.model import PrunableLayer
 
@@ -13,20 +13,25 @@ from zpruner.model import PrunableLayer
 class SubModule:
     """Layers of one block that read the same input, or are experts of one mixture.
 
-    `reads` has how often each is multiplied in a forward pass; None where that depends on the tokens.
+    `reads` has how often each is multiplied in a forward pass; None where that depends on the tokens. `added` has how
+    often what each puts out is added to something else.
     """
 
     layers: tuple[PrunableLayer, ...]
     reads: Mapping[str, int] | None
+    added: Mapping[str, int] = field(default_factory=dict)
 
 
-def submodules(layers: Iterable[PrunableLayer], reads: Sequence[tuple[str, object]]) -> list[SubModule]:
+def submodules(
+    layers: Iterable[PrunableLayer], reads: Sequence[tuple[str, object]], added: Sequence[str] = ()
+) -> list[SubModule]:
     """Return the sub-modules that a block's layers form, in the order in which the first layer of each is reached.
 
     Args:
         layers: of the block.
         reads: every product of a forward pass in order: the layer's name, and something that is equal where two layers
             read the same input.
+        added: the layer's name at each sum of what it puts out and something else.
     """
     group: dict[object, object] = {}  # a layer's name, an input or a pool of experts -> what stands for its group
 
@@ -45,11 +50,12 @@ def submodules(layers: Iterable[PrunableLayer], reads: Sequence[tuple[str, objec
     found: dict[object, dict[str, PrunableLayer]] = {}
     for name in reached:
         found.setdefault(root(name), {})[name] = by_name[name]
-    times = Counter(name for name, _ in reads)
+    times, sums = Counter(name for name, _ in reads), Counter(added)
     return [
         SubModule(
             tuple(layer for layer in by_name.values() if layer.name in names),
             None if any(layer.pool is not None for layer in names.values()) else {name: times[name] for name in names},
+            {name: sums[name] for name in names if sums[name]},
         )
         for names in found.values()
     ]

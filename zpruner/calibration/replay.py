@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from zpruner.calibration.calls import Call, Place, hidden_of, left_out, others_of
-from zpruner.calibration.capture import capturing, keeping, noting, until
+from zpruner.calibration.capture import Kept, capturing, keeping, noting, until
 from zpruner.calibration.collection import Collection
 from zpruner.calibration.dense import check_finite
 from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts
@@ -104,16 +104,17 @@ class BlockReplay:
         layers = [layer for layer in self.inventory.layers if layer.block == block]
         layers = layers if part is None else list(part.layers)
         reads = None if part is None else part.reads
+        added = None if Stat.DRIFT not in stats else {} if part is None else part.added
         relative = layers if stats & RELATIVE else []  # whose inputs in the unpruned model are needed
         with torch.no_grad(), self.holding(block):
             for index in range(len(self._calls[block])):
                 dense = None
                 if self.dense is not None and (relative or last):
                     with self._with_weights(unpruned or {}):
-                        read = self._run_dense(block, index, relative, None if last else reads, move=last)
+                        read = self._run_dense(block, index, relative, None if last else reads, added, move=last)
                     dense = read if relative else None
                 with (
-                    until(self.model, self.inventory, layers, reads),
+                    until(self.model, self.inventory, layers, reads, added),
                     capturing(self.model, self.inventory, collection, stats, layers, dense),
                 ):
                     self.repeat(block, index)
@@ -128,16 +129,16 @@ class BlockReplay:
         layers = [layer for layer in self.inventory.layers if layer.block == block]
         if not self._calls[block]:
             return []
-        with torch.no_grad(), self.holding(block), noting(self.model, self.inventory, layers) as reads:
+        with torch.no_grad(), self.holding(block), noting(self.model, self.inventory, layers) as seen:
             self.repeat(block, 0)
-        return submodules(layers, reads)
+        return submodules(layers, *seen)
 
     def advance_dense(self, block: int) -> None:
         """Move the dense hidden states on by one block, whose weights must still be dense; for a resumed run."""
         if self.dense is not None and self._calls[block]:
             with torch.no_grad(), self.holding(block):
                 for index in range(len(self.dense)):
-                    self._run_dense(block, index, [], None, move=True)
+                    self._run_dense(block, index, [], None, None, move=True)
 
     def leave_out(self, block: int) -> None:
         """Pass over a block that goes: the current hidden states stay as they are, the dense ones move on."""
@@ -148,18 +149,27 @@ class BlockReplay:
         self._calls[block] = []
 
     def _run_dense(
-        self, block: int, index: int, layers: list[PrunableLayer], reads: Mapping[str, int] | None, move: bool
-    ) -> dict[str, Tensor]:
-        """Run one batch of the dense hidden states through a dense block; return what `layers` read."""
+        self,
+        block: int,
+        index: int,
+        layers: list[PrunableLayer],
+        reads: Mapping[str, int] | None,
+        added: Mapping[str, int] | None,
+        move: bool,
+    ) -> Kept:
+        """Run one batch of the dense hidden states through a dense block; return what `layers` read.
+
+        With `added` also what they are added to.
+        """
         assert self.dense is not None
         with (
-            until(self.model, self.inventory, layers, reads),
-            keeping(self.model, self.inventory, layers) as inputs,
+            until(self.model, self.inventory, layers, reads, added),
+            keeping(self.model, self.inventory, layers, added is not None) as kept,
         ):
             result = self._calls[block][index].repeat(self.blocks[block], self.dense[index])
             if move:
                 self.dense[index] = hidden_of(result)
-        return inputs
+        return kept
 
     @contextmanager
     def _with_weights(self, weights: Mapping[PrunableLayer, Tensor]) -> Iterator[None]:

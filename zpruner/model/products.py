@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
+from zpruner.model.sums import Stream
+
 Observer = Callable[[Tensor, Tensor], None]
 
 _CASTS = ("float", "double", "half", "bfloat16", "to", "type", "type_as")
@@ -40,31 +42,49 @@ class Products(TorchFunctionMode):
         observe: called with the matrix as a view (out, in) of the weight's memory, and with what it multiplies,
             (..., in).
         copied: called with a stack of matrices that some are copied out of: products with the copies are not seen.
+        added: called with every matrix whose output is about to be added to the residual stream, and the stream; what
+            several matrices put out, and a bias, may have been added up by then. None: sums are not looked at.
     """
 
     def __init__(
-        self, memory: Container[int], observe: Observer, copied: Callable[[Tensor], None] = lambda _: None
+        self,
+        memory: Container[int],
+        observe: Observer,
+        copied: Callable[[Tensor], None] = lambda _: None,
+        added: Observer | None = None,
     ) -> None:
         super().__init__()
+        self._added, self._stream = added, Stream()
         self._memory, self._observe, self._copied = memory, observe, copied
         self._casts: dict[int, _Cast] = {}
         """Memory of what a weight was cast to -> the cast; where that memory is freed, the entry stands for nothing."""
 
+    def begin(self, hidden: Tensor) -> None:
+        """Take what a block is given for the residual stream."""
+        self._stream.begin(hidden)
+
     def forget(self) -> None:
-        """Let go of weights that were cast; to be called when a block returns."""
+        """Let go of weights that were cast and of what matrices put out; to be called when a block returns."""
         self._casts.clear()
+        self._stream.clear()
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         operands = _operands(getattr(func, "__name__", ""), args, kwargs or {})
+        of: list[Tensor] | None = None  # matrices whose output the result is; of the stream, none
+        if self._added is not None and getattr(func, "__name__", "") in ("add", "add_"):
+            of = self._stream.summed(args, kwargs or {}, self._added)
         if operands is not None:
             left, right, ends = self._uncast(operands[0]), self._uncast(operands[1]), operands[2]
             if right.ndim in (2, 3) and self._is_weight(right):
                 self._report(right.mT, left, ends)
+                of = [right.mT] if right.ndim == 2 else None
             elif left.ndim in (2, 3) and self._is_weight(left):
                 self._report(left, right.mT if right.ndim > 1 else right, None)
         result = func(*args, **(kwargs or {}))
+        if of is not None and self._added is not None:
+            self._stream.note(result, of)
         if getattr(func, "__name__", "") in _CASTS and isinstance(result, Tensor):
             weight = args[0]
             if self._is_weight(weight) and memory_of(result) != memory_of(weight):

@@ -42,6 +42,8 @@ def beside_the_weights(
         features[layer.block] += layer.out_features + layer.in_features
     if composition.by_submodule:  # unpruned weights of a block, and the pruned ones while the unpruned are in place
         hidden += 4 * max(weights.values()) * models
+    if Stat.DRIFT in wanted:
+        hidden += 4 * max(layer.out_features * layer.in_features for layer in inventory.layers)
     tuned = 0
     if tuning is not None:
         passed = tuning.batch_size(len(windows), batch_size) * windows.shape[1] * max(features.values())

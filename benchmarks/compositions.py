@@ -49,7 +49,9 @@ def main(
         for propagation in propagations.split(",")
         for pattern in patterns.split(",")
         for method in methods.split(",")
-        if (propagation, pattern, method) not in read(log) and not (method == "apt_sm" and ":" not in pattern)
+        if (propagation, pattern, method) not in read(log)
+        and not (method == "apt_sm" and ":" not in pattern)
+        and not (propagation == "dense" and "tune" in PRESETS[method])
     ]
     if todo and not table:
         fill(todo, log, text, windows, seqlen)

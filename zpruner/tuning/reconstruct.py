@@ -28,11 +28,11 @@ class Reconstruct(Tuning):
     """How much of the target is the unpruned model's output; the rest is the unpruned block's on the pruned input."""
     anchor: float = Field(default=0.1, ge=0.0)
     """How much a relative change of the layers' outputs counts, beside the block's relative error."""
-    rate: float = Field(default=1e-3, gt=0.0, lt=1.0)
+    rate: float = Field(default=3e-3, gt=0.0, lt=1.0)
     """Of Adam, as a share of the root mean square of a layer's kept weights."""
     epochs: int = Field(default=5, ge=1)
     """Passes over the training windows at most."""
-    batch: int = Field(default=4, ge=1)
+    batch: int = Field(default=1, ge=1)
     """Windows per step at most; calibration runs in these batches, too."""
     held_out: int = Field(default=8, ge=2)
     """Every so many batches one is held out, at least one."""

@@ -1,0 +1,129 @@
+"""What each ingredient of our compositions is worth on text that was not calibrated with: each is left out in turn.
+
+    python benchmarks/ablation.py
+    python benchmarks/ablation.py --text another.txt --patterns 0.5,2:4 --blocks 30 --windows 32
+
+Prunes the first blocks of the default model under pruned propagation and prints the perplexity on the search's part of
+the calibration source, which neither calibration nor evaluation reads, and on other texts. Needs `dvc repro calibrate`
+to have run. Results are appended to a JSON-lines file as they come; what is there is not computed again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from time import process_time
+from typing import Annotated, Any
+
+import torch
+import typer
+
+import zpruner
+from zpruner.model import take_inventory
+from zpruner.pruning.composition import compose
+from zpruner.pruning.presets import PRESETS
+from zpruner.pruning.sequential import layer_patterns, prune_blocks
+from zpruner.runtime.allocator import keep_freed_memory
+from zpruner.settings.params import MethodSettings
+from zpruner.settings.reading import read_params
+from zpruner.sources import read_text, resolve_source
+from zpruner.text import evaluation_windows, read_windows
+from zpruner.types import SparsityPattern
+
+BEST = PRESETS["best"]
+FIXED = {"damping": 0.1, "shrinkage": 0.2}
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "best": BEST,
+    "without the stream": {**BEST, "correct": {"stream": 0.0}},
+    "without correct": {**BEST, "correct": None},
+    "measured block by block": {**BEST, "measure": "block"},
+    "shrinkage 0.2": {**BEST, "settings": FIXED, "update": {"name": "least_squares", "settings": FIXED}},
+    "less regularised": {**BEST, "settings": {"shrinkage": 0.0}, "update": "least_squares"},
+    "ALPS' support": {**BEST, "score": "alps", "settings": FIXED},
+    "OBS' support": {**BEST, "score": "sparsegpt", "settings": FIXED},
+    "best_tuned": PRESETS["best_tuned"],
+    "tuned to the block's own outputs": {**PRESETS["best_tuned"], "tune": {"share": 0.0}},
+    "alps": PRESETS["alps"],
+    "sparsegpt": PRESETS["sparsegpt"],
+}
+
+
+def main(
+    text: Annotated[list[Path] | None, typer.Option(help="Another text; may be given several times.")] = None,
+    patterns: str = "0.5",
+    blocks: Annotated[int, typer.Option(help="Blocks that are pruned, from the first.")] = 6,
+    windows: Annotated[int, typer.Option(help="Calibration windows.")] = 16,
+    evaluated: Annotated[int, typer.Option(help="Windows of 512 tokens of each text.")] = 8,
+    only: Annotated[str, typer.Option(help="Variants, separated by commas.")] = ",".join(VARIANTS),
+    log: Path = Path("benchmarks/results/ablation.jsonl"),
+) -> None:
+    """Fill the table and print it."""
+    keep_freed_memory()
+    names = [name.strip() for name in only.split(",")]
+    keys = [(pattern, name) for pattern in patterns.split(",") for name in ["dense", *names]]
+    setup = {"blocks": blocks, "windows": windows, "evaluated": evaluated}
+    known = {(e["pattern"], e["variant"]) for e in read(log) if {key: e[key] for key in setup} == setup}
+    if todo := [key for key in keys if key not in known]:
+        fill(todo, log, text or [], setup)
+    print("| sparsity | variant | news | " + " | ".join(path.stem for path in text or []) + " | processor seconds |")
+    for entry in read(log):
+        if (entry["pattern"], entry["variant"]) in keys and {key: entry[key] for key in setup} == setup:
+            cells = [f"{value:.2f}" for value in entry["perplexity"]]
+            print(f"| {entry['pattern']} | {entry['variant']} | {' | '.join(cells)} | {entry['seconds']:.0f} |")
+
+
+def fill(todo: list[tuple[str, str]], log: Path, texts: list[Path], setup: Mapping[str, int]) -> None:
+    """Prune, measure, restore: one model in memory for all variants."""
+    model, tokenizer = zpruner.load("data/models/dense")
+    calibration, _ = read_windows(Path("data/calibration/tokens.arrow"))
+    held_out = read_params(Path("params.yaml")).the_search().text
+    first = (held_out.source, held_out.documents, held_out.part)
+    sources = [first, *((str(path), "file", (0.0, 1.0)) for path in texts)]
+    evaluations = [
+        evaluation_windows(
+            read_text(resolve_source(source, "dataset"), None, Path("data/.downloads"), documents=documents),
+            tokenizer,
+            seqlen=512,
+            vocab_size=model.config.vocab_size,
+            windows=setup["evaluated"],
+            part=part,
+        )
+        for source, documents, part in sources
+    ]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    whole = take_inventory(model)
+    some = tuple(layer for layer in whole.layers if layer.block < setup["blocks"])
+    inventory = replace(whole, n_blocks=min(whole.n_blocks, setup["blocks"]), layers=some)
+    for pattern, variant in todo:
+        start = process_time()
+        if variant != "dense":
+            composition = compose(MethodSettings(**VARIANTS[variant]))
+            patterns = layer_patterns(composition, SparsityPattern.parse(pattern), inventory, lambda _: _unused())
+            with torch.no_grad():
+                ids = calibration[: setup["windows"]]
+                for _ in prune_blocks(model, inventory, ids, composition, patterns, batch_size=8):
+                    pass
+        seconds = process_time() - start
+        found = [zpruner.perplexity(model, ids) for ids in evaluations]
+        entry = {"pattern": pattern, "variant": variant, "perplexity": found, "seconds": round(seconds, 1), **setup}
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        print(entry, flush=True)
+        with torch.no_grad():
+            model.load_state_dict(state)
+
+
+def _unused() -> Any:
+    raise AssertionError("no variant allocates")
+
+
+def read(log: Path) -> list[dict[str, Any]]:
+    """Return the measurements."""
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -41,4 +41,4 @@ class Collection:
     def stats(self, layer: str) -> LayerStats:
         """Return the statistics of a layer's input."""
         found = self.accumulators[self.owner[layer]]
-        return LayerStats(layer, found.tokens, self.windows, **found.state(), drift=self.drift.get(layer))
+        return LayerStats(layer, found.tokens, self.windows, **found.state(), drift=self.drift.get(layer), energy=None)

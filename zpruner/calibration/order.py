@@ -70,7 +70,9 @@ def together(parts: Sequence[SubModule], joined: Iterable[Set[str]]) -> list[Sub
     for names in joined:
         same = [part for part in left if names & {layer.name for layer in part.layers}]
         if len(same) > 1:
-            left[left.index(same[0])] = SubModule(tuple(layer for part in same for layer in part.layers), _reads(same))
+            layers = tuple(layer for part in same for layer in part.layers)
+            added = {name: count for part in same for name, count in part.added.items()}
+            left[left.index(same[0])] = SubModule(layers, _reads(same), added)
             left = [part for part in left if part not in same[1:]]
     return left
 

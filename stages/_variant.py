@@ -14,14 +14,13 @@ from stages._structures import open_plan
 from zpruner.artifacts.store import ArtifactReader
 from zpruner.artifacts.work import Work
 from zpruner.checkpoint import Checkpoint, SolvedWeights
-from zpruner.errors import MEND, ArtifactError
+from zpruner.checkpoint.masks import read_mask
 from zpruner.model import PrunableLayer, resolve_device
 from zpruner.patterns import StructuredPattern
 from zpruner.pruning.composition import compose
 from zpruner.pruning.structured import StructurePlan
 from zpruner.runtime.transfer import to_device, to_host
 from zpruner.structures import write_cut
-from zpruner.types import Mask
 
 
 class Variant:
@@ -115,17 +114,3 @@ class Variant:
             stats = replace(self.activations.stats(layer.name), grad_sq=grad_sq)
             stats = stats.to(self._device)
             return to_host(composition.apply(composition.correct(weight, stats), mask, stats))()
-
-
-def read_mask(masks: ArtifactReader, layer: PrunableLayer) -> Mask:
-    """Return one layer's mask from a mask artifact.
-
-    Raises:
-        ArtifactError: missing, damaged, of another shape, or with other counts than the index says.
-    """
-    mask = Mask(layer.name, masks.read_matrix(layer.name, "keep", torch.bool, layer.shape))
-    facts = masks.files[layer.name]
-    counts = {"kept": int(mask.keep.sum()), "weights": mask.keep.numel()}
-    if {key: facts.get(key) for key in counts} != counts:
-        raise ArtifactError(str(masks.folder), f"{layer.name} with {counts}", "the counts in its index", MEND)
-    return mask

@@ -5,23 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._samples import packed_continued
-from stages._variant import read_mask
 from zpruner.artifacts.results import Packed, PackedSpeed
-from zpruner.artifacts.store import ArtifactReader
 from zpruner.bench import Bench, Plan, bench
 from zpruner.bench.measure import CONTROL, PACKED, TORCH
 from zpruner.checkpoint import write_manifest
 from zpruner.checkpoint.card import packed_card
 from zpruner.errors import ArtifactError
-from zpruner.model import PrunableLayer, take_inventory
-from zpruner.model.empty import empty_model
-from zpruner.packed.masks import StoredLayers, StoredMasks
 from zpruner.packed.pack import pack
-from zpruner.packed.structure import transposed_tensors
+from zpruner.packed.variant import known_of_variant
 from zpruner.runtime.progress import counter
 
 
@@ -60,20 +53,21 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
                 model_hash=str(pruned.manifest.get("dense")),
                 calibration_hash=str(pruned.manifest.get("calibration_hash")),
             )
-            masks = ArtifactReader(project.masks(method, sparsity), "masks", expected)
-            empty = empty_model(pruned.folder, trust_remote_code=model.trust_remote_code)
-            layers = take_inventory(empty, model.blocks, model.ignore).layers
-
-            def mask_of(layer: PrunableLayer) -> Tensor:
-                return read_mask(masks, layer).keep
-
+            known = known_of_variant(
+                pruned,
+                project.masks(method, sparsity),
+                project.solved(method, sparsity),
+                expected,
+                blocks=model.blocks,
+                ignore=model.ignore,
+                trust_remote_code=model.trust_remote_code,
+            )
             shards = sum(name.endswith(".safetensors") for name in pruned.files)
             with counter(f"pack {method} {sparsity}", shards, "shard") as step:
                 saved = pack(
                     pruned.folder,
                     work.files,
-                    transposed=transposed_tensors(pruned.folder, trust_remote_code=model.trust_remote_code),
-                    keep=StoredMasks(StoredLayers(pruned, layers), mask_of),
+                    known,
                     journal=work,
                     step=step,
                     facts=facts,

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 import zpruner
 from zpruner.checkpoint import Checkpoint, find_converted, write_manifest
 from zpruner.model import get_weight, set_weight, take_inventory
+from zpruner.packed.content import Known
 from zpruner.packed.masks import StoredIntegers, StoredLayers
 from zpruner.packed.pack import Savings, pack
 from zpruner.packed.structure import transposed_tensors
@@ -52,7 +53,7 @@ def save(model: PreTrainedModel, folder: Path) -> Path:
 
 def packed(folder: Path, out: Path) -> Savings:
     out.mkdir()
-    return pack(folder, out, transposed=transposed_tensors(folder))
+    return pack(folder, out, Known(transposed_tensors(folder)))
 
 
 def description(folder: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zpruner.errors import ArtifactError, SourceError
+from zpruner.packed.content import Known
 from zpruner.packed.pack import pack
 from zpruner.packed.unpack import unpack
 
@@ -88,7 +89,7 @@ def test_what_a_mask_keeps_is_kept_zeros_included(tmp_path: Path) -> None:
     mask[0, 1:4] = True  # 0.0, -0.0 and 2.0; 1.0 and 3.0 are no zeros, whatever the mask says
     source = folder_of({"a.weight": weight}, tmp_path / "dense")
     (tmp_path / "packed").mkdir()
-    pack(source, tmp_path / "packed", keep=lambda name, _: mask if name == "a.weight" else None)
+    pack(source, tmp_path / "packed", Known(keep=lambda name, _: mask if name == "a.weight" else None))
     found = load_file(tmp_path / "packed" / "zpruner.safetensors")
     assert found["a.weight_bitmask"][0, 0] == 0b10001111
     assert struct.pack("<5f", 1.0, 0.0, -0.0, 2.0, 3.0) == found["a.weight_values"][:5].numpy().tobytes()

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 import zpruner
 from zpruner.errors import ArtifactError
-from zpruner.packed.content import Integers
+from zpruner.packed.content import Integers, Known
 from zpruner.packed.linear import PackedLinear
 from zpruner.packed.pack import pack
 from zpruner.packed.structure import transposed_tensors
@@ -38,7 +38,7 @@ def logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
 def there_and_back(name: str, grid: Grid, share: float, tmp_path: Path, dtype: torch.dtype) -> Path:
     source, integers = quantize(save(family(name, dtype), tmp_path / "dense"), grid, share)
     (tmp_path / "packed").mkdir()
-    pack(source, tmp_path / "packed", transposed=transposed_tensors(source), integers=integers)
+    pack(source, tmp_path / "packed", Known(transposed_tensors(source), integers=integers))
     (tmp_path / "back").mkdir()
     unpack(tmp_path / "packed", tmp_path / "back")
     assert hashes(tmp_path / "back") == hashes(source)
@@ -77,7 +77,7 @@ def test_the_parts_are_what_the_format_says(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "dense" / "model.safetensors")
     source, integers = quantize(tmp_path / "dense", Grid(4, 32), 0.5)
     (tmp_path / "packed").mkdir()
-    saved = pack(source, tmp_path / "packed", integers=integers)
+    saved = pack(source, tmp_path / "packed", Known(integers=integers))
     found = load_file(tmp_path / "packed" / "zpruner.safetensors")
     rows, columns = tensors[name].shape
     counts = (load_file(source / "model.safetensors")[name] != 0).sum(dim=1)
@@ -122,7 +122,7 @@ def test_the_reader_of_the_documentation_reads_it(
 ) -> None:
     source, integers = quantize(save(family(name, torch.bfloat16), tmp_path / "dense"), grid, share)
     (tmp_path / "OUT").mkdir()
-    pack(source, tmp_path / "OUT", transposed=transposed_tensors(source), integers=integers)
+    pack(source, tmp_path / "OUT", Known(transposed_tensors(source), integers=integers))
     text = (Path(__file__).parents[2] / "docs" / "packed.md").read_text()
     code = next(part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "safe_open" in part)
     read: dict[str, Tensor] = {}
@@ -143,4 +143,4 @@ def test_integers_of_other_weights_are_refused(tmp_path: Path) -> None:
         return None if found is None else replace(found, scales=found.scales * 2)
 
     with pytest.raises(ArtifactError, match="integers and scales of other weights"):
-        pack(source, tmp_path / "packed", integers=wrong)
+        pack(source, tmp_path / "packed", Known(integers=wrong))

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 import zpruner
-from stages import apply, calibrate, evaluate, fetch, mask, score
+from stages import apply, calibrate, evaluate, fetch, mask, pack, score
 from zpruner.artifacts.results import Metrics
 from zpruner.artifacts.store import ArtifactReader, Provenance
 from zpruner.checkpoint import SolvedWeights, SolvedWriter
 from zpruner.errors import ArtifactError
+from zpruner.kernels import Codes
 from zpruner.model import get_weight, load_model, take_inventory
+from zpruner.packed.reader import PackedFile, packed_files
+from zpruner.packed.unpack import unpack
 
 METHODS = {
     "dense_int4": {"score": "magnitude", "quantize": {"bits": 4, "order": "activation"}},
@@ -85,6 +88,24 @@ def test_the_checkpoint_is_the_librarys_and_lies_on_the_stored_grid(project: Pat
         assert torch.equal(result.mask.keep, quantized.keep)
         assert not (weight.signbit() & (weight == 0)).any()
         assert len(quantized.integers.unique()) <= 2 ** METHODS[method]["quantize"]["bits"]
+
+
+def test_packing_stores_the_integers(project: Path, tmp_path: Path) -> None:
+    method, sparsity = ("joint", "s24") if _propagation(project) == "dense" else ("dense_int8", "s0")
+    params = tiny.read_params(project)
+    params["packed"] = {"variants": [f"{method}/{sparsity}"], "rounds": 0}
+    tiny.write_params(project, params)
+    tiny.plan(project)
+    score.run(method, root=project)
+    for stage in (mask, apply, pack):
+        stage.run(method, sparsity, root=project)
+    folder = project / "data/packed" / method / sparsity
+    unpack(folder, tmp_path)
+    assert tiny.files_of(tmp_path) == tiny.files_of(project / "data/pruned" / method / sparsity)
+    codes = Codes(8, 0) if method == "dense_int8" else Codes(4, 32)
+    for path in packed_files(folder):
+        for tensor in PackedFile(path).packed.values():
+            assert (tensor.codes, tensor.masked) == (codes, sparsity != "s0")
 
 
 def test_dense_baselines_are_rows_of_the_table(project: Path) -> None:

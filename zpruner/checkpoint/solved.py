@@ -95,6 +95,11 @@ class SolvedWeights:
         """A digest of all weights."""
         return self._reader.digest
 
+    @property
+    def quantized(self) -> frozenset[str]:
+        """Names of the layers whose integers and scales there are."""
+        return frozenset(name for name, facts in self._reader.files.items() if "grid" in facts)
+
     def read(self, layer: PrunableLayer, like: Tensor) -> Tensor:
         """Return a layer's solved weight on the CPU; it must have the shape (out, in) and dtype of `like`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,10 @@ from zpruner.cli import _options as option
 from zpruner.cli._output import check_apart, check_output, place
 from zpruner.cli._pack import saved_line
 from zpruner.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from zpruner.checkpoint import Checkpoint
+    from zpruner.packed.content import Known
 
 
 class Format(StrEnum):
@@ -45,7 +49,6 @@ def export(
     from zpruner.checkpoint import Checkpoint, write_manifest
     from zpruner.checkpoint.card import packed_card, with_results
     from zpruner.packed.pack import pack
-    from zpruner.packed.structure import transposed_tensors
 
     found = measured(layout, method, sparsity)
     checkpoint = Checkpoint(variant)
@@ -62,8 +65,8 @@ def export(
     card = with_results((checkpoint.folder / "README.md").read_text(encoding="utf-8"), found, calibration)
     with place(output, force) as staging:
         if format is Format.packed:
-            names = transposed_tensors(checkpoint.folder)
-            saved = pack(checkpoint.folder, staging, transposed=names, facts=facts, card=packed_card(card))
+            known = made_from(root, checkpoint, method, sparsity)
+            saved = pack(checkpoint.folder, staging, known, facts=facts, card=packed_card(card))
             typer.echo(saved_line(output, saved))
         else:
             for name in checkpoint.files:
@@ -71,6 +74,36 @@ def export(
             (staging / "README.md").write_text(card, encoding="utf-8")
             write_manifest(staging, checkpoint.model, **facts)
     typer.echo(f"{output}: {len(found)} measurements in its README.md")
+
+
+def made_from(root: Path, checkpoint: Checkpoint, method: str, sparsity: str) -> Known:
+    """Return the masks of a variant, and the integers and scales of a quantised one.
+
+    Raises:
+        ArtifactError: masks or solved weights that are missing or of another variant.
+    """
+    from zpruner.artifacts.store import Provenance
+    from zpruner.packed.variant import known_of_variant
+    from zpruner.settings.reading import read_params
+
+    made = checkpoint.manifest
+    expected = Provenance(
+        model_hash=str(made["dense"]),
+        method=str(made["method"]),
+        settings=str(made["settings"]),
+        pattern=str(made["pattern"]),
+        calibration_hash=str(made["calibration_hash"]),
+    )
+    layout, model = Layout(root), read_params(root / "params.yaml").model
+    return known_of_variant(
+        checkpoint,
+        layout.masks(method, sparsity),
+        layout.solved(method, sparsity),
+        expected,
+        blocks=model.blocks,
+        ignore=model.ignore,
+        trust_remote_code=model.trust_remote_code,
+    )
 
 
 def check_labels(root: Path, method: str, sparsity: str) -> None:

@@ -32,6 +32,7 @@ def pack(
     check_apart(output, local_path("FOLDER", str(folder)))
     check_output(output, force)
 
+    from zpruner.packed.content import Known
     from zpruner.packed.pack import pack
     from zpruner.packed.structure import transposed_tensors
     from zpruner.runtime.progress import counter
@@ -39,7 +40,7 @@ def pack(
     with place(output, force) as staging:
         names = transposed_tensors(folder, trust_remote_code=trust_remote_code)
         with counter("pack", _files(folder), "file") as step:
-            saved = pack(folder, staging, transposed=names, step=step, trust_remote_code=trust_remote_code)
+            saved = pack(folder, staging, Known(names), step=step, trust_remote_code=trust_remote_code)
     typer.echo(saved_line(output, saved))
 
 

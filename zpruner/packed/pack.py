@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from zpruner.checkpoint.manifest import SHARD_INDEX, read_manifest
 from zpruner.errors import MEND, ArtifactError, SourceError
 from zpruner.kernels.parts import words
 from zpruner.model.weight_files import weight_files
-from zpruner.packed.content import IntegersOf, Keep, Known, check_integers, describe, packed_size
+from zpruner.packed.content import Known, check_integers, describe, packed_size
 from zpruner.packed.encode import bitmask_of, negative_zeros
 from zpruner.packed.layout import (
     INDEX,
@@ -111,10 +111,8 @@ class _Plan:
 def pack(
     folder: Path,
     out: Path,
+    known: Known | None = None,
     *,
-    transposed: frozenset[str] = frozenset(),
-    keep: Keep | None = None,
-    integers: IntegersOf | None = None,
     journal: Journal | None = None,
     step: Callable[[], None] = lambda: None,
     facts: Mapping[str, Any] | None = None,
@@ -124,14 +122,12 @@ def pack(
     """Write a packed copy of a checkpoint folder; `unpack` gives back its very bytes.
 
     Every tensor of two or more dimensions is packed that has zeros enough for it to become smaller: what is kept is
-    what the mask says, and any other number that is not zero.
+    what the mask says, and any other number that is not zero. Of quantised tensors integers and scales are stored.
 
     Args:
         folder: a checkpoint in safetensors.
         out: an existing folder, empty or left by an interrupted run with the same journal.
-        transposed: names of stored tensors whose matrix is stored (in, out), see `transposed_tensors`.
-        keep: given a stored tensor's name and itself, its mask (bool, of its shape), or None where none is known.
-        integers: given the same, what it is made from, or None where it is not quantised: it is stored so.
+        known: what is known of the tensors beside their numbers.
         journal: what is finished; None: nothing is.
         step: called after each file, for progress.
         facts: go into the manifest.
@@ -147,9 +143,7 @@ def pack(
     described, config = read_plain_config(folder, trust_remote_code=trust_remote_code)
     files, _ = weight_files(folder, described)
     journal = Memory() if journal is None else journal
-    known = Known(transposed)
-    known = known if keep is None else replace(known, keep=keep)
-    known = known if integers is None else replace(known, integers=integers)
+    known = Known() if known is None else known
     several = len(files) > 1
     names = [
         f"zpruner-{n:05d}-of-{len(files):05d}.safetensors" if several else WEIGHTS for n in range(1, len(files) + 1)

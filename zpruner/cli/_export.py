@@ -79,13 +79,20 @@ def export(
 def made_from(root: Path, checkpoint: Checkpoint, method: str, sparsity: str) -> Known:
     """Return the masks of a variant, and the integers and scales of a quantised one.
 
+    One that `zpruner prune` wrote has no masks beside it: what is not zero is kept.
+
     Raises:
         ArtifactError: masks or solved weights that are missing or of another variant.
     """
     from zpruner.artifacts.store import Provenance
+    from zpruner.packed.content import Known
+    from zpruner.packed.structure import transposed_tensors
     from zpruner.packed.variant import known_of_variant
     from zpruner.settings.reading import read_params
 
+    layout, model = Layout(root), read_params(root / "params.yaml").model
+    if not layout.masks(method, sparsity).is_dir():
+        return Known(transposed_tensors(checkpoint.folder, trust_remote_code=model.trust_remote_code))
     made = checkpoint.manifest
     expected = Provenance(
         model_hash=str(made["dense"]),
@@ -94,7 +101,6 @@ def made_from(root: Path, checkpoint: Checkpoint, method: str, sparsity: str) ->
         pattern=str(made["pattern"]),
         calibration_hash=str(made["calibration_hash"]),
     )
-    layout, model = Layout(root), read_params(root / "params.yaml").model
     return known_of_variant(
         checkpoint,
         layout.masks(method, sparsity),

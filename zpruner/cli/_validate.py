@@ -133,7 +133,7 @@ def check_sources(params: Params, root: Path) -> list[str]:
 
 def _check_source(where: str, name: str, source: str, sha256: str | None, root: Path) -> str:
     from zpruner.errors import SourceError
-    from zpruner.sources import HubRef, LocalPath, PackageFile, checked_sha256, hub_name, parse_source
+    from zpruner.sources import LocalPath, Remote, checked_sha256, hub_name, parse_source
 
     parsed = parse_source(source)
     checked_sha256(f"{where}.source", sha256)
@@ -146,18 +146,12 @@ def _check_source(where: str, name: str, source: str, sha256: str | None, root: 
             raise SourceError(
                 f"{where}.source", f"no file or folder {root / path}", "one that exists", "Correct params.yaml."
             )
-        case PackageFile():
-            if sha256 is None:
-                raise InvalidSettingError(
-                    f"{where}.sha256", "null", "the SHA-256 of the file: pip: sources need one", "Add it."
-                )
-            return f"{where}: {parsed.member} comes from the package {parsed.name} {parsed.version}"
-        case HubRef():
+        case Remote():
             if sha256 is None and not parsed.is_pinned:
-                raise InvalidSettingError(
-                    f"{where}.source", f"'{source}' without sha256", "a commit of 40 digits, or a sha256", "Pin it."
-                )
-            return f"{where}: {parsed.repo} at {parsed.revision} comes from the Hugging Face hub"
+                got = f"null ('{source}' without sha256)"
+                expected = "the SHA-256 of what is fetched, or of the hub a commit of 40 digits"
+                raise InvalidSettingError(f"{where}.sha256", got, expected, "Add it.")
+            return f"{where}: {parsed.origin}"
 
 
 def _since_fetched(root: Path, name: str, path: Path) -> str:

@@ -2,25 +2,68 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from zpruner.errors import InvalidSettingError, SourceError
 from zpruner.runtime.quiet import first_line, quiet
 from zpruner.runtime.system_errors import system_errors_named
+from zpruner.sources._form import NAME, Remote, inner_path, on_disk, refuse
+from zpruner.sources._form import Kind as Kind
 from zpruner.sources._hash import file_sha256, folder_sha256, require_sha256
-from zpruner.sources._parse import HubRef
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["model", "dataset"]
 
 # Weights as safetensors only; the rest is configuration and tokenizer. Pickles (*.bin, *.pt) are never downloaded.
 _MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja"]
 _CARD = "README.md"
+_HUB = re.compile(rf"({NAME}/{NAME})@([A-Za-z0-9][A-Za-z0-9._-]*)(?:/(.+))?")
+
+
+@dataclass(frozen=True)
+class HubRef(Remote):
+    """A model or data set `repo` ("ORG/NAME") on the hub at `revision`, or one `file` of it."""
+
+    prefix: ClassVar[str] = "hf:"
+    form: ClassVar[str] = "hf:ORG/NAME@REVISION[/FILE]"
+
+    repo: str
+    revision: str
+    file: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, rest: str) -> HubRef:
+        """Read ORG/NAME@REVISION[/FILE]."""
+        match = _HUB.fullmatch(rest)
+        if match is None:
+            refuse(text, f"{cls.form} (without a revision, the content could change between two runs)")
+        on_disk(text, Path(f"{match[1].replace('/', '--')}@{match[2]}"), "inner")
+        return cls(match[1], match[2], inner_path(text, match[3]) if match[3] else None)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a full commit hash, the only kind that always names the same content."""
+        return re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
+
+    @property
+    def origin(self) -> str:
+        """The repository."""
+        return f"{self.repo} at {self.revision} comes from the Hugging Face hub"
+
+    def fetch(self, sha256: str | None, downloads: Path, kind: Kind) -> Path:
+        """Return the one file of it, see `fetch_hub_file`; a whole repository is no file."""
+        if self.file is None:
+            raise SourceError(str(self), "a whole repository", "one file of it", f"Write {self}/FILE.")
+        return fetch_hub_file(self, self.file, sha256, downloads, kind)
+
+    def __str__(self) -> str:
+        return f"hf:{self.repo}@{self.revision}" + (f"/{self.file}" if self.file else "")
 
 
 def fetch_hub_model(ref: HubRef, sha256: str | None, downloads: Path, trust_remote_code: bool) -> Path:

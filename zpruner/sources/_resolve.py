@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from zpruner.errors import SourceError
-from zpruner.sources._hub import Kind, hub_commit
-from zpruner.sources._parse import NAME, HubRef, LocalPath, parse_source
+from zpruner.sources._form import NAME, Kind
+from zpruner.sources._hub import HubRef, hub_commit
+from zpruner.sources._parse import LocalPath, parse_source
 
 _PLAIN = re.compile(rf"({NAME}/{NAME})(?:@([A-Za-z0-9][A-Za-z0-9._-]*))?")
 _FILES = (

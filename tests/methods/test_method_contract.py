@@ -33,6 +33,7 @@ def layer_stats(dead=(), scale=1.0):
         gram_half=x[:, : TOKENS // 2] @ x[:, : TOKENS // 2].T,
         grad_sq=grad.square().sum(0),
         cross=1.5 * x @ x.T,
+        drift=grad.sum(0),
     )
 
 

@@ -68,17 +68,16 @@ def variants() -> Iterator[Variant]:
     dense, best, sparsegpt = {"score": "magnitude"}, PRESETS["best"], PRESETS["sparsegpt"]
     for bits in (4, 3, 8):
         yield Variant("dense", "0", dense, {"bits": bits, **NEAREST}, sequential=False)
-    yield from (Variant(name, "0", {}) for name in ("q4_0", "q8_0"))
     int8, int4, int3 = ({"bits": bits, **GPTQ} for bits in (8, 4, 3))
-    for grid in (int4, int3, {**int3, "group": 128}, {**int4, "group": 128}, int8):
+    for grid in (int3, int4):
         yield Variant("dense", "0", dense, grid, sequential=False)
-    yield Variant("best", "0.5", best, int4)
-    yield Variant("dense", "0", SEQUENTIAL, int3)
-    yield Variant("best", "0.5", best, int8)
-    yield from (Variant("best", pattern, best, int4) for pattern in ("0.6", "2:4", "0.3", "0.7"))
+    yield from (Variant("best", "0.5", best, each) for each in (int8, int4))
+    yield from (Variant(name, "0", {}) for name in ("q4_0", "q8_0"))
+    for grid in ({**int3, "group": 128}, int8, {**int4, "group": 128}):
+        yield Variant("dense", "0", dense, grid, sequential=False)
+    yield from (Variant("best", pattern, best, int4) for pattern in ("0.3", "0.6", "2:4", "0.7"))
     yield from (Variant("sparsegpt", "0.5", sparsegpt, each, sequential=False) for each in (int4, None))
-    yield Variant("dense", "0", SEQUENTIAL, int4)
-    yield Variant("dense", "0", SEQUENTIAL, {**int3, "group": 128})
+    yield from (Variant("dense", "0", SEQUENTIAL, grid) for grid in (int3, int4))
     for pattern in ("0.5", "0.6", "0.7", "2:4", "0.3"):
         yield from (Variant("best", pattern, best, each) for each in (None, int8))
 
@@ -121,7 +120,7 @@ def fill(todo: list[Variant], log: Path, text: Path | None, windows: int, seqlen
             found = zpruner.prune_sequentially(model, calibration, method=method, sparsity=variant.pattern)
             keeps = {layer.name: layer.mask.keep for layer in found}
         elif method:
-            measured = measured or zpruner.calibrate(model, calibration, stats=zpruner.needs("sparsegpt"))
+            measured = measured or zpruner.calibrate(model, calibration, for_methods="sparsegpt")
             measured.replaced.clear()
             found = zpruner.prune(model, measured, method=method, sparsity=variant.pattern)
             keeps = {layer.name: layer.mask.keep for layer in found}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages._variant import ReadIntegers
 from zpruner.artifacts.results import Layer, Storage
 from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
@@ -17,6 +18,7 @@ from zpruner.checkpoint import Checkpoint
 from zpruner.evaluate import layer_error, pack_sample, sample_bits, share_of_zeros, storage
 from zpruner.model import PrunableLayer
 from zpruner.patterns import Pattern
+from zpruner.quantization import QuantizedLayer
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def measure_layers(
     pattern: Pattern,
     stored: Path,
     tables: int,
+    integers: ReadIntegers,
     step: Callable[[], None],
 ) -> LayerFacts:
     """Return the counts; layer errors that an interrupted run measured are taken from the journal.
@@ -62,6 +65,7 @@ def measure_layers(
         pattern: of the variant.
         stored: a folder with tensors of the same shapes and types: the variant's checkpoint, or the dense one.
         tables: bytes of them that a token does not read (`zpruner.model.table_bytes`).
+        integers: returns what a layer is made from, where it is quantised.
         step: called after each layer.
     """
     entries: list[Layer] = []
@@ -70,7 +74,7 @@ def measure_layers(
     shown = shown_layers(activations)
     total = sum(layer.in_features * layer.out_features for layer in activations.layers)
 
-    def measured() -> Iterator[Tensor]:
+    def measured() -> Iterator[tuple[Tensor, QuantizedLayer | None]]:
         for layer, pruned in weights:
             found = work.done(layer.name)
             if found is None:
@@ -91,7 +95,7 @@ def measure_layers(
             bits.append(sample_bits(layer, pruned, total))
             if layer in shown:
                 kept[layer.name] = pruned != 0
-            yield pruned
+            yield pruned, integers(layer)
             step()
 
     size = storage(stored, measured(), pattern, tables)

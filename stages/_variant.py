@@ -19,8 +19,11 @@ from zpruner.model import PrunableLayer, resolve_device
 from zpruner.patterns import StructuredPattern
 from zpruner.pruning.composition import compose
 from zpruner.pruning.structured import StructurePlan
+from zpruner.quantization import QuantizedLayer
 from zpruner.runtime.transfer import to_device, to_host
 from zpruner.structures import write_cut
+
+ReadIntegers = Callable[[PrunableLayer], QuantizedLayer | None]
 
 
 class Variant:
@@ -114,3 +117,23 @@ class Variant:
             stats = replace(self.activations.stats(layer.name), grad_sq=grad_sq)
             stats = stats.to(self._device)
             return to_host(composition.apply(composition.correct(weight, stats), mask, stats))()
+
+
+def open_integers(project: Project, method: str, sparsity: str, model_hash: str, calibration_hash: str) -> ReadIntegers:
+    """Return what reads a layer's integers and scales; None for every layer of a method that does not quantise.
+
+    Args:
+        project: with the artifacts of the stages up to mask.
+        method: a label under `methods` in params.yaml.
+        sparsity: a label under `sparsities`.
+        model_hash: of the unpruned checkpoint.
+        calibration_hash: of the windows that the variant is calibrated on.
+
+    Raises:
+        ArtifactError: solved weights that are missing or belong to another variant or model.
+    """
+    if compose(project.params.method(method)).rounding is None:
+        return lambda _: None
+    own = replace(project.variant(method, sparsity), model_hash=model_hash, calibration_hash=calibration_hash)
+    solved = SolvedWeights(project.solved(method, sparsity), own)
+    return lambda layer: solved.read_quantized(layer.name)

@@ -14,7 +14,7 @@ from stages._layers import measure_layers, shown_layers
 from stages._measure import Step, batches_of, measure, speed_of
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._samples import continued, sample
-from stages._variant import Variant
+from stages._variant import Variant, open_integers
 from zpruner.artifacts.files import digest_of
 from zpruner.artifacts.results import Details, Divergence, Histogram, Layer, Metrics, Storage, Task, ZeroShot
 from zpruner.artifacts.work import Work
@@ -113,7 +113,8 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             pattern = project.params.pattern(sparsity)
             weights = _weights(runner, unpruned, activations, variant if structured else None)
             tables = table_bytes(runner.model)
-            facts = measure_layers(work, weights, unpruned, activations, pattern, opened.folder, tables, step)
+            integers = open_integers(project, method, sparsity, unpruned.model_hash, calibration_hash)
+            facts = measure_layers(work, weights, unpruned, activations, pattern, opened.folder, tables, integers, step)
         layers = () if facts is None else facts.layers
         metrics = Metrics(
             perplexity=perplexity_of(measured["losses"]),

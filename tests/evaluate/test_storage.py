@@ -32,7 +32,7 @@ def two_of_four(dtype: torch.dtype) -> torch.Tensor:
 
 def test_2_4_in_bfloat16(tmp_path: Path) -> None:
     weight = two_of_four(torch.bfloat16)
-    found = storage(checkpoint(tmp_path, weight), [weight], TWO_OF_FOUR, tables=7)
+    found = storage(checkpoint(tmp_path, weight), [(weight, None)], TWO_OF_FOUR, tables=7)
     assert found.stored == 2 * (30 + 2048)
     assert found.bitmask == 2 * 30 + 32 * 8 + 33 * 4 + 1024 * 2 + 64
     assert found.packed == 2 * 30 + 2 * 1024 + 1024 * 2 // 8  # two bits of position for each kept value
@@ -42,28 +42,28 @@ def test_2_4_in_bfloat16(tmp_path: Path) -> None:
 def test_a_chance_zero_makes_the_bitmask_smaller_but_not_the_packed_form(tmp_path: Path) -> None:
     weight = two_of_four(torch.float32)
     weight[0, 0] = 0
-    found = storage(checkpoint(tmp_path, weight), [weight], TWO_OF_FOUR)
+    found = storage(checkpoint(tmp_path, weight), [(weight, None)], TWO_OF_FOUR)
     assert found.bitmask == 4 * 30 + 32 * 8 + 33 * 4 + 1023 * 4 + 64
     assert found.packed == 4 * 30 + 4 * 1024 + 256
 
 
 def test_4_8_needs_three_bits_per_position(tmp_path: Path) -> None:
     weight = torch.tensor([[1.0, 2, 3, 4, 0, 0, 0, 0]] * 2)
-    found = storage(checkpoint(tmp_path, weight), [weight], SparsityPattern.parse("4:8"))
+    found = storage(checkpoint(tmp_path, weight), [(weight, None)], SparsityPattern.parse("4:8"))
     assert found.packed == 4 * 30 + 4 * 8 + 3
 
 
 def test_what_does_not_satisfy_the_pattern_has_no_packed_form(tmp_path: Path) -> None:
     weight = torch.tensor([[1.0, 2, 3, 0, 0, 0, 0, 4]])
     folder = checkpoint(tmp_path, weight)
-    assert storage(folder, [weight], TWO_OF_FOUR).packed is None
-    assert storage(folder, [weight], HALF).packed is None
-    assert storage(folder, [torch.zeros(2, 4), weight], TWO_OF_FOUR).packed is None
+    assert storage(folder, [(weight, None)], TWO_OF_FOUR).packed is None
+    assert storage(folder, [(weight, None)], HALF).packed is None
+    assert storage(folder, [(torch.zeros(2, 4), None), (weight, None)], TWO_OF_FOUR).packed is None
 
 
 def test_a_dense_weight_is_packed_by_nobody(tmp_path: Path) -> None:
     weight = torch.ones(4, 9)
-    assert storage(checkpoint(tmp_path, weight), [weight], HALF) == Storage(stored=264, bitmask=264, read=264)
+    assert storage(checkpoint(tmp_path, weight), [(weight, None)], HALF) == Storage(stored=264, bitmask=264, read=264)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_what_evaluation_counts_is_what_packing_makes(tmp_path: Path) -> None:
     set_weight(model, layers[0], torch.ones_like(get_weight(model, layers[0])))
     folder = save(model, tmp_path / "dense")
     saved = packed(folder, tmp_path / "packed")
-    found = storage(folder, (get_weight(model, layer) for layer in layers), HALF)
+    found = storage(folder, ((get_weight(model, layer), None) for layer in layers), HALF)
     assert (found.stored, found.bitmask) == (saved.dense, saved.packed)
     assert 0 < saved.tensors < len(layers)
 

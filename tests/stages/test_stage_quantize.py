@@ -11,7 +11,7 @@ from torch import Tensor
 
 import zpruner
 from stages import apply, calibrate, evaluate, fetch, mask, pack, score
-from zpruner.artifacts.results import Metrics
+from zpruner.artifacts.results import Cost, Metrics
 from zpruner.artifacts.store import ArtifactReader, Provenance
 from zpruner.checkpoint import SolvedWeights, SolvedWriter
 from zpruner.errors import ArtifactError
@@ -106,6 +106,11 @@ def test_packing_stores_the_integers(project: Path, tmp_path: Path) -> None:
     for path in packed_files(folder):
         for tensor in PackedFile(path).packed.values():
             assert (tensor.codes, tensor.masked) == (codes, sparsity != "s0")
+    evaluate.run(method, sparsity, root=project)
+    saved = Cost.read(project / f"data/costs/pack/{method}/{sparsity}.json", "").packed
+    counted = Metrics.read(project / f"data/evaluation/{method}/{sparsity}.json", "").bytes
+    assert saved is not None
+    assert counted.bitmask == saved.packed < saved.dense == counted.stored
 
 
 def test_dense_baselines_are_rows_of_the_table(project: Path) -> None:

@@ -33,7 +33,7 @@ class Storage(Part):
 
     Attributes:
         stored: as they are.
-        bitmask: as `zpruner.pack` stores them: bitmask and kept values.
+        bitmask: as the stage `pack` stores them: bitmask and kept values, as integers where they are quantised.
         packed: as N:M formats store them.
         read: those of `stored` that computing one token reads: all but tables of which it takes a row.
     """

@@ -15,23 +15,27 @@ from zpruner.artifacts.results import Storage
 from zpruner.errors import ArtifactError
 from zpruner.kernels.parts import Layout
 from zpruner.model import PrunableLayer, get_weight
-from zpruner.packed.size import packed_bytes
+from zpruner.packed.size import packed_bytes, quantized_bytes
 from zpruner.patterns import Pattern, StructuredPattern
+from zpruner.quantization import QuantizedLayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def storage(folder: Path, weights: Iterable[Tensor], pattern: Pattern, tables: int = 0) -> Storage:
+def storage(
+    folder: Path, weights: Iterable[tuple[Tensor, QuantizedLayer | None]], pattern: Pattern, tables: int = 0
+) -> Storage:
     """Count the bytes of all tensors of a checkpoint folder: zeros included, and in formats without them.
 
-    `bitmask` is what `zpruner.pack` makes of it (to the byte, where a layer is a stored tensor of its own and no kept
-    weight is zero). `packed` takes N values of every M and their positions, ceil(log2 M) bits each (2 for 2:4); it is
-    None unless every group of M weights in every layer has at most N that are not zero.
+    `bitmask` is what the stage `pack` makes of it (to the byte, where a layer is a stored tensor of its own and no kept
+    weight that is not quantised is zero). `packed` takes N values of every M and their positions, ceil(log2 M) bits
+    each (2 for 2:4); it is None unless every group of M weights in every layer has at most N that are not zero, and
+    where one is quantised.
 
     Args:
         folder: holds *.safetensors; only their headers are read.
-        weights: every prunable weight of it, float (out, in).
+        weights: every prunable weight of it, float (out, in), and the integers and scales that it is made from.
         pattern: N:M to pack by; a ratio gives no packed size. Of structures that went no zeros are stored: neither
             size is told.
         tables: bytes of them that a token does not read (`zpruner.model.table_bytes`).
@@ -43,8 +47,12 @@ def storage(folder: Path, weights: Iterable[Tensor], pattern: Pattern, tables: i
         return Storage(stored=stored, read=stored - tables)
     bitmask, packed = stored, stored
     fits = pattern.is_nm
-    for weight in weights:
+    for weight, quantized in weights:
         dense = weight.numel() * weight.element_size()
+        if quantized is not None:
+            fits = False
+            bitmask += (quantized_bytes(quantized, weight.dtype) or dense) - dense
+            continue
         bitmask += (packed_bytes(Layout.of(weight), torch.count_nonzero(weight, dim=1)) or dense) - dense
         if pattern.kept is not None and pattern.group_size is not None:
             fits = fits and satisfies(weight, pattern.kept, pattern.group_size)

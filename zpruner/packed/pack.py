@@ -30,7 +30,7 @@ from zpruner.packed.layout import (
     metadata_of,
     quantization_config,
 )
-from zpruner.packed.size import MIN_SPARSITY, bitmask_bytes
+from zpruner.packed.size import MIN_SPARSITY, Kinds, bitmask_bytes
 from zpruner.packed.source import FileDigest, WeightFile, other_files, read_plain_config
 
 CARD = "README.md"
@@ -92,9 +92,6 @@ class Savings:
 
     def __add__(self, other: Savings) -> Savings:
         return Savings(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
-
-
-Kinds = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 @dataclass

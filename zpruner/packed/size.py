@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zpruner.kernels.parts import WORD, Codes, Layout, words
-from zpruner.quantization import Grid
+from zpruner.quantization import Grid, QuantizedLayer
 
 MIN_SPARSITY = 0.1
 """Tensors with a smaller share of zeros stay as they are, unless their values are integers."""
@@ -53,3 +53,15 @@ def packed_bytes(layout: Layout, counts: Tensor, scale_dtype: torch.dtype = torc
     kinds = kinds_of(layout, counts, scale_dtype).values()
     size = sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in kinds)
     return size if size < weights * layout.dtype.itemsize else None
+
+
+def quantized_bytes(found: QuantizedLayer, dtype: torch.dtype) -> int | None:
+    """Return the bytes of a quantised layer's parts; None where it stays as it is: it would not become smaller.
+
+    Args:
+        found: the layer.
+        dtype: of its weights.
+    """
+    rows, columns = found.integers.shape
+    layout = Layout(rows, columns, dtype, not bool(found.keep.all()), codes_of_grid(found.grid))
+    return packed_bytes(layout, found.keep.sum(dim=1), found.grid.scale_dtype)

@@ -25,7 +25,7 @@ def computed(work_root: Path, costs: Path) -> frozenset[str]:
 
     A report made again from the same files gives the same answer.
     """
-    files = {str(path.relative_to(costs)): checksum(path) for path in sorted(costs.rglob("*.json"))}
+    files = {str(path.relative_to(costs)): checksum(path) for path in sorted(costs.rglob("*.json")) if path.is_file()}
     this = digest_of(files)
     lines = list(_read(work_root))
     reports = [i for i, line in enumerate(lines) if line.get("report", this) != this]

@@ -86,11 +86,11 @@ def warm(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
 def trial(root: Path, how: str, rng: random.Random, expected: dict[str, bytes]) -> tuple[str, str]:
     """Damage a file, run a reader of it, mend; returns what was done and `refused` or `harmless`."""
     files = [path for path in sorted((root / "data").rglob("*")) if path.is_file() and not path.is_symlink()]
-    files = [path for path in files if readers_of(root, path)]
-    path = rng.choice(files)
+    path = rng.choice([path for path in files if readers_of(root, path)])
     instance, damage = rng.choice(readers_of(root, path)), rng.choice([one for one in DAMAGES if one != edit_and_seal])
     where = f"{damage.__name__} of {path.relative_to(root)}, read by {instance}"
     before = path.stat()
+    shared = {str(one.relative_to(root / "data")): b"" for one in files if one.samefile(path)}  # DVC links equal files
     path.chmod(0o644)
     damage(path, rng, files)
     if path.is_file() and not path.is_symlink() and rng.random() < 0.5:  # as a bad disk does it: DVC sees no change
@@ -103,8 +103,7 @@ def trial(root: Path, how: str, rng: random.Random, expected: dict[str, bytes]) 
         assert "zpruner doctor --mend" in said or "dvc repro" in said or "missing" in said, (where, said)
     else:
         print(where, file=sys.stderr)
-        found, name = outputs(root), path.relative_to(root / "data").as_posix()
-        assert {**found, name: b""} == {**expected, name: b""}, (where, said)
+        assert outputs(root) | shared == expected | shared, (where, said)
     warm(root, sys.executable, "-m", "zpruner", "doctor", "--mend")
     mended = warm(root, "dvc", "repro")
     assert mended.returncode == 0, (where, said, mended.stdout + mended.stderr)

@@ -87,6 +87,11 @@ def build(family: str) -> PreTrainedModel:
     return model
 
 
+def in_memory(model: PreTrainedModel) -> set[str]:
+    """The names of the tensors of a model that have memory."""
+    return {name for name, tensor in model.state_dict(keep_vars=True).items() if not tensor.is_meta}
+
+
 def last_hidden(model: PreTrainedModel, windows: Tensor) -> Tensor:
     """What the last decoder block puts out, by a forward pass of the whole model."""
     inventory = take_inventory(model)

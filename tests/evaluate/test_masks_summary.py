@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 import torch
+from torch import Tensor
 
-from zpruner.evaluate import jaccard, sample_mask, score_histogram
+from zpruner.evaluate import jaccard, pack_sample, sample_bits, score_histogram
 from zpruner.evaluate.masks import BINS, sample_positions
 from zpruner.model import PrunableLayer
 
@@ -21,6 +24,10 @@ def masks(seed: int, share: float) -> list[torch.Tensor]:
 def exact(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
     both = sum(int((x & y).sum()) for x, y in zip(a, b, strict=True))
     return both / sum(int((x | y).sum()) for x, y in zip(a, b, strict=True))
+
+
+def sample_mask(layers: Iterable[tuple[PrunableLayer, Tensor]], total: int) -> str:
+    return pack_sample([sample_bits(layer, weight, total) for layer, weight in layers])
 
 
 @pytest.mark.parametrize(("first", "second"), [(0.5, 0.5), (0.3, 0.7), (0.9, 0.2)])

@@ -5,6 +5,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from zpruner.allocations import Unpruned
 from zpruner.allocations._exact import allocate
 from zpruner.allocations.dlp import Dlp, median, median_targets
 from zpruner.allocations.owl import outlier_share, outlier_targets
@@ -71,7 +72,8 @@ def test_dlp_measures_blocks_and_keeps_the_total():
     def unpruned(name):
         return weights[name], LayerStats(name, 8, 2, sq_sum=torch.full((SHAPES[name][1],), 2.0))
 
-    patterns = Dlp(alpha=0.1).patterns(SparsityPattern(ratio=0.5), ComparisonGroup.LAYER, SHAPES, blocks, unpruned)
+    model = Unpruned(SHAPES, blocks, unpruned)
+    patterns = Dlp(alpha=0.1).patterns(SparsityPattern(ratio=0.5), ComparisonGroup.LAYER, model)
     counts = pruned(patterns, ComparisonGroup.LAYER, SHAPES)
     assert sum(counts.values()) == TOTAL // 2
     assert counts == {"blocks.0.up": 24, "blocks.0.down": 28, "blocks.1.up": 36, "blocks.1.down": 42}

@@ -45,3 +45,23 @@ def test_a_key_in_both_places_is_refused(tmp_path):
     path.write_text(json.dumps(params))
     with pytest.raises(InvalidSettingError, match=r"model\.memory beside `machine:`.*Delete model\.memory"):
         read_params(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "seen"),
+    [
+        ([0.25, 0.75], {}, True),
+        ([0.5, 1.0], {}, False),
+        ([0.25, 0.75], {"source": "./source/text.txt"}, True),
+        ([0.25, 0.75], {"source": "elsewhere.txt"}, False),
+        ([0.25, 0.75], {"source": "a copy.txt", "sha256": "a" * 64}, True),
+    ],
+)
+def test_an_evaluation_of_text_that_calibration_has_seen_is_told(part, changes, seen, tmp_path):
+    params = copy.deepcopy(tiny.PARAMS)
+    params["calibration"]["sha256"] = "a" * 64
+    params["evaluation"]["perplexity"] |= {"part": part, **changes}
+    path = tmp_path / "params.yaml"
+    path.write_text(json.dumps(params))
+    advice = read_params_with_advice(path)[1]
+    assert ("perplexities are of text that pruning has seen" in advice) == seen

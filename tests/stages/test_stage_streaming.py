@@ -111,7 +111,7 @@ def test_what_was_compared_is_let_go_before_layers_are_measured(
 
     def measuring(*args: Any) -> LayerFacts:
         for runner in runners:
-            left.append(runner.skeleton.materialised() & {name for names in runner.units.values() for name in names})
+            left.append(tiny.in_memory(runner.model) & {name for names in runner.units.values() for name in names})
         return measure_layers(*args)
 
     monkeypatch.setattr(evaluate, "open_runner", opening)

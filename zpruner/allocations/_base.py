@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -11,8 +12,28 @@ from zpruner.allocations._exact import allocate, check_ratio
 from zpruner.parts.registry import Part
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern
 
-Unpruned = Callable[[str], tuple[Tensor, LayerStats]]
-"""Given a layer's name, returns its weight, float (out, in), and statistics in the unpruned model."""
+
+@dataclass(frozen=True)
+class Unpruned:
+    """The layers of a model before it is pruned.
+
+    Attributes:
+        shapes: (out, in) of every layer.
+        blocks: decoder block of every layer.
+        layer: gives weight, float (out, in), and statistics of a layer; these are those in `needs`, or more.
+    """
+
+    shapes: Mapping[str, tuple[int, int]]
+    blocks: Mapping[str, int]
+    layer: Callable[[str], tuple[Tensor, LayerStats]]
+
+    def by_block(self, measure: Callable[[list[Tensor]], float]) -> dict[str, float]:
+        """Return layer -> what `measure` makes of the saliencies of its block, each float32 (out, in)."""
+        found = {
+            block: measure([saliency(*self.layer(name)) for name in self.shapes if self.blocks[name] == block])
+            for block in sorted(set(self.blocks.values()))
+        }
+        return {name: found[self.blocks[name]] for name in self.shapes}
 
 
 class Allocation(Part, ABC):
@@ -22,29 +43,20 @@ class Allocation(Part, ABC):
     sum is the nearest below.
     """
 
-    def patterns(
-        self,
-        pattern: SparsityPattern,
-        group: ComparisonGroup,
-        shapes: Mapping[str, tuple[int, int]],
-        blocks: Mapping[str, int],
-        unpruned: Unpruned,
-    ) -> dict[str, SparsityPattern]:
+    def patterns(self, pattern: SparsityPattern, group: ComparisonGroup, model: Unpruned) -> dict[str, SparsityPattern]:
         """Return the pattern of every layer.
 
         Args:
             pattern: a ratio, of all layers together.
             group: the comparison group of the selection; with `row` the counts are multiples of a layer's rows.
-            shapes: (out, in) of every layer.
-            blocks: decoder block of every layer.
-            unpruned: gives weight and statistics of a layer; the statistics are those in `needs`, or more.
+            model: its layers.
 
         Raises:
             InvalidPatternError: an N:M pattern, which fixes every layer's sparsity.
             InvalidSettingError: targets that cannot be met.
         """
         self.check(pattern)
-        return allocate(self.targets(pattern.sparsity, shapes, blocks, unpruned), shapes, pattern, group)
+        return allocate(self.targets(pattern.sparsity, model), model.shapes, pattern, group)
 
     def check(self, pattern: SparsityPattern) -> None:
         """Raise what no model can change.
@@ -56,14 +68,8 @@ class Allocation(Part, ABC):
         check_ratio(pattern)
 
     @abstractmethod
-    def targets(
-        self,
-        sparsity: float,
-        shapes: Mapping[str, tuple[int, int]],
-        blocks: Mapping[str, int],
-        unpruned: Unpruned,
-    ) -> dict[str, float]:
-        """Return the sparsity wanted of every layer; arguments as in `patterns`."""
+    def targets(self, sparsity: float, model: Unpruned) -> dict[str, float]:
+        """Return the sparsity wanted of every layer, for one of all layers together."""
 
 
 def saliency(weight: Tensor, stats: LayerStats) -> Tensor:

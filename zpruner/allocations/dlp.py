@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.allocations._base import Allocation, Unpruned, saliency
+from zpruner.allocations._base import Allocation, Unpruned
 from zpruner.allocations._exact import check_ratio
 from zpruner.errors import InvalidSettingError
 from zpruner.types import SparsityPattern, Stat
@@ -33,19 +33,9 @@ class Dlp(Allocation):
         if not self.alpha < min(ratio, 1.0 - ratio):  # some block is at least so far from the mean
             raise out_of_range(self.alpha, ratio)
 
-    def targets(
-        self,
-        sparsity: float,
-        shapes: Mapping[str, tuple[int, int]],
-        blocks: Mapping[str, int],
-        unpruned: Unpruned,
-    ) -> dict[str, float]:
+    def targets(self, sparsity: float, model: Unpruned) -> dict[str, float]:
         """Return one sparsity per block."""
-        medians = {
-            block: median([saliency(*unpruned(name)) for name in shapes if blocks[name] == block])
-            for block in sorted(set(blocks.values()))
-        }
-        return median_targets({name: medians[blocks[name]] for name in shapes}, shapes, sparsity, self.alpha)
+        return median_targets(model.by_block(median), model.shapes, sparsity, self.alpha)
 
 
 def median(scores: Sequence[Tensor]) -> float:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.allocations._base import Allocation, Unpruned, saliency
+from zpruner.allocations._base import Allocation, Unpruned
 from zpruner.allocations._exact import check_ratio
 from zpruner.errors import InvalidSettingError, ShapeMismatchError
 from zpruner.types import SparsityPattern, Stat
@@ -34,19 +34,10 @@ class Owl(Allocation):
         """Raise what no model can change; see `Allocation.check`."""
         check_spread(self.spread, check_ratio(pattern))
 
-    def targets(
-        self,
-        sparsity: float,
-        shapes: Mapping[str, tuple[int, int]],
-        blocks: Mapping[str, int],
-        unpruned: Unpruned,
-    ) -> dict[str, float]:
+    def targets(self, sparsity: float, model: Unpruned) -> dict[str, float]:
         """Return one sparsity per block."""
-        shares = {
-            block: outlier_share([saliency(*unpruned(name)) for name in shapes if blocks[name] == block], self.multiple)
-            for block in sorted(set(blocks.values()))
-        }
-        return outlier_targets({name: shares[blocks[name]] for name in shapes}, shapes, sparsity, self.spread)
+        shares = model.by_block(lambda scores: outlier_share(scores, self.multiple))
+        return outlier_targets(shares, model.shapes, sparsity, self.spread)
 
 
 def outlier_share(scores: Sequence[Tensor], multiple: float = 5.0) -> float:

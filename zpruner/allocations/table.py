@@ -15,15 +15,9 @@ class Table(Allocation):
     sparsities: dict[str, float]
     """Shell-style pattern of layer names -> sparsity, e.g. `{"*.down_proj": 0.4}`; the first that fits counts."""
 
-    def targets(
-        self,
-        sparsity: float,
-        shapes: Mapping[str, tuple[int, int]],
-        blocks: Mapping[str, int],
-        unpruned: Unpruned,
-    ) -> dict[str, float]:
+    def targets(self, sparsity: float, model: Unpruned) -> dict[str, float]:
         """Return the table's sparsities, and the remainder's."""
-        return table_targets(self.sparsities, shapes, sparsity)
+        return table_targets(self.sparsities, model.shapes, sparsity)
 
 
 def table_targets(

@@ -67,6 +67,7 @@ def validate(
     for where, seqlen in (
         ("calibration", params.calibration.seqlen),
         ("evaluation.perplexity", params.evaluation.perplexity.seqlen),
+        *([] if params.search is None else [("search.text", params.search.text.seqlen)]),
     ):
         check_length(seqlen, shapes.longest, f"{where}.seqlen")
     patterns = {f"sparsities.{label}": params.pattern(label) for label in params.sparsities}

@@ -4,7 +4,7 @@ from zpruner.evaluate.continuation import continuation
 from zpruner.evaluate.divergence import Comparison, compare, compare_batches
 from zpruner.evaluate.intervals import mean_interval, perplexity_interval, ratio_interval
 from zpruner.evaluate.layer_error import error_basis, layer_error
-from zpruner.evaluate.masks import jaccard, pack_sample, sample_bits, sample_mask, score_histogram
+from zpruner.evaluate.masks import jaccard, pack_sample, sample_bits, score_histogram
 from zpruner.evaluate.perplexity import CHOICES, batch_losses, first_choices, perplexity, perplexity_of, window_losses
 from zpruner.evaluate.predict import Logits, Predictor
 from zpruner.evaluate.protocols import PROTOCOLS, check_protocol, evaluation_text, protocol
@@ -39,7 +39,6 @@ __all__ = [
     "protocol",
     "ratio_interval",
     "sample_bits",
-    "sample_mask",
     "score_histogram",
     "share_of_zeros",
     "storage",

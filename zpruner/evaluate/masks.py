@@ -37,18 +37,14 @@ def sample_positions(layer: PrunableLayer, total: int) -> NDArray[np.int64]:
     return random.integers(weights, size=max(16, round(SAMPLE * weights / total)))
 
 
-def sample_mask(layers: Iterable[tuple[PrunableLayer, Tensor]], total: int) -> str:
-    """Return the sampled bits of a mask (1 = kept), layer after layer, packed and in base64.
+def sample_bits(layer: PrunableLayer, weight: Tensor, total: int) -> NDArray[np.bool_]:
+    """Return the sampled bits of one layer, True = kept.
 
     Args:
-        layers: every layer with its weight, float (out, in), or bool mask.
+        layer: the layer.
+        weight: its weight, float (out, in), or bool mask.
         total: as in `sample_positions`.
     """
-    return pack_sample([sample_bits(layer, weight, total) for layer, weight in layers])
-
-
-def sample_bits(layer: PrunableLayer, weight: Tensor, total: int) -> NDArray[np.bool_]:
-    """Return the sampled bits of one layer, True = kept; see `sample_mask`."""
     positions = torch.from_numpy(sample_positions(layer, total)).to(weight.device)
     bits: NDArray[np.bool_] = (weight.reshape(-1)[positions] != 0).cpu().numpy()
     return bits

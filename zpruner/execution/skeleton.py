@@ -97,10 +97,6 @@ class Skeleton:
         """Names of all parameters and stored buffers."""
         return tuple(self._empty)
 
-    def materialised(self) -> set[str]:
-        """Return the stored names that have memory now."""
-        return {name for name, tensor in self.model.state_dict(keep_vars=True).items() if not tensor.is_meta}
-
     def _kept_of_tied(self, name: str) -> str:
         dropped = self.model.all_tied_weights_keys
         return next((other for other in self.tied[name] if other not in dropped), self.tied[name][0])

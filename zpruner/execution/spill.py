@@ -25,8 +25,6 @@ class Spill:
         self._folder, self._limit = folder, limit
         self._kept: dict[int, int] = {}
         self._written: dict[int, tuple[int, int]] = {}
-        self.bytes_written = 0
-        """Written so far, over all tensors."""
 
     def store(self, index: int, tensor: Tensor) -> None:
         """Let go of the memory of `tensor`, unless there is room for it. One tensor per index waits at a time."""
@@ -43,7 +41,6 @@ class Spill:
             file.write_bytes(values.data)
         storage.resize_(0)
         self._written[index] = (size, xxhash.xxh3_64_intdigest(values.data))
-        self.bytes_written += size
 
     def restore(self, index: int, tensor: Tensor) -> None:
         """Give `tensor` its values again.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from zpruner.allocations import Unpruned
 from zpruner.calibration import MIN_EXPERT_TOKENS, BlockReplay, Collection, together
 from zpruner.execution import Runner
 from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
@@ -229,10 +230,9 @@ def layer_patterns(
         pattern.check_width(layer.in_features, layer.name)
     if composition.allocation is None:
         return dict.fromkeys(layers, pattern)
-    return composition.allocation.patterns(
-        pattern,
-        composition.group,
+    model = Unpruned(
         {name: (layer.out_features, layer.in_features) for name, layer in layers.items()},
         {name: layer.block for name, layer in layers.items()},
         lambda name: dense(layers[name]),
     )
+    return composition.allocation.patterns(pattern, composition.group, model)

@@ -5,7 +5,6 @@ from zpruner.search.analysis import (
     best_formulas,
     fitness_curve,
     name_frequencies,
-    rank_correlation,
     score_correlations,
 )
 from zpruner.search.canonical import canonical, simplify
@@ -33,7 +32,6 @@ __all__ = [
     "formula_score",
     "name_frequencies",
     "parse_formula",
-    "rank_correlation",
     "read_finished_log",
     "read_log",
     "score_correlations",

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from zpruner.errors import ShapeMismatchError
 from zpruner.formula import ARITY, Tree, formula_score
 from zpruner.methods import PruningMethod
 from zpruner.search.log import Evaluation
@@ -41,19 +40,6 @@ def name_frequencies(trees: Iterable[Tree]) -> dict[str, int]:
     """Return how often each operator and terminal occurs; those that do not occur count 0."""
     counts = Counter(node.name for tree in trees for node in tree.walk())
     return {name: counts[name] for name in ARITY}
-
-
-def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Return Spearman's rank correlation of two tensors, with average ranks for ties; NaN if one is constant.
-
-    Raises:
-        ShapeMismatchError: different shapes.
-    """
-    if a.shape != b.shape:
-        raise ShapeMismatchError(
-            "rank correlation", f"shapes {tuple(a.shape)} and {tuple(b.shape)}", "one shape", "Score the same layer."
-        )
-    return _correlation(_centred_ranks(a), _centred_ranks(b))
 
 
 def score_correlations(

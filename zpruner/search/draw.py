@@ -7,7 +7,6 @@ from xml.sax.saxutils import escape
 from zpruner.formula import Tree
 
 _STEP_X, _STEP_Y, _RADIUS, _MARGIN = 56, 60, 20, 28
-_FILL = {0: "#dbeafe", 1: "#f3f4f6", 2: "#fef3c7"}
 
 
 def draw_text(tree: Tree) -> str:
@@ -32,7 +31,7 @@ def draw_svg(tree: Tree) -> str:
             px, py = at(parent)
             edges.append(f'<line x1="{px:g}" y1="{py:g}" x2="{x:g}" y2="{y:g}" stroke="#6b7280"/>')
         nodes.append(
-            f'<circle cx="{x:g}" cy="{y:g}" r="{_RADIUS}" fill="{_FILL[len(node.children)]}" stroke="#374151"/>'
+            f'<circle cx="{x:g}" cy="{y:g}" r="{_RADIUS}" fill="#f3f4f6" stroke="#374151"/>'
             f'<text x="{x:g}" y="{y:g}" dy="0.35em" text-anchor="middle">{escape(node.name)}</text>'
         )
     return "\n".join(

@@ -34,9 +34,9 @@ def read_params(path: Path) -> Params:
 
 
 def read_params_with_advice(path: Path) -> tuple[Params, str]:
-    """Read params.yaml as `read_params` does; return also a sentence on keys that have moved since it was written.
+    """Read params.yaml as `read_params` does; return also what the user should know of it, empty if there is nothing.
 
-    The sentence is empty where there is nothing to move.
+    That is: keys that have moved since it was written, and an evaluation of text that calibration has seen.
     """
     try:
         data = read_yaml(path)
@@ -49,7 +49,8 @@ def read_params_with_advice(path: Path) -> tuple[Params, str]:
             if isinstance(method, dict) and isinstance(settings := method.get("settings"), dict):
                 method["settings"] = read_files(settings, path.parent / FORMULAS, f"{path}: methods.{label}.settings")
     data, advice = settle(data, str(path))
-    return check_params(data, str(path)), advice
+    params = check_params(data, str(path))
+    return params, " ".join(filter(None, (advice, _held_out(params, str(path)))))
 
 
 def check_params(data: object, where: str) -> Params:
@@ -118,6 +119,18 @@ def _check_labels(labels: Iterable[str], where: str) -> None:
             )
 
 
+def _held_out(params: Params, where: str) -> str:
+    """Return a sentence if the evaluation reads text that calibration has seen, else nothing."""
+    calibration, evaluation = params.calibration, params.evaluation.perplexity
+    if not calibration.overlaps(evaluation):
+        return ""
+    return (
+        f"{where}: evaluation.perplexity reads {list(evaluation.part)} of the text of which calibration reads "
+        f"{list(calibration.part)}: its perplexities are of text that pruning has seen, and too good. Give them parts "
+        "that do not overlap, or another source."
+    )
+
+
 def _check_apart(params: Params, text: TextSettings, where: str) -> None:
     """Raise InvalidSettingError if the search's text overlaps with another: fitness would not be held out."""
     others: dict[str, TextSettings] = {
@@ -125,8 +138,7 @@ def _check_apart(params: Params, text: TextSettings, where: str) -> None:
         "evaluation.perplexity": params.evaluation.perplexity,
     }
     for name, other in others.items():
-        same = (text.source, text.config, text.split) == (other.source, other.config, other.split)
-        if same and text.part[0] < other.part[1] and other.part[0] < text.part[1]:
+        if text.overlaps(other):
             raise InvalidSettingError(
                 f"{where}: search.text.part",
                 f"{list(text.part)}, which overlaps with {name}.part, {list(other.part)}, of the same source",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import normpath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
@@ -46,6 +47,12 @@ class TextSettings(Settings):
     def begin(self) -> Literal["auto", "always", "never", "published"]:
         """What windows begin with."""
         return self.bos
+
+    def overlaps(self, other: TextSettings) -> bool:
+        """Return whether text is read here that `other` reads, too, as far as their settings tell."""
+        mine, theirs = ((normpath(text.source), text.config, text.split) for text in (self, other))
+        same = mine == theirs or (self.sha256 is not None and self.sha256 == other.sha256)
+        return same and self.part[0] < other.part[1] and other.part[0] < self.part[1]
 
     def windows_settings(self) -> str:
         """Return what decides the windows, as canonical JSON: not what is done with them."""

@@ -31,13 +31,13 @@ class Counting(StreamedRunner):
     def __init__(self, skeleton: Skeleton, spill: Spill) -> None:
         self.brought: list[str] = []
         super().__init__(skeleton, None, spill, small=0, room=1 << 30)
-        self.always = skeleton.materialised()
+        self.always = tiny.in_memory(skeleton.model)
 
     def _bring(self, unit: str) -> None:
         super()._bring(unit)
         self.brought.append(unit)
         tied = {other for name in self.units[unit] for other in self.skeleton.tied[name]}
-        assert self.skeleton.materialised() - self.always == tied - self.always, unit
+        assert tiny.in_memory(self.model) - self.always == tied - self.always, unit
 
 
 def streamed(checkpoint: Checkpoint, spill: Spill | None = None) -> Counting:

@@ -31,6 +31,9 @@ def some(couplings: tuple[Coupling, ...], seed: int = 5) -> dict[str, Tensor]:
         order = torch.randperm(coupling.count, generator=generator)
         if coupling.kind in (StructureKind.BLOCKS, StructureKind.EXPERTS):
             number = coupling.count - 1
+        if coupling.divisions > 1:
+            order = order.new_tensor(range(coupling.count)).view(coupling.divisions, -1).T.flatten()
+            number = coupling.count - coupling.divisions
         if coupling.removable is not None:
             order = order[coupling.removable[order].argsort(stable=True)]
         keep[coupling.name] = torch.zeros(coupling.count, dtype=torch.bool).index_fill_(0, order[:number], True)

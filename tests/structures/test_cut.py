@@ -20,6 +20,11 @@ def llama() -> Couplings:
     return find_couplings(tiny.llama())
 
 
+@cache
+def of_family(name: str) -> Couplings:
+    return find_couplings(families.build(name))
+
+
 @pytest.mark.parametrize("kind", [StructureKind.NEURONS, StructureKind.GROUPS, StructureKind.BLOCKS])
 def test_cut_of_what_has_no_effect_changes_no_logit(kind: StructureKind) -> None:
     model, couplings = tiny.llama().eval(), llama()
@@ -74,10 +79,47 @@ def test_damaged_choices_are_refused() -> None:
         couplings.check({f"{down}s": keep[down]})
 
 
-@pytest.mark.parametrize("family", ["qwen2", "phi3", "gpt_oss"])
+@pytest.mark.parametrize("family", ["qwen2", "phi3"])
 def test_groups_come_out_of_fused_and_biased_attention(family: str) -> None:
-    model = families.build(family)
-    couplings = find_couplings(model)
+    model, couplings = families.build(family), of_family(family)
     keep = some(couplings.of(StructureKind.GROUPS))
     wanted = logits(silenced(model, couplings, keep))
     assert (logits(cut(model, couplings, keep)) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3"])
+def test_a_mixture_without_experts_is_one_whose_router_avoids_them(family: str) -> None:
+    model, couplings = families.build(family), of_family(family)
+    keep = some(couplings.of(StructureKind.EXPERTS))
+    smaller = cut(model, couplings, keep)
+    for coupling in couplings.of(StructureKind.EXPERTS):
+        mixture = model.get_submodule(coupling.name)
+        kept = keep[coupling.name]
+        for name, tensor in smaller.get_submodule(coupling.name).named_parameters():
+            assert torch.equal(tensor, mixture.get_parameter(name)[kept])
+        router = next(s for s in coupling.writes if not s.tensor.startswith(f"{coupling.name}."))
+        assert torch.equal(smaller.get_parameter(router.tensor), model.get_parameter(router.tensor)[kept])
+    assert torch.isfinite(logits(smaller)).all()
+
+
+def test_experts_that_a_router_divides_go_from_every_division() -> None:
+    couplings = of_family("deepseek_v3")
+    mixture = couplings.of(StructureKind.EXPERTS)[0]
+    assert (mixture.divisions, mixture.step) == (2, 2)
+    with pytest.raises(InvalidPatternError, match="4, 2 kept in its 2 divisions"):
+        couplings.check({mixture.name: torch.arange(8) < 6})
+
+
+def test_blocks_that_compute_by_their_place_stay() -> None:
+    assert of_family("gpt2, wide and scaled").why_not(StructureKind.BLOCKS) is not None
+
+
+@pytest.mark.slow
+def test_keys_that_blocks_share_stay() -> None:
+    assert of_family("gemma3n, shared keys").why_not(StructureKind.GROUPS) is not None
+
+
+def test_what_is_ignored_stays() -> None:
+    couplings = find_couplings(tiny.llama(), ignore=["*.0.mlp.up_proj"])
+    assert couplings.why_not(StructureKind.NEURONS) == "model.layers.0.mlp.up_proj under model.ignore"
+    assert couplings.why_not(StructureKind.GROUPS) is None

@@ -44,6 +44,7 @@ class Products(TorchFunctionMode):
         copied: called with a stack of matrices that some are copied out of: products with the copies are not seen.
         added: called with every matrix whose output is about to be added to the residual stream, and the stream; what
             several matrices put out, and a bias, may have been added up by then. None: sums are not looked at.
+        scale: called with a weight, as (out, in) or a stack of such; what it returns, (out,), multiplies the products.
     """
 
     def __init__(
@@ -52,10 +53,11 @@ class Products(TorchFunctionMode):
         observe: Observer,
         copied: Callable[[Tensor], None] = lambda _: None,
         added: Observer | None = None,
+        scale: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self._added, self._stream = added, Stream()
-        self._memory, self._observe, self._copied = memory, observe, copied
+        self._memory, self._observe, self._copied, self._scale = memory, observe, copied, scale
         self._casts: dict[int, _Cast] = {}
         """Memory of what a weight was cast to -> the cast; where that memory is freed, the entry stands for nothing."""
 
@@ -75,14 +77,19 @@ class Products(TorchFunctionMode):
         of: list[Tensor] | None = None  # matrices whose output the result is; of the stream, none
         if self._added is not None and getattr(func, "__name__", "") in ("add", "add_"):
             of = self._stream.summed(args, kwargs or {}, self._added)
+        scale = None
         if operands is not None:
             left, right, ends = self._uncast(operands[0]), self._uncast(operands[1]), operands[2]
             if right.ndim in (2, 3) and self._is_weight(right):
                 self._report(right.mT, left, ends)
                 of = [right.mT] if right.ndim == 2 else None
+                scale = None if self._scale is None else self._scale(right.mT)
             elif left.ndim in (2, 3) and self._is_weight(left):
                 self._report(left, right.mT if right.ndim > 1 else right, None)
+                scale = None if self._scale is None else self._scale(left)
+                scale = scale.unsqueeze(-1) if scale is not None and right.ndim > 1 else scale
         result = func(*args, **(kwargs or {}))
+        result = result if scale is None else result * scale
         if of is not None and self._added is not None:
             self._stream.note(result, of)
         if getattr(func, "__name__", "") in _CASTS and isinstance(result, Tensor):

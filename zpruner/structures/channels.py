@@ -111,6 +111,14 @@ def _primes(number: int) -> list[int]:
     return found
 
 
+def _of_one(slices: Slices, layer: PrunableLayer) -> bool:
+    """Return whether slices belong to the same expert as a layer, not to all that read what they make."""
+    if layer.parts > 1:
+        return slices.part is not None or (slices.layer is not None and slices.layer.parts > 1)
+    holder, _, rest = (layer.pool or "").partition(".*.")
+    return slices.tensor.startswith(f"{holder}.") and bool(rest)
+
+
 class _Maker:
     """Makes the channels of a layer's counterparts out of what was found of the layer."""
 
@@ -133,12 +141,9 @@ class _Maker:
         counterpart = self._layers[here, self._layer.part]
         pool = [e for e in self._layers.values() if e.pool == counterpart.pool] if counterpart.pool else [counterpart]
         for layer in pool:
-            yield Channels(
-                layer,
-                self._count,
-                tuple(self._writes(layer, block)),
-                (Slices(layer.tensor, 1, self._columns, layer),),
-            )
+            writes = tuple(self._writes(layer, block))
+            if len(pool) == 1 or all(_of_one(slices, layer) for slices in writes):
+                yield Channels(layer, self._count, writes, (Slices(layer.tensor, 1, self._columns, layer),))
 
     def _writes(self, layer: PrunableLayer, block: int) -> Iterator[Slices]:
         for rows in self._rows:

@@ -123,7 +123,8 @@ class Couplings:
         for kind in pattern:
             for coupling in self.of(kind):
                 units = coupling.count // coupling.step
-                kept[coupling.name] = pattern.kept(kind, units, coupling.name) * coupling.step
+                steps = "" if coupling.step == 1 else f", in steps of {coupling.step}"
+                kept[coupling.name] = pattern.kept(kind, units, f"{coupling.name}{steps}") * coupling.step
         return kept
 
     def check(self, keep: Mapping[str, Tensor]) -> None:

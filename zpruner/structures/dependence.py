@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zpruner.model.layers import PrunableLayer
 from zpruner.structures.probe import Probe
@@ -68,11 +67,8 @@ class Followed:
         self._layers = {layer.tensor: layer for layer in layers if layer.block == block}
         self._scales: dict[tuple[str, int], Tensor] = {}
         self._probe, self._weights, self._block = probe, weights, block
-        self._modules = {
-            name for name in self._layers if _is_linear(probe.model.get_submodule(name.rpartition(".")[0]))
-        }
-        """Layers of which the outputs are scaled: that takes no gradient of a weight."""
-        self._biases = {f"{name.removesuffix('weight')}bias" for name in self._modules}
+        self._biases = {f"{name.removesuffix('weight')}bias" for name in self._layers}
+        """Are part of what layers put out, which is scaled."""
         self.readers, self.hidden = self._run()
         """What layers of the block read, and the width of the hidden state that it puts out."""
 
@@ -94,7 +90,8 @@ class Followed:
         """Run the block; return what its layers read, and the width of what it puts out."""
         scaled = dict(self._weights)
         for name, tensor in self._weights.items():
-            if self._probe.block_of(name) == self._block and tensor.is_floating_point() and name not in self._biases:
+            left = self._probe.block_of(name) != self._block or name in self._layers or name in self._biases
+            if not left and tensor.is_floating_point():
                 scaled[name] = self._scaled(name, tensor)
         found: dict[str, Reader] = {}
 
@@ -102,13 +99,14 @@ class Followed:
             if name in self._layers and name not in found and inputs.requires_grad:
                 found[name] = Reader(name, part, inputs.reshape(-1, inputs.shape[-1]))
 
-        hooks = {name.rpartition(".")[0]: partial(self._scale_outputs, name) for name in self._modules}
         with torch.enable_grad():
-            hidden = self._probe.run(scaled, self._block, observe, hooks)
+            hidden = self._probe.run(scaled, self._block, observe, self._scale)
         return tuple(found.values()), hidden.shape[-1]
 
-    def _scale_outputs(self, name: str, _: nn.Module, __: object, ___: object, result: Tensor) -> Tensor:
-        return result * self._new((name, 0), self._layers[name].out_features)
+    def _scale(self, name: str) -> Tensor:
+        """Return ones by which the outputs of a layer are multiplied: no gradient of a weight is taken then."""
+        layer = self._layers.get(name)
+        return torch.ones(()) if layer is None else self._new((name, 0), layer.out_features)
 
     def rows(self, reader: Reader, groups: int) -> tuple[Rows, ...]:
         """Return the rows that make one group of a reader's channels each, where all groups have equally many.
@@ -145,14 +143,6 @@ class Followed:
 
     def _scaled(self, name: str, tensor: Tensor) -> Tensor:
         """Return a parameter times ones along its axes, with regard to which gradients are taken."""
-        layer = self._layers.get(name)
-        if name in self._modules:
-            return tensor
-        if layer is not None:  # a matrix, or a stack of matrices, which share their scale: of their outputs alone
-            scale = self._new((name, 0), layer.out_features)
-            columns = scale[None, :] if layer.transposed else scale[:, None]
-            rows = layer.in_features if layer.transposed else layer.out_features
-            return (tensor.reshape(layer.parts, rows, -1) * columns).view(tensor.shape)
         for axis, size in enumerate(tensor.shape):
             shape = [size if a == axis else 1 for a in range(tensor.ndim)]
             tensor = tensor * self._new((name, axis), size).view(shape)
@@ -167,9 +157,3 @@ class Followed:
         grads = torch.autograd.grad(channels.sum(), scales, retain_graph=True, materialize_grads=True)
         least = _ROUNDING * max(float(grad.abs().max()) for grad in grads)
         return [grad.abs() > least for grad in grads]
-
-
-def _is_linear(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, nn.Linear | Conv1D)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from zpruner.model.empty import EMPTY
 from zpruner.patterns import StructureKind
-from zpruner.structures.coupling import Coupling
-from zpruner.structures.probe import Probe
-from zpruner.structures.slicing import Cuts, cut_tensor, cuts_of
+from zpruner.structures.coupling import Coupling, Slices
+from zpruner.structures.probe import Probe, is_repeated
+from zpruner.structures.slicing import Cuts, cut_tensor, cuts_of, lies_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,7 +74,7 @@ def _silent(
             if slices.tensor in weights:
                 whole = weights[slices.tensor]
                 if id(whole) not in made:
-                    made[id(whole)] = whole.clone()
+                    made[id(whole)] = whole[:1].clone().expand(whole.shape) if is_repeated(whole) else whole.clone()
                 silent[slices.tensor] = zeroed = made[id(whole)]
                 slices.view(zeroed).index_fill_(slices.axis, slices.places(~keep[coupling.name]), 0.0)
     return silent
@@ -157,6 +158,15 @@ def cut_weights(weights: Mapping[str, Tensor], cuts: Cuts) -> dict[str, Tensor]:
         for name, tensor in weights.items():
             if name in cuts:
                 if id(tensor) not in made:
-                    made[id(tensor)] = cut_tensor(tensor, cuts[name])
+                    made[id(tensor)] = _cut(tensor, cuts[name])
                 left[name] = made[id(tensor)]
     return left
+
+
+def _cut(tensor: Tensor, cuts: Sequence[tuple[Slices, Tensor]]) -> Tensor:
+    """Return a weight without what is cut; a stack of one matrix stays one, with the same cut in each."""
+    if not is_repeated(tensor):
+        return cut_tensor(tensor, cuts)
+    shape = cut_tensor(tensor.to(EMPTY), cuts).shape
+    inside = [entry for entry in cuts if entry[0].layer is not None or lies_at(entry[0], tensor.ndim)[0] > 0]
+    return cut_tensor(tensor[:1], inside).expand(shape)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from zpruner.structures.depth import depths
 from zpruner.structures.equality import same_when_cut, same_without
 from zpruner.structures.experts import find_experts
 from zpruner.structures.probe import Probe
-from zpruner.structures.sizes import Size, changed, empty_of, empty_with, shapes_of
+from zpruner.structures.sizes import Size, Where, changed, empty_of, empty_with, shapes_of
 from zpruner.structures.widths import Resized, Sizes, sizes_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def find_couplings(model: PreTrainedModel, blocks: str | None = None, ignore: It
     with torch.inference_mode(False), torch.enable_grad():  # gradients are followed, whatever the caller does without
         search = _Search(model.config, empty, inventory)
         widths = list(search.widths())
-        found = [*widths, *search.experts(), *search.depth(size for size, _ in widths)]
+        found = [*widths, *search.experts(), *search.depth(widths)]
     missing = {kind: search.why_not(kind) for kind in StructureKind}
     staying = _ignored(inventory, take_inventory(empty, blocks, ignore)) if ignore else frozenset()
     for size, couplings in list(found):
@@ -74,6 +75,10 @@ def _layers(coupling: Coupling, inventory: Inventory) -> Iterator[str]:
         yield from (layer.name for layer in inventory.layers if layer.tensor in tensors)
     else:
         yield from (s.layer.name for s in (*coupling.writes, *coupling.reads) if s.layer is not None)
+
+
+_ALIGNED = 16
+"""Bytes at multiples of which rows must begin in a product with several experts at once."""
 
 
 class _Search:
@@ -103,7 +108,7 @@ class _Search:
                 left = {each.layer.name for each in self.channels if each.count == count} - done
                 for resized in look(count) if left else ():
                     names = {each.layer.name for each in resized.channels}
-                    couplings = [_coupling(resized, each) for each in resized.channels]
+                    couplings = self._couplings(resized)
                     self._counted |= {coupling.kind for coupling in couplings}
                     if not names & done and resized.units > 1 and self._proved(resized, couplings):
                         done |= names
@@ -115,16 +120,19 @@ class _Search:
         """Yield experts."""
         yield from find_experts(self.config, self.probe, self.weights, self.inventory.layers, self.before)
 
-    def depth(self, narrower: Iterable[Size]) -> Iterator[tuple[Size, list[Coupling]]]:
+    def depth(self, widths: Iterable[tuple[Size, list[Coupling]]]) -> Iterator[tuple[Size, list[Coupling]]]:
         """Yield blocks: of each signature the first and the last are tried, with which all of it can go or not.
 
         Args:
-            narrower: sizes that were found, which are made as small as they can be, to run all blocks in little time.
+            widths: that were found: with few of each, all blocks are run in little time.
         """
         path, count = self.probe.blocks, self.inventory.n_blocks
         owners = self.probe.owners()
         probe, config = self.probe, self.config
-        values = {where: value for size in narrower for where, value in size.at(1, size.units).items()}
+        values: dict[Where, Any] = {}
+        for size, some in widths:
+            few = _ALIGNED if some[0].kind is StructureKind.NEURONS else 1
+            values |= size.at(min(few, size.units), size.units)
         if values and (narrow := empty_with(config, values)) is not None:
             probe, config = Probe.of(narrow, path), changed(config, values)
         weights = self.weights if probe is self.probe else probe.random_weights(self.inventory.layers, 0)
@@ -155,30 +163,54 @@ class _Search:
                     return f"a config that has no number for its {kind.value} alone"
                 return f"{kind.value} that depend on each other, or that no layer reads apart"
 
+    def _couplings(self, resized: Resized) -> list[Coupling]:
+        """Return the couplings of a size: of experts in steps with which transformers can run them."""
+        aligned = _ALIGNED // (self.config.dtype or torch.get_default_dtype()).itemsize
+        stacks = [each.count for each in resized.channels if each.layer.parts > 1]
+        units = resized.units
+        if all(count % aligned == 0 for count in stacks):
+            units = math.gcd(units, *(count // aligned for count in stacks))
+        return [
+            Coupling(
+                _kind(each),
+                each.layer.name,
+                each.layer.block,
+                each.count,
+                resized.size.name,
+                each.count // units,
+                each.writes,
+                each.reads,
+            )
+            for each in resized.channels
+        ]
+
     def _proved(self, resized: Resized, couplings: list[Coupling]) -> bool:
         """Return whether the model without half of the structures computes what it does when nothing reads them."""
         kept = round(resized.units * resized.share)
         smaller = empty_with(self.config, resized.size.at(kept, resized.units))
         return smaller is not None and all(
-            same_when_cut(self.probe, smaller, self.weights, couplings, self._chosen(couplings, kept, choose))
+            same_when_cut(
+                self.probe, smaller, self.weights, couplings, self._chosen(couplings, kept, resized.units, choose)
+            )
             for choose in _CHOICES
         )
 
     def _chosen(
-        self, couplings: list[Coupling], kept: int, choose: Callable[[int, int], Tensor]
+        self, couplings: list[Coupling], kept: int, units: int, choose: Callable[[int, int], Tensor]
     ) -> Mapping[str, Tensor]:
-        """Return structures to keep, the same in blocks of one signature."""
+        """Return structures to keep, the same in all blocks of one signature and in all experts of a stack."""
         owners = self.probe.owners()
         made: dict[str, Tensor] = {}
+        keep = {}
         for coupling in couplings:
             assert coupling.block is not None
-            source = self.probe.moved(coupling.name, owners[coupling.block])
+            source = self.probe.moved(coupling.reads[0].tensor, owners[coupling.block])
             if source not in made:
                 chosen = torch.zeros(coupling.count, dtype=torch.bool)
-                chosen[choose(coupling.count, len(made))[: kept * coupling.step]] = True
+                chosen[choose(coupling.count, len(made))[: coupling.count * kept // units]] = True
                 made[source] = chosen
-            made[coupling.name] = made[source]
-        return made
+            keep[coupling.name] = made[source]
+        return keep
 
 
 def _ends(bit: int, count: int, number: int) -> Tensor:
@@ -211,10 +243,3 @@ def _goes(
 
 def _kind(channels: Channels) -> StructureKind:
     return StructureKind.NEURONS if channels.count == channels.layer.in_features else StructureKind.GROUPS
-
-
-def _coupling(resized: Resized, channels: Channels) -> Coupling:
-    layer, name = channels.layer, resized.size.name
-    step = channels.count // resized.units
-    writes, reads = channels.writes, channels.reads
-    return Coupling(_kind(channels), layer.name, layer.block, channels.count, name, step, writes, reads)

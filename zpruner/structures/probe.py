@@ -79,9 +79,13 @@ class Probe:
         return max(self.owners())
 
     def random_weights(self, layers: tuple[PrunableLayer, ...], seed: int) -> dict[str, Tensor]:
-        """Return a tensor for every parameter and stored buffer, by name; blocks of one signature share theirs."""
+        """Return a tensor for every parameter and stored buffer, by name.
+
+        Blocks of one signature share theirs, as do the experts of a stack, whose tensor repeats one matrix.
+        """
         generator = torch.Generator().manual_seed(seed)
         inputs = {layer.tensor: layer.in_features for layer in layers}
+        stacks = {layer.tensor for layer in layers if layer.parts > 1}
         embeddings = {f"{n}.weight" for n, m in self.model.named_modules() if isinstance(m, nn.Embedding)}
         owner = self.owners()
         made: dict[str, Tensor] = {}
@@ -95,7 +99,9 @@ class Probe:
                 made[name] = tied[id(empty)]
             else:
                 rows = _ROWS if name in embeddings or block is None else None
-                made[name] = tied[id(empty)] = _random(name, empty, inputs.get(name), rows, generator)
+                single = empty[:1] if name in stacks and empty.ndim > 2 else empty
+                made[name] = _random(name, single, inputs.get(name), rows, generator).expand(empty.shape)
+                tied[id(empty)] = made[name]
         return made
 
     def block_of(self, name: str) -> int | None:
@@ -113,6 +119,7 @@ class Probe:
         weights: Mapping[str, Tensor],
         last: int,
         observe: Observer | None = None,
+        scale: Callable[[str], Tensor] | None = None,
         hooks: Mapping[str, Callable[..., Any]] | None = None,
         tokens: int = TOKENS,
     ) -> Tensor:
@@ -122,6 +129,7 @@ class Probe:
             weights: for every parameter and stored buffer.
             last: index of that block.
             observe: told of every product with a parameter inside the blocks.
+            scale: given a parameter's name, returns what the outputs of a product with it are multiplied by.
             hooks: forward hooks of modules, by path, called with keywords too.
             tokens: how many.
         """
@@ -149,12 +157,18 @@ class Probe:
             block = self.model.get_submodule(f"{self.blocks}.{last}")
             stack.callback(block.register_forward_hook(stop).remove)
             if observe is not None:
-                stack.enter_context(Products(addresses, seen))
+                named = None if scale is None else lambda weight: scale(addresses[memory_of(weight)])
+                stack.enter_context(Products(addresses, seen, scale=named))
             with suppress(_Reached):
                 torch.func.functional_call(
                     self.model, dict(weights), (), {"input_ids": ids, "use_cache": False}, tie_weights=False
                 )
         return found[0]
+
+
+def is_repeated(tensor: Tensor) -> bool:
+    """Return whether a tensor is a stack of one matrix, which lies in memory once."""
+    return tensor.ndim > 2 and tensor.stride(0) == 0
 
 
 def _shapes(module: nn.Module) -> tuple[Any, ...]:

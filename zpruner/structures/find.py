@@ -46,7 +46,7 @@ def find_couplings(model: PreTrainedModel, blocks: str | None = None, ignore: It
     empty = empty_of(model.config)
     inventory = take_inventory(empty, blocks)
     with torch.inference_mode(False), torch.enable_grad():  # gradients are followed, whatever the caller does without
-        search = _Search(model.config, empty, inventory)
+        search = _Search(model.config, empty, inventory, model.dtype)
         widths = list(search.widths())
         found = [*widths, *search.experts(), *search.depth(widths)]
     missing = {kind: search.why_not(kind) for kind in StructureKind}
@@ -88,10 +88,13 @@ class _Search:
         config: of the model.
         empty: the model; its buffers are computed.
         inventory: of the model.
+        dtype: of its weights.
     """
 
-    def __init__(self, config: PretrainedConfig, empty: PreTrainedModel, inventory: Inventory) -> None:
-        self.config, self.inventory = config, inventory
+    def __init__(
+        self, config: PretrainedConfig, empty: PreTrainedModel, inventory: Inventory, dtype: torch.dtype
+    ) -> None:
+        self.config, self.inventory, self.dtype = config, inventory, dtype
         self.before = shapes_of(empty)
         self.probe = Probe.of(empty, inventory.blocks)
         self.weights = self.probe.random_weights(inventory.layers, 0)
@@ -165,7 +168,7 @@ class _Search:
 
     def _couplings(self, resized: Resized) -> list[Coupling]:
         """Return the couplings of a size: of experts in steps with which transformers can run them."""
-        aligned = _ALIGNED // (self.config.dtype or torch.get_default_dtype()).itemsize
+        aligned = _ALIGNED // self.dtype.itemsize
         stacks = [each.count for each in resized.channels if each.layer.parts > 1]
         units = resized.units
         if all(count % aligned == 0 for count in stacks):

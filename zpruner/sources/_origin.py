@@ -10,7 +10,6 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from zpruner.artifacts.files import atomic_file
-from zpruner.model.gguf_header import check_header
 
 _CARD = "README.md"
 _MOST = 1 << 20
@@ -42,6 +41,8 @@ def keep_origin(place: Path, destination: Path) -> None:
         if card.is_file() and card.stat().st_size <= _MOST:
             _write(destination, card.read_bytes())
         return
+    from zpruner.model.gguf_header import check_header  # torch comes with it
+
     said = check_header(place)
     metadata: dict[str, Any] = {key: said[name] for key, name in _HEADER.items() if said.get(name)}
     addresses = (_REPOSITORY.fullmatch(str(said.get(name))) for name in _REPOSITORIES)

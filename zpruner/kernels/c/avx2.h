@@ -51,6 +51,14 @@ INLINE TARGET float avx2_total(__m256 v) {
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
 
+INLINE TARGET void avx2_totals(const __m256 *v, float *out) {
+    __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
+}
+
+INLINE TARGET __m256 avx2_resumed(const uint8_t *p) { return avx2_read(p); }
+INLINE TARGET void avx2_keep(uint8_t *p, __m256 sum) { avx2_write(p, sum); }
+
 #include "words.h"
 
 static TARGET void avx2_expand(EXPAND_ARGUMENTS) {

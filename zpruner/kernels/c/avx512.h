@@ -67,6 +67,16 @@ INLINE TARGET float avx512_total(__m512 v) { return _mm512_reduce_add_ps(v); }
 INLINE TARGET __m512 avx512_read(const uint8_t *p) { return _mm512_loadu_ps(p); }
 INLINE TARGET void avx512_write(uint8_t *p, __m512 v) { _mm512_storeu_ps(p, v); }
 
+INLINE TARGET void avx512_totals(const __m512 *v, float *out) {
+    __m256 s[4];
+    for (int i = 0; i < 4; i++) s[i] = _mm256_add_ps(_mm512_castps512_ps256(v[i]), _mm512_extractf32x8_ps(v[i], 1));
+    __m256 four = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1)));
+}
+
+INLINE TARGET __m512 avx512_resumed(const uint8_t *p) { return avx512_read(p); }
+INLINE TARGET void avx512_keep(uint8_t *p, __m512 sum) { avx512_write(p, sum); }
+
 #include "words.h"
 
 /* 64 columns of a row. `there` says which of them exist: all of them where it is a constant. */

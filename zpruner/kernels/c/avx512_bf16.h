@@ -30,6 +30,10 @@ INLINE TARGET float narrow_total(__m512 v) { return _mm512_reduce_add_ps(v); }
 INLINE TARGET __m512i narrow_read(const uint8_t *p) { return _mm512_loadu_si512(p); }
 INLINE TARGET void narrow_write(uint8_t *p, __m512i v) { _mm512_storeu_si512(p, v); }
 
+INLINE TARGET void narrow_totals(const __m512 *v, float *out) { avx512_totals(v, out); }
+INLINE TARGET __m512 narrow_resumed(const uint8_t *p) { return avx512_read(p); }
+INLINE TARGET void narrow_keep(uint8_t *p, __m512 sum) { avx512_write(p, sum); }
+
 #include "words.h"
 
 /* ---- integers */

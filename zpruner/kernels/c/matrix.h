@@ -7,8 +7,10 @@
 #include <string.h>
 
 #define ABI 2
-#define FEW 2      /* rows of x that meet each weight as it is expanded; more of them meet TILE rows of W in a buffer */
+#define FEW 2      /* rows of x that meet each weight as it is expanded; more of them meet rows of W in a buffer */
 #define TILE 4     /* rows of W, and of x, whose sums are in registers together */
+#define GROUP 16   /* rows of W in a buffer, a multiple of TILE */
+#define PIECE 8    /* words of them that meet all rows of x before the next ones do: they stay in the first cache */
 #define AHEAD 8192 /* bytes */
 #define BLOCK 32   /* integers of 4 bits whose low and high halves of bytes lie together; groups are whole blocks */
 #define WORD 64    /* columns of a bitmask's word */
@@ -68,9 +70,13 @@ typedef void (*RowFunction)(ROW_ARGUMENTS);
 #define FILL_ARGUMENTS const uint8_t *mask, const uint8_t *values, int64_t ahead, int64_t columns, uint8_t *out
 typedef void (*FillFunction)(FILL_ARGUMENTS);
 
-/* Sum the products of TILE such rows with TILE rows of x into sums[row of W][row of x]. */
-#define TILE_ARGUMENTS \
-    const uint8_t *w, int64_t w_stride, const uint8_t *x, int64_t x_stride, int64_t words, float *sums
+/* Sum the products of TILE such rows with TILE rows of x, `words` of each. Sums of rows that are met piece by piece wait
+ * in `state` (TILE_STATE bytes): `begins` says that it holds none yet; with the last piece `sums`[row of W][row of x]
+ * is written, before it is NULL. */
+#define TILE_STATE (TILE * TILE * 64)
+#define TILE_ARGUMENTS                                                                                          \
+    const uint8_t *w, int64_t w_stride, const uint8_t *x, int64_t x_stride, int64_t words, int begins, uint8_t *state, \
+        float *sums
 typedef void (*TileFunction)(TILE_ARGUMENTS);
 
 /* Write a row with its zeros, `columns` values of `size` bytes. */

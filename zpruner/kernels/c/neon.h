@@ -55,6 +55,13 @@ INLINE float neon_total(float32x4_t v) { return vaddvq_f32(v); }
 INLINE float32x4_t neon_read(const uint8_t *p) { return vreinterpretq_f32_u8(vld1q_u8(p)); }
 INLINE void neon_write(uint8_t *p, float32x4_t v) { vst1q_u8(p, vreinterpretq_u8_f32(v)); }
 
+INLINE void neon_totals(const float32x4_t *v, float *out) {
+    vst1q_f32(out, vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3])));
+}
+
+INLINE float32x4_t neon_resumed(const uint8_t *p) { return neon_read(p); }
+INLINE void neon_keep(uint8_t *p, float32x4_t sum) { neon_write(p, sum); }
+
 #include "words.h"
 
 static void neon_expand(EXPAND_ARGUMENTS) {

@@ -128,13 +128,18 @@ static Form form_of(const Matrix *w, const Product *p, int isa) {
     return form;
 }
 
-/* x in that form, `batch` rows of whole words, zeros where there is no x; to be freed. */
-static uint8_t *formed(const Product *p, int64_t columns, int64_t words, int64_t batch, Form form) {
+/* The first whole cache line. */
+static uint8_t *aligned(uint8_t *p) { return p + (-(uintptr_t)p & 63); }
+
+/* Numbers of `size` bytes from one row of whole words to the next: a line more than they need, so that rows do not meet
+ * in the same sets of a cache. */
+static int64_t stride_of(int64_t words, int size) { return words * WORD + 64 / size; }
+
+/* x in that form, `batch` rows of whole words and `stride` numbers, zeros where there is no x. */
+static void formed(const Product *p, int64_t columns, int64_t words, int64_t batch, Form form, int64_t stride, uint8_t *out) {
     int size = form.narrow ? 2 : 4;
-    uint8_t *out = malloc((size_t)(batch * words * WORD * size) + 64);
-    if (!out) return NULL;
     for (int64_t m = 0; m < batch; m++) {
-        uint8_t *to = out + m * words * WORD * size;
+        uint8_t *to = out + m * stride * size;
         const uint8_t *from = p->x + m * p->x_stride * size_of(p->type);
         int64_t filled = m < p->batch ? columns : 0;
         memset(to + filled / WORD * WORD * size, 0, (size_t)((words - filled / WORD) * WORD * size));
@@ -148,7 +153,6 @@ static uint8_t *formed(const Product *p, int64_t columns, int64_t words, int64_t
             memcpy(to + place * 4, &v, 4);
         }
     }
-    return out;
 }
 
 static void put_sum(const Product *p, int64_t row, int64_t m, float sum) {
@@ -179,26 +183,49 @@ static void few_rows(
     }
 }
 
-/* `buffer` has room for TILE rows of W. */
+/* Room for rows of W that meet many of x, and for their sums. */
+typedef struct {
+    uint8_t *scratch; /* a row of decoded integers */
+    uint8_t *rows;    /* `group` rows of W */
+    uint8_t *states;  /* of group / TILE tiles for every TILE rows of x */
+    int64_t group;    /* of few rows of x all stay in the first cache, and so do TILE rows of W */
+    int64_t stride;   /* of a row of W, in numbers */
+} Room;
+
+/* TILE rows of W in the buffer, from number `inside`, of which `rows` exist, and of x: words [from, to) of them. */
+static void one_tile(
+    const Matrix *w, const Product *p, const Functions *f, Input x, const Room *room, int64_t row, int64_t inside,
+    int64_t rows, int64_t m, int64_t from, int64_t to) {
+    int64_t words = words_of(w);
+    float sums[TILE * TILE];
+    uint8_t *state = room->states + (m / TILE * (room->group / TILE) + inside / TILE) * TILE_STATE;
+    f->tile(room->rows + (inside * room->stride + from * WORD) * x.size, room->stride,
+            x.at + (m * x.stride + from * WORD) * x.size, x.stride, to - from, from == 0, state, to == words ? sums : NULL);
+    if (to < words) return;
+    for (int64_t r = 0; r < TILE && r < rows; r++) {
+        for (int64_t i = 0; i < TILE && m + i < p->batch; i++) put_sum(p, row + inside + r, m + i, sums[r * TILE + i]);
+    }
+}
+
 static void many_rows(
-    const Matrix *w, const Product *p, const Functions *f, Input x, uint8_t *scratch, uint8_t *buffer, int64_t start,
-    int64_t stop) {
-    int64_t words = words_of(w), row_bytes = words * WORD * x.size;
+    const Matrix *w, const Product *p, const Functions *f, Input x, const Room *room, int64_t start, int64_t stop) {
+    int64_t words = words_of(w), row_bytes = room->stride * x.size;
     int size = size_of(w->value_type);
     DecodeFunction decode = decoder_of(w, f);
     FillFunction fill = f->fill[w->value_type];
-    float sums[TILE * TILE];
-    for (int64_t row = start; row < stop; row += TILE) {
-        int rows = stop - row < TILE ? (int)(stop - row) : TILE;
-        for (int r = 0; r < rows; r++) {
+    for (int64_t row = start; row < stop; row += room->group) {
+        int64_t rows = stop - row < room->group ? stop - row : room->group;
+        for (int64_t r = 0; r < rows; r++) {
             const uint8_t *mask = w->bitmask ? w->bitmask + (row + r) * words * 8 : NULL;
-            const uint8_t *values = values_of(w, row + r, size, decode, scratch);
-            fill(mask, values, decode ? 0 : AHEAD, w->columns, buffer + r * row_bytes);
+            const uint8_t *values = values_of(w, row + r, size, decode, room->scratch);
+            fill(mask, values, decode ? 0 : AHEAD, w->columns, room->rows + r * row_bytes);
         }
-        for (int64_t m = 0; m < p->batch; m += TILE) {
-            f->tile(buffer, words * WORD, x.at + m * x.stride * x.size, x.stride, words, sums);
-            for (int r = 0; r < rows; r++) {
-                for (int i = 0; i < TILE && m + i < p->batch; i++) put_sum(p, row + r, m + i, sums[r * TILE + i]);
+        for (int64_t from = 0; from == 0 || from < words; from += PIECE) {
+            int64_t to = words - from < PIECE ? words : from + PIECE;
+            for (int64_t m = 0; m < p->batch; m += TILE) {
+                for (int64_t inside = 0; inside < rows; inside += TILE) {
+                    one_tile(w, p, f, x, room, row, inside, rows - inside, m, from, to);
+                }
             }
         }
     }
@@ -216,28 +243,33 @@ int zp_matmul(const Matrix *w, const Product *p, int isa, int threads) {
     int64_t words = words_of(w), batch = many ? (p->batch + TILE - 1) / TILE * TILE : p->batch;
     Input x = {p->x, p->x_stride, form.narrow ? 2 : 4};
     uint8_t *owned = NULL;
-    if (w->columns % WORD || batch != p->batch || form.paired || (!form.narrow && p->type != FP32)) {
-        x.at = owned = formed(p, w->columns, words, batch, form);
+    int64_t group = p->batch > 2 * TILE ? GROUP : TILE, stride = stride_of(words, x.size);
+    if (w->columns % WORD || batch != p->batch || group == GROUP || form.paired || (!form.narrow && p->type != FP32)) {
+        owned = malloc((size_t)(batch * stride * x.size) + 64);
         if (!owned) return NO_MEMORY;
-        x.stride = words * WORD;
+        x.at = aligned(owned);
+        x.stride = stride;
+        formed(p, w->columns, words, batch, form, stride, aligned(owned));
     }
     size_t scratch_size = w->bits ? scratch_bytes(w) : 0;
-    size_t buffer_size = many ? (size_t)(TILE * words * WORD * x.size) + 64 : 0;
+    size_t rows_size = many ? (size_t)(group * stride * x.size) : 0;
+    size_t size = scratch_size + rows_size + (many ? (size_t)(batch / TILE * (group / TILE) * TILE_STATE) : 0);
     (void)threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         int64_t start = 0, stop = w->rows;
         share(w, &start, &stop);
-        uint8_t *room = scratch_size + buffer_size ? calloc(scratch_size + buffer_size, 1) : NULL;
-        if (!room && scratch_size + buffer_size) {
+        uint8_t *found = size ? calloc(size + 64, 1) : NULL, *first = aligned(found);
+        Room room = {first + rows_size, first, first + rows_size + scratch_size, group, stride};
+        if (!found && size) {
 #pragma omp atomic write
             failed = 1;
         } else if (many) {
-            many_rows(w, p, f, x, room, room + scratch_size, start, stop);
+            many_rows(w, p, f, x, &room, start, stop);
         } else {
-            few_rows(w, p, f, x, room, start, stop);
+            few_rows(w, p, f, x, first, start, stop);
         }
-        free(room);
+        free(found);
     }
     free(owned);
     return failed ? NO_MEMORY : OK;

@@ -3,7 +3,8 @@
  * WEIGHTS, SUMS: types of a vector of weights and of one of sums; LANES numbers of X_SIZE bytes in a vector of x
  * STEPS * PER vectors of weights in a word; CHAINS of sums that do not wait for each other; TILE_ROWS at once
  * ISA(take)(bits, masked, values, type, v): the next PER vectors of weights, zeros in place; where the next ones begin
- * ISA(zero)(), ISA(times)(sum, weights, x), ISA(plus)(a, b), ISA(total)(sum), ISA(read)(p), ISA(write)(p, v)
+ * ISA(zero)(), ISA(times)(sum, weights, x), ISA(plus)(a, b), ISA(total)(sum), ISA(totals)(sums, out): of TILE of them
+ * ISA(read)(p), ISA(write)(p, v) for weights and x; ISA(resumed)(p), ISA(keep)(p, sum) for sums
  */
 
 /* The values of a word, which of them are kept, and where the next ones begin. */
@@ -52,7 +53,8 @@ INLINE TARGET void ISA(fill)(FILL_ARGUMENTS, int type) {
 static TARGET void ISA(tile)(TILE_ARGUMENTS) {
     for (int first = 0; first < TILE; first += TILE_ROWS) {
         SUMS sum[TILE_ROWS * TILE];
-        for (int i = 0; i < TILE_ROWS * TILE; i++) sum[i] = ISA(zero)();
+        uint8_t *kept = state + first * TILE * sizeof(SUMS);
+        for (int i = 0; i < TILE_ROWS * TILE; i++) sum[i] = begins ? ISA(zero)() : ISA(resumed)(kept + i * sizeof(SUMS));
         for (int64_t at = 0; at < words * WORD; at += LANES) {
             WEIGHTS row[TILE_ROWS];
             for (int r = 0; r < TILE_ROWS; r++) row[r] = ISA(read)(w + ((first + r) * w_stride + at) * X_SIZE);
@@ -61,7 +63,10 @@ static TARGET void ISA(tile)(TILE_ARGUMENTS) {
                 for (int r = 0; r < TILE_ROWS; r++) sum[r * TILE + m] = ISA(times)(sum[r * TILE + m], row[r], v);
             }
         }
-        for (int i = 0; i < TILE_ROWS * TILE; i++) sums[first * TILE + i] = ISA(total)(sum[i]);
+        for (int i = 0; i < TILE_ROWS * TILE; i += TILE) {
+            if (sums) ISA(totals)(sum + i, sums + first * TILE + i);
+            else for (int j = i; j < i + TILE; j++) ISA(keep)(kept + j * sizeof(SUMS), sum[j]);
+        }
     }
 }
 

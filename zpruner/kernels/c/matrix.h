@@ -9,7 +9,7 @@
 #define ABI 2
 #define FEW 2      /* rows of x that meet each weight as it is expanded; more of them meet rows of W in a buffer */
 #define TILE 4     /* rows of W, and of x, whose sums are in registers together */
-#define GROUP 16   /* rows of W in a buffer, a multiple of TILE */
+#define ROW_GROUP 16   /* rows of W in a buffer, a multiple of TILE */
 #define PIECE 8    /* words of them that meet all rows of x before the next ones do: they stay in the first cache */
 #define AHEAD 8192 /* bytes */
 #define BLOCK 32   /* integers of 4 bits whose low and high halves of bytes lie together; groups are whole blocks */

@@ -243,8 +243,8 @@ int zp_matmul(const Matrix *w, const Product *p, int isa, int threads) {
     int64_t words = words_of(w), batch = many ? (p->batch + TILE - 1) / TILE * TILE : p->batch;
     Input x = {p->x, p->x_stride, form.narrow ? 2 : 4};
     uint8_t *owned = NULL;
-    int64_t group = p->batch > 2 * TILE ? GROUP : TILE, stride = stride_of(words, x.size);
-    if (w->columns % WORD || batch != p->batch || group == GROUP || form.paired || (!form.narrow && p->type != FP32)) {
+    int64_t group = p->batch > 2 * TILE ? ROW_GROUP : TILE, stride = stride_of(words, x.size);
+    if (w->columns % WORD || batch != p->batch || group == ROW_GROUP || form.paired || (!form.narrow && p->type != FP32)) {
         owned = malloc((size_t)(batch * stride * x.size) + 64);
         if (!owned) return NO_MEMORY;
         x.at = aligned(owned);

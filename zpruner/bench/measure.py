@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zpruner.bench.control import bandwidth, control, linear_names, packed_names, read_per_token
+from zpruner.bench.control import bandwidth, control, linear_names, packed_layers, read_per_token, torch_int8
 from zpruner.errors import InvalidSettingError
-from zpruner.kernels import choose
+from zpruner.kernels import Codes, choose
 from zpruner.model.config import is_packed
 from zpruner.model.load import load_model
 from zpruner.packed.linear import restore_dense
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PACKED, CONTROL, TORCH = "packed", "dense, control kernels", "dense, torch"
+INT8, INT4, TORCH_INT8 = "dense int8, control kernels", "dense int4, control kernels", "dense int8, torch"
+QUANTIZED = {INT8: Codes(8, 0), INT4: Codes(4, 32)}
+"""Rows of the control kernels with integers -> these: a scale per row, and one for 32 weights."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,14 @@ class Plan:
         prompt: tokens before them.
         prefill: tokens of the prompt that is computed at once.
         rounds: runs of every row, in turns.
+        quantized: whether the first model's weights are measured as dense int8 and int4, too.
     """
 
     new_tokens: int = 32
     prompt: int = 8
     prefill: int = 512
     rounds: int = 5
+    quantized: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ def bench(
 ) -> Bench:
     """Measure models: a packed one as it is and with its zeros, by torch and by the kernels; a dense one both ways.
 
+    The zeros of packed integers are met among integers of as many bits.
+
     Rows take turns, so that whatever else the machine does meets all of them. The numbers of a row are of the same
     rounds as those of the others: compare them pair by pair.
 
@@ -108,7 +115,7 @@ def bench(
     named = list(folders)
     if not named:
         raise InvalidSettingError("bench", "no model", "one or more checkpoint folders", "Name some.")
-    rows = [row for folder in named for row in _rows(folder)]
+    rows = [row for number, folder in enumerate(named) for row in _rows(folder, plan.quantized and not number)]
     times: list[tuple[list[float], list[float]]] = [([], []) for _ in rows]
     for turn in range(plan.rounds + 1):
         for (_, _, model), (decode, prefill) in zip(rows, times, strict=True):
@@ -157,14 +164,20 @@ def peak_memory(folder: Path) -> int:
     return int(done.stdout.split()[-1])
 
 
-def _rows(folder: Path) -> list[tuple[Path, str, PreTrainedModel]]:
+def _rows(folder: Path, quantized: bool) -> list[tuple[Path, str, PreTrainedModel]]:
     model = load_model(folder, device="cpu")
-    if not is_packed(folder):
-        return [(folder, TORCH, model), (folder, CONTROL, control(model, linear_names(model)))]
-    names = packed_names(model)
-    dense = load_model(folder, device="cpu")
-    restore_dense(dense)
-    return [(folder, PACKED, model), (folder, CONTROL, control(dense, names)), (folder, TORCH, dense)]
+    found, dense = [], model
+    if is_packed(folder):
+        found, layers = [(folder, PACKED, model)], packed_layers(model)
+        dense = load_model(folder, device="cpu")
+        restore_dense(dense)
+    else:
+        layers = dict.fromkeys(linear_names(model))
+    found += [(folder, CONTROL, control(dense, layers)), (folder, TORCH, dense)]
+    if quantized:
+        found += [(folder, how, control(dense, dict.fromkeys(layers, codes))) for how, codes in QUANTIZED.items()]
+        found.append((folder, TORCH_INT8, torch_int8(dense, layers)))
+    return found
 
 
 def _decode(model: PreTrainedModel, plan: Plan) -> float:

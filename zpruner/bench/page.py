@@ -6,12 +6,16 @@ import statistics
 from collections.abc import Sequence
 
 from zpruner.artifacts.results import median_ratio
-from zpruner.bench.measure import CONTROL, PACKED, TORCH, Bench, Row
+from zpruner.bench.measure import CONTROL, PACKED, QUANTIZED, TORCH, Bench, Row
 
 _HEAD = (
     "| model | run as | MB on disk | MB a token | decode, tokens/s | prefill, tokens/s | memory, MB | of bandwidth |\n"
     "|---|---|---:|---:|---:|---:|---:|---:|\n"
 )
+
+
+_NOTHING = 1.05
+"""Times the control's speed up to which zeros are said to gain none."""
 
 
 def markdown(bench: Bench) -> str:
@@ -36,18 +40,38 @@ def sentences(bench: Bench) -> list[str]:
             continue
         decode = [median_ratio(row.decode, beside[how].decode) for how in (CONTROL, TORCH)]
         prefill = median_ratio(row.prefill, beside[TORCH].prefill)
-        gained = "the zeros gain speed" if decode[0] > 1.05 else "the zeros gain no speed here"
+        gained = "the zeros gain speed" if decode[0] > _NOTHING else "the zeros gain no speed here"
         found.append(
             f"{row.model} decodes at {decode[0]:.2f} x the same weights with their zeros by the same code and at "
             f"{decode[1]:.2f} x torch: {gained}. Its prefill runs at {prefill:.2f} x torch's, and a token reads "
             f"{row.read / beside[TORCH].read:.2f} x the bytes."
         )
-    if found:
-        found.append(
+        found += [_against(row, other) for other in bench.rows if other.how in QUANTIZED]
+    if not found:
+        return found
+    if any(row.how in QUANTIZED for row in bench.rows):
+        said = "Speed and bytes are half of the matter: `zpruner advise` sets what the models predict beside them."
+    else:
+        said = (
             "Not in this table: dense int8 and int4. At equal bytes 4-bit quantisation usually loses less quality than "
             "pruning: compare before you choose."
         )
-    return found
+    return [*found, said]
+
+
+def _against(packed: Row, dense: Row) -> str:
+    """Return how a packed model stands beside dense integers by the same code."""
+    speed, bytes_read = median_ratio(packed.decode, dense.decode), packed.read / dense.read
+    if speed > 1 and bytes_read < 1:
+        said = "pruned is smaller and faster"
+    elif speed < 1 and bytes_read > 1:
+        said = "dense integers are smaller and faster: pruning would have to predict better"
+    else:
+        said = "neither is better in both"
+    return (
+        f"Beside {dense.how.split(',')[0]} by the same code {packed.model} decodes at {speed:.2f} x and reads "
+        f"{bytes_read:.2f} x the bytes: {said}."
+    )
 
 
 def _line(row: Row, bandwidth: float) -> str:

@@ -17,6 +17,7 @@ def bench(
     prefill: Annotated[int, typer.Option(min=1, help="Tokens of the prompt that is computed at once.")] = 512,
     rounds: Annotated[int, typer.Option(min=1, help="Runs of every row, in turns.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch and the kernels.  [default: torch's]")] = None,
+    quantized: Annotated[bool, typer.Option(help="The first model as dense int8 and int4, too.")] = True,
     memory: Annotated[bool, typer.Option(help="Start a process per model to see what memory it takes.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: every number, as JSON.")] = False,
     log: option.Log = None,
@@ -31,7 +32,8 @@ def bench(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    runs = (rounds + 1) * sum(3 if is_packed(folder) else 2 for folder in models)
-    with counter("bench", runs, "run") as step:
-        found = measure(models, Plan(new_tokens=new_tokens, prefill=prefill, rounds=rounds), memory=memory, step=step)
+    rows = sum(3 if is_packed(folder) else 2 for folder in models) + 3 * quantized
+    plan = Plan(new_tokens=new_tokens, prefill=prefill, rounds=rounds, quantized=quantized)
+    with counter("bench", (rounds + 1) * rows, "run") as step:
+        found = measure(models, plan, memory=memory, step=step)
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else markdown(found), nl=False)

@@ -164,3 +164,10 @@ def test_rounding_comes_after_tuning():
         assert not weight[~result.mask.keep].any()
         assert max(len(row.unique()) for row in weight) <= 8
         assert len(weight.unique()) > 8
+
+
+@pytest.mark.parametrize("allocation", ["owl", "dlp"])
+def test_nothing_is_spread_where_nothing_is_removed(allocation):
+    method = {"score": "wanda", "allocate": allocation, "quantize": {"bits": 8, "rounding": "nearest"}}
+    layers = zpruner.prune_sequentially(tiny.build("llama"), WINDOWS, method=method, sparsity=0.0)
+    assert all(layer.mask.keep.all() for layer in layers)

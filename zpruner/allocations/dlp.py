@@ -30,11 +30,13 @@ class Dlp(Allocation):
     def check(self, pattern: SparsityPattern) -> None:
         """Raise what no model can change; see `Allocation.check`."""
         ratio = check_ratio(pattern)
-        if not self.alpha < min(ratio, 1.0 - ratio):  # some block is at least so far from the mean
+        if ratio and not self.alpha < min(ratio, 1.0 - ratio):  # some block is at least so far from the mean
             raise out_of_range(self.alpha, ratio)
 
     def targets(self, sparsity: float, model: Unpruned) -> dict[str, float]:
-        """Return one sparsity per block."""
+        """Return one sparsity per block; where nothing is removed there is nothing to spread."""
+        if not sparsity:
+            return dict.fromkeys(model.shapes, 0.0)
         return median_targets(model.by_block(median), model.shapes, sparsity, self.alpha)
 
 

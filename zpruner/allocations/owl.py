@@ -32,10 +32,13 @@ class Owl(Allocation):
 
     def check(self, pattern: SparsityPattern) -> None:
         """Raise what no model can change; see `Allocation.check`."""
-        check_spread(self.spread, check_ratio(pattern))
+        if ratio := check_ratio(pattern):
+            check_spread(self.spread, ratio)
 
     def targets(self, sparsity: float, model: Unpruned) -> dict[str, float]:
-        """Return one sparsity per block."""
+        """Return one sparsity per block; where nothing is removed there is nothing to spread."""
+        if not sparsity:
+            return dict.fromkeys(model.shapes, 0.0)
         shares = model.by_block(lambda scores: outlier_share(scores, self.multiple))
         return outlier_targets(shares, model.shapes, sparsity, self.spread)
 

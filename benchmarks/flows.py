@@ -170,7 +170,7 @@ def measure_batching() -> Table:
 
 
 def measure_start(runs: int = 15) -> Table:
-    """Measure starting a stage: in a process of its own, and forked from the warm worker, in turns."""
+    """Measure starting a stage: in its own process, and forked from the warm worker, in turns."""
     table = Table("", "median, s", "least, s", title="A stage that does nothing")
     with scratch() as root:
         (root / "stages").mkdir()
@@ -180,9 +180,9 @@ def measure_start(runs: int = 15) -> Table:
         with Worker(root, LIBRARIES, environment()) as worker:
             path = worker.environment["PATH"]
             first = seconds(command, root, PATH=path)
-            costs: dict[str, list[Cost]] = {"a process of its own": [], "forked from the warm worker": []}
+            costs: dict[str, list[Cost]] = {"its own process": [], "forked from the warm worker": []}
             for _ in range(runs):
-                costs["a process of its own"].append(seconds(command, root))
+                costs["its own process"].append(seconds(command, root))
                 costs["forked from the warm worker"].append(seconds(command, root, PATH=path))
     for name, all_ in costs.items():
         walls = sorted(cost.wall for cost in all_)  # the processor's time of a fork is the worker's

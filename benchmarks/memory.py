@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--layers 27] [--hidden 3072] [--work FOLDER] [--solver]
 
 Writes a checkpoint of about 3 billion bfloat16 parameters shard by shard, then runs fetch, calibrate, score, mask,
-apply and evaluate, each in a process of its own, with weights read block by block, and prints the peak resident memory
+apply and evaluate, each in its own process, with weights read block by block, and prints the peak resident memory
 of each against the size of the checkpoint. `--solver` is what takes most memory: Gram matrices, and SparseGPT with its
 weight update under pruned propagation. Needs about 6 times the checkpoint's size on disk; all of it is deleted.
 """
@@ -57,7 +57,7 @@ def build(folder: Path, hidden: int, layers: int) -> None:
 
 
 def build_apart(folder: Path, hidden: int, layers: int) -> int:
-    """Build in a process of its own: a stage's peak is counted from that of the process that starts it."""
+    """Build in its own process: a stage's peak is counted from that of the process that starts it."""
     child = os.fork()
     if child == 0:
         build(folder, hidden, layers)
@@ -82,7 +82,7 @@ def settings(solver: bool, batch_size: int) -> dict[str, object]:
 
 
 def peak_of(command: list[str], root: Path) -> tuple[int, float]:
-    """Run a stage in a process of its own; return its peak resident memory in bytes and its seconds."""
+    """Run a stage in its own process; return its peak resident memory in bytes and its seconds."""
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     start = perf_counter()
     child = subprocess.Popen([sys.executable, "-m", *command], cwd=root, env=os.environ | {"PYTHONPATH": path})

@@ -1,4 +1,4 @@
-"""What sequential pruning costs, as a multiple of two forward passes of the decoder: one to measure, one to go on.
+"""What sequential pruning costs, as a multiple of two forward passes of the decoder: one to measure, one to continue.
 
     python benchmarks/sequential.py --windows 8 --methods wanda,sparsegpt,best
 

@@ -54,12 +54,12 @@ def exit_status(run: Callable[[], None], kept: str = "Finished instances") -> in
         return 1
     except httpx.TransportError as error:
         server, got = str(PREFECT_API_URL.value()), f"{type(error).__name__}: {error}"
-        todo = f"Start it, or unset PREFECT_API_URL: a run then has a server of its own. {kept} are kept."
+        todo = f"Start it, or unset PREFECT_API_URL: a run then has its own server. {kept} are kept."
         print(f"error: {PrefectServerError(server, got, 'an answer', todo)}", file=sys.stderr)
         return 1
     except NotDoneError:  # the failed instances are in the log
         return 1
     except (KeyboardInterrupt, CancelledRun):
-        print(f"Interrupted. {kept} are kept: run again to go on.", file=sys.stderr)
+        print(f"Interrupted. {kept} are kept: run again to continue.", file=sys.stderr)
         return 130
     return 0

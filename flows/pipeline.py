@@ -78,7 +78,7 @@ def pipeline(
                 states = _run_all(running, graph, stale, forced, where, worker, model_name(folder))
         publish(folder, graph)
     if cancelled is not None and cancelled.is_set():
-        return Cancelled(message="Finished instances are kept: run again to go on.")
+        return Cancelled(message="Finished instances are kept: run again to continue.")
     failure = _failure(states)
     return _counts(states) if failure is None else as_state(failure)
 

@@ -34,7 +34,7 @@ def _flow_run_name() -> str:
 def search(root: str = ".", share: bool = False) -> dict[str, Any] | State[Any]:
     """Bring the search up to date, as `dvc repro search/dvc.yaml` does; its settings stand in params.yaml.
 
-    A run that was cancelled or killed goes on with the next one. Stage output is in the logs, the report an artifact.
+    A run that was cancelled or killed continues with the next one. Stage output is in the logs, the report an artifact.
 
     Args:
         root: the project folder.

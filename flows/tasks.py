@@ -34,7 +34,7 @@ class Here:
     pull: bool
 
     def reproduce(self, name: str, log: Log, *, force: bool) -> Outcome:
-        """Let DVC bring the instance up to date, on a device slot of its own.
+        """Let DVC bring the instance up to date, on its own device slot.
 
         Where memory runs out it is tried once more, with nothing beside it and in smaller batches.
 

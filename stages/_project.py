@@ -201,4 +201,4 @@ def main(run: Callable[..., None]) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(run)
     keep_freed_memory()
-    run_command(app, sys.argv[1:], interrupted="Interrupted. Finished parts are kept: run again to go on.")
+    run_command(app, sys.argv[1:], interrupted="Interrupted. Finished parts are kept: run again to continue.")

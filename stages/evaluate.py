@@ -60,7 +60,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             "evaluate",
             f"--method '{method}' --sparsity '{sparsity}'" + (" --dense" if dense else ""),
             "either both --method and --sparsity, or --dense",
-            "Correct the command.",
+            "Name a variant, or the dense model.",
         )
     project = Project.open(root)
     settings, tasks = project.params.evaluation.perplexity, project.params.evaluation.zero_shot
@@ -69,7 +69,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
     folder = project.dense if dense else project.pruned(method, sparsity)
     unpruned = project.open_dense()
     checkpoint = unpruned if dense else project.open_pruned(method, sparsity, unpruned.model_hash)
-    # A variant without a checkpoint of its own is made from the dense model.
+    # A variant without its own checkpoint is made from the dense model.
     made = not checkpoint.tensor_bytes
     structured = not dense and isinstance(project.params.pattern(sparsity), StructuredPattern)
     variant = Variant(project, method, sparsity, unpruned) if made or structured else None

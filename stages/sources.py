@@ -47,7 +47,7 @@ def run(names: Annotated[list[str], typer.Argument(help=f"Of {', '.join(KINDS)}.
                 f"source of {name}",
                 f"no file or folder {root / path}",
                 "one that is here",
-                "Correct params.yaml; `dvc repro --downstream calibrate` goes on with what was fetched from it.",
+                "Correct params.yaml; `dvc repro --downstream calibrate` continues with what was fetched from it.",
             )
 
 

@@ -29,7 +29,7 @@ from warm._child import Request, become, run
 from warm._environment import matters
 from warm.client import die_with_parent
 
-# Arrow's allocator starts a thread of its own, and sees to it around a fork.
+# Arrow's allocator starts its own thread, and sees to it around a fork.
 HARMLESS_THREADS = {"jemalloc_bg_thd"}
 
 

@@ -174,7 +174,7 @@ def test_real_stages_killed_anywhere(
     start: Start, api: str, small: tuple[Path, Path], seed: int, tmp_path: Path
 ) -> None:
     victim = ("flow", "worker", "server")[seed % 3]
-    variables = {} if victim == "server" else {"PREFECT_API_URL": api}  # without, each run has a server of its own
+    variables = {} if victim == "server" else {"PREFECT_API_URL": api}  # without, each run has its own server
     fresh, done = small
     root = tmp_path / "p"
     shutil.copytree(fresh, root, symlinks=True)

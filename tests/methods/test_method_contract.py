@@ -1,4 +1,4 @@
-"""What holds for every registered method; a new method is covered without a test of its own."""
+"""What holds for every registered method; a new method is covered without a test for it."""
 
 import pytest
 import torch

@@ -139,7 +139,7 @@ def test_what_is_not_finite_or_not_measured_is_refused():
 
 @pytest.mark.parametrize(("family", "sequential"), [("gpt2", True), ("mixtral", True), ("mixtral", False)])
 def test_any_layout_is_quantised(family, sequential):
-    """Transposed Conv1D and stacked experts: every row has a scale of its own."""
+    """Transposed Conv1D and stacked experts: every row has its own scale."""
     model = families.build(family)
     method = {"score": "wanda", "group": "row", "update": "obs", "quantize": {"bits": 3, "group": "row"}}
     if sequential:

@@ -130,7 +130,7 @@ def trial(root: Path, stage: str, path: Path, damage: Damage, rng: random.Random
     path.unlink(missing_ok=True)
     path.write_bytes(good)
     shutil.rmtree(root / "data" / ".work", ignore_errors=True)
-    if damage is edit_and_seal and found == "harmless":  # an artifact of its own right
+    if damage is edit_and_seal and found == "harmless":  # an artifact in its own right
         INSTANCES[stage](root)
         shutil.rmtree(root / "data" / ".work", ignore_errors=True)
     after = untimed(root)

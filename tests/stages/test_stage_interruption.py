@@ -1,4 +1,4 @@
-"""kill -9 at many moments of every stage: run again, it goes on where it was and ends with the same bytes."""
+"""kill -9 at many moments of every stage: run again, it continues where it was and ends with the same bytes."""
 
 import json
 import subprocess

@@ -75,7 +75,7 @@ def refused(root: Path, instance: Callable[[Path], None], path: Path) -> None:
 
 
 def damaged(folder: Path, count: int) -> dict[str, dict[str, int]]:
-    """Run the damage driver in a process of its own."""
+    """Run the damage driver in its own process."""
     environment = tiny.environment() | {"PYTHONPATH": f"{HERE.parent}:{HERE}:{tiny.REPOSITORY}"}
     command = [sys.executable, str(HERE / "damage_driver.py"), str(folder), str(count)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

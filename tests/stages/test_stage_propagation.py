@@ -1,4 +1,4 @@
-"""The stages under pruned propagation: they reproduce from what is stored, and go on where they were."""
+"""The stages under pruned propagation: they reproduce from what is stored, and continue where they were."""
 
 from __future__ import annotations
 

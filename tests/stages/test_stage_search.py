@@ -146,7 +146,7 @@ def test_a_second_run_measures_nothing_and_a_raised_budget_goes_on(
 
 
 def killed(root: Path, after: int) -> None:
-    """Run the stage in a process of its own and kill it once the log has evaluation `after` in it."""
+    """Run the stage in its own process and kill it once the log has evaluation `after` in it."""
     child = os.fork()
     if child == 0:
         append = LogWriter.append

@@ -60,7 +60,9 @@ def test_local_sources_are_linked_to(project: Path) -> None:
 
 def test_a_source_that_is_not_here(project: Path) -> None:
     staged.change_params(project, "calibration.source", "gone.txt")
-    with pytest.raises(SourceError, match=r"no file or folder .*gone.txt.*`dvc repro --downstream calibrate` goes on"):
+    with pytest.raises(
+        SourceError, match=r"no file or folder .*gone.txt.*`dvc repro --downstream calibrate` continues"
+    ):
         sources.run(ALL, project)
 
 

@@ -37,7 +37,7 @@ class Unpruned:
 
 
 class Allocation(Part, ABC):
-    """Gives every layer a sparsity of its own; all layers together have exactly the one asked for.
+    """Gives every layer its own sparsity; all layers together have exactly the one asked for.
 
     Where every row is to lose as many weights as its neighbours (`group: row`), the counts are whole rows', and the
     sum is the nearest below.

@@ -37,7 +37,7 @@ def table_targets(
     for pattern, ratio in table.items():
         if not 0.0 <= ratio < 1.0:
             raise InvalidSettingError(
-                f"allocation.table {pattern!r}", f"{ratio!r}", "a ratio in [0, 1)", "Correct it in params.yaml."
+                f"allocation.table {pattern!r}", f"{ratio!r}", "a ratio in [0, 1)", "Write a ratio such as 0.5."
             )
         if not any(fnmatchcase(name, pattern) for name in shapes):
             raise InvalidSettingError(

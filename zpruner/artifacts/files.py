@@ -81,7 +81,7 @@ def atomic_file(path: Path) -> Iterator[HashingFile]:
 
 
 def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` as `write_json` does, with a checksum of its own content that `read_sealed_json` verifies."""
+    """Write `value` as `write_json` does, with a checksum of its content that `read_sealed_json` verifies."""
     write_json(path, {**value, _SEAL: digest_of(value)})
 
 
@@ -124,7 +124,7 @@ def read_artifact(path: Path, what: str, command: str = "dvc repro") -> bytes:
 def refuse_link(path: Path) -> None:
     """Raise ArtifactError if a file is a link that leads elsewhere than into DVC's cache, which may link its files."""
     if path.is_symlink() and _CACHED.search(target := str(path.resolve())) is None:
-        raise ArtifactError(str(path), f"a link to {target}", "a file of its own", f"Delete it. {mend()}")
+        raise ArtifactError(str(path), f"a link to {target}", "its own file", f"Delete it. {mend()}")
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,4 +1,4 @@
-"""A file of results: plain JSON with a checksum of its own content, checked field by field against its class.
+"""A file of results: plain JSON with a checksum of its content, checked field by field against its class.
 
 Readers get frozen values or one sentence that names file, field and what was found there. `Shown` says how a field
 appears in tables.

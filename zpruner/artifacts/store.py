@@ -198,7 +198,7 @@ class ArtifactReader:
 
 
 class _FileFacts(BaseModel):
-    """What an index says of a file; the stages add facts of their own."""
+    """What an index says of a file; the stages add their own facts."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -209,7 +209,7 @@ class _FileFacts(BaseModel):
 
 
 class _Index(BaseModel):
-    """What every index has; the stages add entries of their own."""
+    """What every index has; the stages add their own entries."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 

@@ -1,6 +1,6 @@
 """Capture what prunable weights multiply, whichever way a model's code multiplies them.
 
-An expert of a mixture is a layer of its own: only the tokens routed to it count.
+An expert of a mixture is its own layer: only the tokens routed to it count.
 """
 
 from __future__ import annotations

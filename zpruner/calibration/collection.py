@@ -31,7 +31,7 @@ class Collection:
         return [other for other, owner in self.owner.items() if owner == layer != other]
 
     def separate(self, layer: str) -> None:
-        """Give a layer sums of its own, which begin as those that it has shared."""
+        """Give a layer its own sums, which begin as those that it has shared."""
         known = self.owner[layer]
         heirs = self.sharing(layer) if known == layer else [layer]
         if heirs and known in self.accumulators:

@@ -1,4 +1,4 @@
-"""Unfinished sums on disk, so that a killed collection goes on where it was."""
+"""Unfinished sums on disk, so that a killed collection continues where it was."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Snapshots:
         work: the open work folder.
         every: seconds between snapshots; more where writing one takes over a tenth of it, the first at a gigabyte a
             second. 0: after every batch.
-        part_bytes: of tensors per file, of which a copy is made; a larger tensor has a file of its own.
+        part_bytes: of tensors per file, of which a copy is made; a larger tensor has its own file.
     """
 
     def __init__(self, work: Work, every: float, part_bytes: int = 1 << 28) -> None:

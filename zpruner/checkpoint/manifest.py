@@ -29,7 +29,7 @@ class FileFacts(BaseModel):
 
 
 class _Manifest(BaseModel):
-    """What every manifest has; the stages add strings of their own."""
+    """What every manifest has; the stages add their own strings."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 

@@ -59,7 +59,7 @@ def _parsed(option: str, value: float | str, expected: str, may_be_nm: bool = Tr
     except InvalidPatternError as error:
         structures = ":" in str(value) and not str(value)[0].isdigit()
         raise InvalidPatternError(
-            option, _quoted(value), expected, error.action if structures else "Correct the option."
+            option, _quoted(value), expected, error.action if structures else "Write 0.5 or 2:4, say."
         ) from None
     if isinstance(pattern, StructuredPattern):
         return pattern

@@ -36,7 +36,7 @@ def evaluate(
         typer.Option(min=1, help="Tokens from one window to the next, of which the last count.  [default: seqlen]"),
     ] = None,
     bos: option.Bos = option.BosName.auto,
-    windows: Annotated[int | None, typer.Option(min=1, help="The first so many windows.  [default: all]")] = None,
+    windows: Annotated[int | None, typer.Option(min=1, help="Only the first N windows.  [default: all]")] = None,
     tasks: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,7 +50,7 @@ def evaluate(
     num_fewshot: Annotated[
         int | None, typer.Option(min=0, help="Examples per question.  [default: the task's]")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many questions.  [default: all]")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.  [default: all]")] = None,
     batch_size: option.BatchSize = 8,
     blocks: option.Blocks = None,
     ignore: option.Ignore = None,

@@ -37,7 +37,10 @@ def inspect(
     else:
         found = "no such path" if not artifact.exists() else "neither index.json nor config.json in it"
         raise ArtifactError(
-            str(artifact), found, "an .arrow file, an artifact folder or a checkpoint folder", "Correct the path."
+            str(artifact),
+            found,
+            "an .arrow file, an artifact folder or a checkpoint folder",
+            "Name a folder that holds one of these files.",
         )
     facts, entries = lines
     width = max(len(name) for name, _ in facts)

@@ -44,7 +44,9 @@ def folder(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise InvalidSettingError("the command line", f"'{path}'", "the home folder of a user", "Check it.") from None
+        raise InvalidSettingError(
+            "the command line", f"'{path}'", "the home folder of a user", "Write the path in full."
+        ) from None
 
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", parser=folder, help="Folder to write.")]

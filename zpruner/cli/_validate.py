@@ -145,7 +145,10 @@ def _check_source(where: str, name: str, source: str, sha256: str | None, root: 
             return f"{where}: {named[0]} comes from the Hugging Face hub, at the commit of the day it is first fetched"
         case LocalPath(path):
             raise SourceError(
-                f"{where}.source", f"no file or folder {root / path}", "one that exists", "Correct params.yaml."
+                f"{where}.source",
+                f"no file or folder {root / path}",
+                "one that exists",
+                f"Put it there, or name another in {where}.source.",
             )
         case Remote():
             if sha256 is None and not parsed.is_pinned:

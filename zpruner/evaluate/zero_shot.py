@@ -103,7 +103,10 @@ def find_tasks(settings: ZeroShotSettings, root: Path) -> TaskManager:
     folder = None if settings.include_path is None else root / settings.include_path
     if folder is not None and not folder.is_dir():
         raise InvalidSettingError(
-            "evaluation.zero_shot.include_path", f"'{settings.include_path}'", "a folder with *.yaml", "Correct it."
+            "evaluation.zero_shot.include_path",
+            f"'{settings.include_path}'",
+            "a folder with *.yaml",
+            "Name the folder of your tasks, such as tasks.",
         )
     try:
         import lm_eval.models.huggingface  # noqa: F401

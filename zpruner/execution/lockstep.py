@@ -1,7 +1,7 @@
 """Many forward passes side by side, so that a weight that comes and goes is brought only once for all of them.
 
-Every call runs in a thread of its own, one at a time and in order. Where a call needs a unit of weights that is not
-there it waits; when all wait, the unit that the least advanced call needs is brought, and those that need it go on.
+Every call runs in its own thread, one at a time and in order. Where a call needs a unit of weights that is not
+there it waits; when all wait, the unit that the least advanced call needs is brought, and those that need it continue.
 Each call is an ordinary forward pass: nothing is assumed about what happens between two units.
 """
 
@@ -39,7 +39,7 @@ class Lockstep:
         Args:
             unit: its name.
             before: called with the call's index before it waits.
-            after: the same when it goes on.
+            after: the same when it continues.
         """
         call = self._running
         if self._is_there(unit):
@@ -78,7 +78,7 @@ class Lockstep:
 
 
 class _Abandoned(BaseException):
-    """Ends the thread of a call that is not to go on."""
+    """Ends the thread of a call that is not to continue."""
 
 
 class _Call:

@@ -62,7 +62,7 @@ def damped_hessian(gram: Tensor, damping: float, layer: str, *, shrinkage: float
     """
     for name, value in (("damping", damping), ("shrinkage", shrinkage)):
         if not 0.0 <= value < float("inf"):
-            raise InvalidSettingError(name, repr(value), "a finite number that is not negative", "Correct it.")
+            raise InvalidSettingError(name, repr(value), "a finite number that is not negative", "Set it to 0.01, say.")
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.dtype != torch.float32:
         raise ShapeMismatchError(
             f"Gram matrix of layer {layer}",

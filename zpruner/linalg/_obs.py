@@ -94,7 +94,7 @@ def obs_sweep(
         """Prune the columns [start, stop), whose mask is known; those up to `end` move with each of them."""
         along = (~keep[start:stop]).to(columns.dtype) if scales is None else scales[start:stop]
         parts = (columns[start:stop], along, pivots[start:stop], upper[start:stop], error[start:stop])
-        # Rows taken apart together: a view of its own for each took as long as the arithmetic on it.
+        # Rows taken apart together: a view for each took as long as the arithmetic on it.
         for j, (column, factor, pivot, row, wrong) in enumerate(
             zip(*(part.unbind() for part in parts), strict=True), start + 1
         ):

@@ -32,7 +32,7 @@ def computed_weights(model: PreTrainedModel, blocks: str, ignore: Iterable[str])
                 raise ModelStructureError(
                     f"layer {name}",
                     f"a `{weight}` that the module computes from other parameters (a mask, a norm)",
-                    "a weight of its own",
+                    "its own weight",
                     f"Make it one with {remove}, or list the layer under model.ignore in params.yaml.",
                 )
             found[name] = weight

@@ -26,7 +26,7 @@ def take_inventory(model: PreTrainedModel, blocks: str | None = None, ignore: It
     """List every weight of two or more dimensions inside the decoder blocks as prunable or as skipped.
 
     Linear layers are prunable; so are weights that no standard layer holds if the model's code multiplies by them, as
-    a matrix or as a stack of matrices (experts of a mixture), each of which is a layer of its own. Routers are
+    a matrix or as a stack of matrices (experts of a mixture), each of which is its own layer. Routers are
     skipped: with a few outputs each, they decide which expert a token meets.
 
     Args:

@@ -107,6 +107,6 @@ class Registry(Generic[T]):
                 f"{self.noun} '{name}'",
                 repr(value),
                 f"a subclass of {self.base.__name__}",
-                "Correct the plugin.",
+                "Let the entry point name the class.",
             )
         return value

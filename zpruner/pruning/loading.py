@@ -121,5 +121,7 @@ def _part(part: Sequence[float]) -> tuple[float, float]:
     try:
         start, stop = (float(share) for share in part)
     except (TypeError, ValueError):
-        raise InvalidSettingError("part", shown(part), "two numbers, 0 <= start < stop <= 1", "Pass both.") from None
+        raise InvalidSettingError(
+            "part", shown(part), "two numbers, 0 <= start < stop <= 1", "Write part=(0.0, 0.5), say."
+        ) from None
     return start, stop

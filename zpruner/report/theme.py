@@ -58,7 +58,7 @@ class Style:
 
 
 def styles(methods: Sequence[str]) -> dict[str, Style]:
-    """Give each method a colour and a shape of its own; pairs repeat after 56 methods."""
+    """Give each method its own colour and shape; pairs repeat after 56 methods."""
     result = {}
     for i, method in enumerate(methods):
         colour = f"c{i % 8}"

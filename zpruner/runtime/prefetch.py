@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def ahead(items: Iterable[I], read: Callable[[I], T]) -> Iterator[tuple[I, T]]:
-    """Yield every item with what `read` returns for it; the next one is read meanwhile, in a thread of its own.
+    """Yield every item with what `read` returns for it; the next one is read meanwhile, in its own thread.
 
     An error of `read` is raised when its item's turn has come.
     """

@@ -65,7 +65,7 @@ def _in_notebook() -> bool:
 
 
 class _Heartbeat:
-    """Writes how far the work is, from a thread of its own: one step may take longer than the time between lines."""
+    """Writes how far the work is, from its own thread: one step may take longer than the time between lines."""
 
     def __init__(self, description: str, total: int, unit: str, done: int, every: float) -> None:
         self._words, self._total, self._unit, self._count, self._every = description, total, unit, done, every

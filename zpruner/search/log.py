@@ -71,7 +71,7 @@ class SearchLog:
 
 
 def read_log(path: Path) -> SearchLog:
-    """Read the log of a search that may go on; what is torn at its end is left out.
+    """Read the log of a search that may continue; what is torn at its end is left out.
 
     Raises:
         ArtifactError: no log, or another format.

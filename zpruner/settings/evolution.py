@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 BUDGETS = frozenset({"generations", "max_evaluations", "max_seconds"})
-"""Settings that say only how long to go on: a search may be resumed with others."""
+"""Settings that say only how long to continue: a search may be resumed with others."""
 
 
 class EvolutionSettings(BaseModel):

@@ -63,10 +63,14 @@ def parse_yaml(text: str, where: str) -> Any:
     except MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         reason = str(error.problem or error.context)
-        raise InvalidSettingError(where, f"text that is not YAML{line} ({reason})", "YAML", "Check it.") from None
+        raise InvalidSettingError(
+            where, f"text that is not YAML{line} ({reason})", "YAML", "Look at brackets, quotes and indentation there."
+        ) from None
     except (YAMLError, ValueError) as error:  # the latter: dates and numbers that cannot be
         reason = shown(str(error).partition("\n")[0])
-        raise InvalidSettingError(where, f"text that is not YAML ({reason})", "YAML", "Check it.") from None
+        raise InvalidSettingError(
+            where, f"text that is not YAML ({reason})", "YAML", "Look at brackets, quotes and indentation there."
+        ) from None
     return _plain(found, where, "")
 
 

@@ -53,4 +53,6 @@ def _read_json(folder: Path, name: object, where: str) -> Any:
         ) from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else shown(str(error))
-        raise InvalidSettingError(where, f"{shown(name)}, which is not JSON ({reason})", "JSON", "Check it.") from None
+        raise InvalidSettingError(
+            where, f"{shown(name)}, which is not JSON ({reason})", "JSON", "Look at its brackets, quotes and commas."
+        ) from None

@@ -75,7 +75,7 @@ class PerplexitySettings(TextSettings):
 
     Windows start `stride` tokens apart (null: `seqlen`, so that none overlap), and each counts its last `stride`
     tokens. `protocol` names the published protocol that the other settings spell out (see
-    zpruner.evaluate.protocols), which is checked; it has a rule of its own for what windows begin with. `divergence`
+    zpruner.evaluate.protocols), which is checked; it has its own rule for what windows begin with. `divergence`
     is the number of windows also compared token by token with the dense model.
     """
 

@@ -49,7 +49,9 @@ def content_sha256(path: Path, memory: Path) -> str:
                 temporary.write_text(json.dumps({"states": states, "sha256": sha256}), encoding="utf-8")
     except OSError as error:
         got = f"content that cannot be read ({error.strerror or error})"
-        raise SourceError(str(path), got, "a file or folder that this user may read", "Correct its mode.") from None
+        raise SourceError(
+            str(path), got, "a file or folder that this user may read", f"Make it readable: chmod u+r {path}."
+        ) from None
     return sha256
 
 

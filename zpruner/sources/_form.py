@@ -67,6 +67,6 @@ def inner_path(text: str, path: str) -> str:
     return path
 
 
-def refuse(text: str, expected: str, action: str = "Correct the source.") -> NoReturn:
+def refuse(text: str, expected: str, action: str = "Write it in that form.") -> NoReturn:
     """Raise InvalidSettingError for a string that is no source."""
     raise InvalidSettingError("source", quoted(text), expected, action)

@@ -81,5 +81,7 @@ def require_content(source: str, path: Path, expected: str | None) -> None:
         got = folder_sha256(path) if path.is_dir() else file_sha256(path)
     except OSError as error:
         got = f"content that cannot be read ({error.strerror or error})"
-        raise SourceError(source, got, "a file or folder that this user may read", "Correct its mode.") from None
+        raise SourceError(
+            source, got, "a file or folder that this user may read", f"Make it readable: chmod u+r {path}."
+        ) from None
     require_sha256(source, got, expected)

@@ -66,7 +66,7 @@ def fetch_model(
     from zpruner.model.gguf import parsed_once
 
     if dtype not in DTYPES:
-        raise InvalidSettingError("model.dtype", repr(dtype), f"one of {', '.join(DTYPES)}", "Correct it.")
+        raise InvalidSettingError("model.dtype", repr(dtype), f"one of {', '.join(DTYPES)}", "Set it to auto, say.")
     if destination.exists():
         raise InvalidSettingError(
             f"destination {destination}", "a path that exists", "a path to create", "Remove it or choose another."
@@ -125,7 +125,7 @@ def _obtain(source: str, sha256: str | None, downloads: Path, trust_remote_code:
                 source,
                 "no such file or folder",
                 "a checkpoint folder or a .gguf file",
-                "Correct the source.",
+                "Look at the spelling of the path.",
             )
 
 

@@ -46,7 +46,7 @@ def resolve_source(source: str, kind: Kind = "model", root: Path = Path()) -> st
             source,
             "no such file or folder",
             f"a path on this machine, or a {kind} on the hub as ORG/NAME",
-            "Correct the source.",
+            "Look at the spelling of the path.",
         )
     repo, revision = found
     pinned = HubRef(repo, hub_commit(repo, revision, kind))

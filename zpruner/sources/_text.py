@@ -129,7 +129,12 @@ def _obtain(parsed: Source, source: str, sha256: str | None, downloads: Path) ->
             require_content(source, path, sha256)
             return path
         case _:
-            raise SourceError(source, "no such file", "a file of text, JSON lines, Parquet or Arrow", "Correct it.")
+            raise SourceError(
+                source,
+                "no such file",
+                "a file of text, JSON lines, Parquet or Arrow",
+                "Look at the spelling of the path.",
+            )
 
 
 def _read_file(path: Path, column: str, documents: str, source: str) -> Documents | TokenTable:

@@ -16,7 +16,7 @@ from zpruner.structures.probe import Probe
 
 @dataclass(frozen=True, eq=False)
 class Channels:
-    """Channels that one layer reads, in groups that are made by rows of their own.
+    """Channels that one layer reads, in groups that their own rows make.
 
     Attributes:
         layer: that reads them.

@@ -119,7 +119,7 @@ def empty_with(config: PretrainedConfig, values: Mapping[Where, Any]) -> PreTrai
         return empty_of(changed(config, values))
     except (ZprunerError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, LookupError, RuntimeError):
         return None
-    except Exception as error:  # a strict config has a class of its own for what it refuses
+    except Exception as error:  # a strict config has its own class for what it refuses
         if "Validation" in type(error).__name__:
             return None
         raise

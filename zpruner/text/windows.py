@@ -104,7 +104,9 @@ def evaluation_windows(
     encoding = _encoding(text, tokenizer, bos, seqlen)
     if stride not in (None, seqlen) and (isinstance(text, TokenTable) or stride not in range(1, seqlen)):
         got = "a stride for a table of token ids" if isinstance(text, TokenTable) else str(stride)
-        raise InvalidSettingError("stride", got, f"1 to seqlen ({seqlen}), of a text", "Correct it.")
+        raise InvalidSettingError(
+            "stride", got, f"1 to seqlen ({seqlen}), of a text", "Leave it out: windows then do not overlap."
+        )
     step = counted_tokens(seqlen, stride, len(encoding.begin))
     ids = _ids(text, encoding, seqlen, part, None if windows is None else windows * seqlen)
     found = consecutive(ids, seqlen, step, encoding.begin, windows)
@@ -221,7 +223,7 @@ def _document_windows(
             "sampling",
             "'documents' for a table of token ids",
             "'stream': its rows are windows already",
-            "Set it.",
+            "Set sampling to stream.",
         )
     if len(text.texts) == 1:
         raise InvalidSettingError(
@@ -264,13 +266,15 @@ def _bounds(part: Part, count: int) -> slice:
     """Return the slice of `count` things between two shares; equal shares give equal bounds: parts can adjoin."""
     start, stop = part
     if not 0.0 <= start < stop <= 1.0:
-        raise InvalidSettingError("part", f"{start:g} to {stop:g}", "0 <= start < stop <= 1", "Correct it.")
+        raise InvalidSettingError(
+            "part", f"{start:g} to {stop:g}", "0 <= start < stop <= 1", "Write 0.0, 0.5 for the first half."
+        )
     return slice(round(start * count), round(stop * count))
 
 
 def _require_at_least(name: str, value: int, least: int) -> None:
     if value < least:
-        raise InvalidSettingError(name, str(value), f"at least {least}", "Correct it.")
+        raise InvalidSettingError(name, str(value), f"at least {least}", f"Raise it to {least} or more.")
 
 
 def _checked(windows: Ids, source: str, vocab_size: int) -> Tensor:

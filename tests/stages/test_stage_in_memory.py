@@ -67,6 +67,22 @@ def test_the_numbers_are_those_of_the_checkpoint(written: Path, streaming: str, 
     assert Checkpoint(folder).model_hash == Checkpoint(written / folder.relative_to(root)).model_hash
 
 
+def test_the_end_of_a_run_is_printed_once(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(written, tmp_path / "project")
+    capsys.readouterr()
+    report.run(root=root)
+    out = capsys.readouterr().out
+    assert "report.html" in out
+    assert "zpruner advise" in out
+    monkeypatch.setenv(report.ENDS_LATER, "1")
+    report.run(root=root)
+    assert capsys.readouterr().out == "", "make repro prints it after DVC's last words"
+    report.run(table=True, root=root)
+    assert capsys.readouterr().out == out
+
+
 def test_the_manifest_follows_the_weights(written: Path, tmp_path: Path) -> None:
     root = tmp_path / "project"
     shutil.copytree(written, root)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from staged import METHOD, SPARSITY
 
 from stages import evaluate, pack
-from zpruner.artifacts.results import Cost, Details
+from zpruner.artifacts.results import Cost, Details, Metrics
 from zpruner.checkpoint import Checkpoint
 from zpruner.errors import ArtifactError, InvalidSettingError
 from zpruner.packed.unpack import unpack
@@ -127,11 +127,13 @@ def test_another_run_gives_the_same_bytes(project: Path) -> None:
     assert tiny.files_of(folder) == before
 
 
-def test_the_packed_checkpoint_says_what_the_pruned_one_says(project: Path) -> None:
+def test_the_packed_checkpoint_takes_and_says_what_its_evaluation_tells(project: Path) -> None:
     evaluate.run(METHOD, SPARSITY, root=project)
     details = Details.read(project / f"data/evaluation/{METHOD}/{SPARSITY}.layers.json", "")
     found = Cost.read(project / f"data/costs/pack/{METHOD}/{SPARSITY}.json", "").packed
     assert found is not None
+    metrics = Metrics.read(project / f"data/evaluation/{METHOD}/{SPARSITY}.json", "")
+    assert metrics.bytes.bitmask == found.packed, "counted before anything was packed"
     assert found.continuation == details.continuation
     assert details.continuation is not None
     assert details.continuation.prompt == "the quick"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from report_tree import METHODS, SPARSITIES, edit, make_tree, put, read
 
+from zpruner.errors import InvalidPatternError
 from zpruner.report import render_table, write
 from zpruner.report.figures import blocks
 from zpruner.report.ranking import Report
@@ -223,7 +224,7 @@ def test_nothing_is_replaced_when_rendering_fails(rendered: Path, tmp_path: Path
     write(data, tmp_path / "out")
     before = {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
     broken = read(tmp_path / "data", METHODS, {"s50": "not a ratio"})
-    with pytest.raises(ValueError, match="not a ratio"):
+    with pytest.raises(InvalidPatternError, match="not a ratio"):
         write(broken, tmp_path / "out")
     assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == before
 

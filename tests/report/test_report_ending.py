@@ -31,7 +31,7 @@ def tree(tmp_path: Path) -> Path:
 def test_the_end_of_a_run(tree: Path) -> None:
     text = ending(read(tree), LAYOUT)
     parts = text.split("\n\n")
-    assert parts[0].splitlines()[1].startswith("method ")
+    assert parts[0].startswith("method ")
     assert parts[1].startswith("Of the pruned variants zpruner 50 % loses least")
     assert parts[2].splitlines() == [
         "The capital of",

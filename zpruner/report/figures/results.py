@@ -44,7 +44,7 @@ def table(report: Report) -> Table:
         Column("change", numeric=True),
         Column("95 % interval", numeric=True, css="i", wide_only=True),
         *(Column(shown.title, numeric=True, wide_only=shown.form == "bytes") for shown in fields.values()),
-        Column("seconds", numeric=True),
+        Column("time", numeric=True),
     )
     rows = (_dense(report.data, fields), *(_row(report, standing, fields) for standing in report.standings))
     return Table("Results", columns, rows, "sorted results")
@@ -66,7 +66,7 @@ def _row(report: Report, standing: Standing, fields: Mapping[tuple[str, ...], Sh
         Cell(fmt.change(standing.ratio), standing.ratio),
         Cell(fmt.change_interval(standing.ratio_interval), low),
         *(_cell(variant.metrics, path, shown) for path, shown in fields.items()),
-        Cell(fmt.seconds(variant.seconds), variant.seconds),
+        Cell(f"{fmt.seconds(variant.seconds)} s", variant.seconds),
     )
     filters = {"method": spec.method, "pattern": spec.kind, "sparsity": spec.share_text}
     return Row(cells, "best" if standing.best else "", filters)
@@ -110,7 +110,7 @@ def _words(report: Report) -> list[str]:
     return [
         f"{first} Change is against the dense model on the same windows, with Student's 95 % interval, paired "
         f"over the {windows} windows: two variants whose intervals overlap widely may differ by chance. Sparsity is "
-        f"the share of zeros found in the prunable weights. {_estimator(report.data)} Seconds are those of score, "
+        f"the share of zeros found in the prunable weights. {_estimator(report.data)} Time is that of score, "
         "mask and apply.",
         HONESTY,
         *filter(None, [why_so_much(report)]),

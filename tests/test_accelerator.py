@@ -75,7 +75,14 @@ def test_masks_agree_with_those_of_the_cpu(accelerator: torch.device, name: str,
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    ("method", "share"), [("zpruner", AGREEMENT), ("sparsegpt", AGREEMENT), ("pruner_zero", AGREEMENT), ("best", 0.97)]
+    ("method", "share"),
+    [
+        ("zpruner", AGREEMENT),
+        ("sparsegpt", AGREEMENT),
+        ("pruner_zero", AGREEMENT),
+        ("best", 0.97),
+        ("best_tuned", 0.97),
+    ],
 )
 def test_pruning_block_after_block_agrees_with_the_cpu(accelerator: torch.device, method: str, share: float) -> None:
     """`best` iterates until a threshold is met: rounding decides by how much, and later blocks see the difference."""

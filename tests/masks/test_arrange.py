@@ -1,0 +1,63 @@
+"""Columns in an order in which N:M keeps more."""
+
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zpruner.masks import arrange_columns, kept_sum, select
+from zpruner.masks._arrange import _gains
+from zpruner.types import ComparisonGroup, SparsityPattern
+
+TWO_OF_FOUR = SparsityPattern(kept=2, group_size=4)
+
+
+def scores_of(rows, columns, seed):
+    generator = torch.Generator().manual_seed(seed)
+    loud = torch.randn(columns, generator=generator).exp()
+    return torch.randn(rows, columns, generator=generator).square() * loud
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([(2, 4), (1, 4), (3, 4), (4, 8), (1, 2)]), st.integers(1, 6), st.integers(1, 9), st.integers(0, 9)
+)
+def test_a_permutation_that_keeps_no_less(shape, groups, rows, seed):
+    pattern = SparsityPattern(kept=shape[0], group_size=shape[1])
+    scores = scores_of(rows, groups * shape[1], seed)
+    order = arrange_columns(scores, pattern)
+    assert sorted(order.tolist()) == list(range(scores.shape[1]))
+    kept = select(scores[:, order].contiguous(), pattern, ComparisonGroup.ROW)
+    assert float(scores[:, order][kept].sum()) >= kept_sum(scores, pattern) * (1 - 1e-5)
+    assert kept_sum(scores[:, order], pattern) == pytest.approx(float(scores[:, order][kept].sum()), rel=1e-5)
+
+
+def test_near_the_best_of_all_ways_to_share_out_eight_columns():
+    for seed in range(5):
+        scores = scores_of(6, 8, seed)
+        ways = [(0, *rest) for rest in combinations(range(1, 8), 3)]
+        every = [kept_sum(scores[:, [*way, *(c for c in range(8) if c not in way)]], TWO_OF_FOUR) for way in ways]
+        found = kept_sum(scores[:, arrange_columns(scores, TWO_OF_FOUR, rounds=4)], TWO_OF_FOUR)
+        assert sum(found >= way * (1 - 1e-9) for way in every) >= 0.8 * len(every)
+        assert found <= max(every) * (1 + 1e-6)
+
+
+def test_loud_columns_that_lie_together_are_parted():
+    scores = torch.tensor([[9.0, 8.0, 7.0, 6.0, 1.0, 1.0, 1.0, 1.0]])
+    order = arrange_columns(scores, TWO_OF_FOUR)
+    assert kept_sum(scores[:, order], TWO_OF_FOUR) == 30.0
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_gains_are_what_is_kept_more(kept):
+    scores, pattern = scores_of(7, 12, 3), SparsityPattern(kept=kept, group_size=4)
+    others, candidates = torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 8]]), torch.tensor([9, 10, 11])
+    gains = _gains(scores, others, candidates, kept)
+    for group in range(3):
+        there = scores[:, others[:, group]]
+        alone = float(there.topk(kept, dim=1).values.sum())
+        for number, candidate in enumerate(candidates):
+            whole = kept_sum(torch.cat([there, scores[:, [int(candidate)]]], dim=1), pattern)
+            assert float(gains[group, number]) == pytest.approx(whole - alone, abs=1e-4)

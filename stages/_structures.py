@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 from torch import Tensor
 
 from stages._project import Project
 from zpruner.artifacts.work import Work
-from zpruner.calibration import BlockDistances
+from zpruner.calibration import BlockDistances, expert_contributions
 from zpruner.checkpoint import Checkpoint
-from zpruner.execution import choose, open_runner
+from zpruner.execution import Runner, choose, open_runner
 from zpruner.model import Inventory
 from zpruner.model.empty import empty_model
 from zpruner.patterns import StructuredPattern
-from zpruner.pruning.structured import Distances, StructurePlan
+from zpruner.pruning.structured import Contributions, Distances, StructurePlan
 from zpruner.structures import find_couplings
 
 
@@ -35,8 +36,8 @@ def open_plan(project: Project, dense: Checkpoint, pattern: StructuredPattern, i
     return StructurePlan.of(pattern, find_couplings(model, inventory.blocks), inventory.layers)
 
 
-def block_distances(project: Project, inventory: Inventory, dense: Checkpoint, work: Work) -> Distances:
-    """Return what measures how far blocks turn the hidden state of the calibration text; nothing is opened before.
+def measuring(project: Project, inventory: Inventory, dense: Checkpoint, work: Work) -> tuple[Distances, Contributions]:
+    """Return what measures blocks and experts on the calibration text; nothing is opened before it is asked for.
 
     Args:
         project: with the calibration text.
@@ -44,16 +45,25 @@ def block_distances(project: Project, inventory: Inventory, dense: Checkpoint, w
         dense: the unpruned checkpoint.
         work: the open work folder.
     """
+    params = project.params
+    batch_size = params.calibration.batch_size
 
     @cache
-    def opened() -> BlockDistances:
-        params = project.params
+    def opened() -> tuple[Runner, Tensor]:
         windows, _ = project.open_windows("calibration", dense)
         streamed = choose(params.machine, dense.tensor_bytes).streamed
-        runner = open_runner(dense, params.model, params.machine, streamed, work.scratch / "distances")
-        return BlockDistances(runner, inventory, windows, params.calibration.batch_size)
+        return open_runner(dense, params.model, params.machine, streamed, work.scratch / "looking"), windows
+
+    @cache
+    def blocks() -> BlockDistances:
+        runner, windows = opened()
+        return BlockDistances(runner, inventory, windows, batch_size)
 
     def distances(keep: Tensor) -> Tensor:
-        return opened()(keep)
+        return blocks()(keep)
 
-    return distances
+    def contributions(mixtures: Mapping[str, int]) -> Mapping[str, Tensor]:
+        runner, windows = opened()
+        return expert_contributions(runner, mixtures, windows, batch_size)
+
+    return distances, contributions

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stages._project import Method, Project, Root, Sparsity, main, say
-from stages._structures import block_distances, open_plan
+from stages._structures import measuring, open_plan
 from zpruner.artifacts.store import ArtifactReader, ArtifactWriter, Provenance, artifact_writer
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint, SolvedWriter
@@ -67,7 +67,7 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
         solved = SolvedWriter(solved_work, solved_from)
         patterns: Mapping[str, SparsityPattern] | StructureChoice
         if isinstance(pattern, StructuredPattern):
-            patterns = _choose_blocks(project, composition, pattern, activations, dense, scores, masks)
+            patterns = _look(project, composition, pattern, activations, dense, scores, masks)
         else:
             patterns = layer_patterns(
                 composition,
@@ -128,7 +128,7 @@ def _select(
         _write_mask(masks, mask, _read_later(composition, scores, layer))
 
 
-def _choose_blocks(
+def _look(
     project: Project,
     composition: Composition,
     pattern: StructuredPattern,
@@ -137,12 +137,11 @@ def _choose_blocks(
     scores: ArtifactReader,
     masks: ArtifactWriter,
 ) -> StructureChoice:
-    """Return what a pattern removes, and which blocks stay, as the unpruned model tells."""
+    """Return what a pattern removes, with what is chosen or measured in the unpruned model."""
     plan = open_plan(project, dense, pattern, activations.inventory)
     read = _reading(project, activations, dense, scores)
     score = _scoring(project, composition, scores, read)
-    distances = block_distances(project, activations.inventory, dense, masks.work)
-    return StructureChoice(plan, plan.choose_blocks(composition, read, score, distances))
+    return plan.look(composition, read, score, *measuring(project, activations.inventory, dense, masks.work))
 
 
 def _choose(

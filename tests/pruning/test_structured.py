@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import zpruner
+from zpruner.calibration import expert_contributions
 from zpruner.errors import InvalidPatternError, InvalidSettingError, UnknownNameError
+from zpruner.execution import WholeRunner
 from zpruner.model import get_weight, set_weight, take_inventory
 from zpruner.patterns import StructuredPattern, StructureKind, parse_pattern
 from zpruner.pruning.composition import compose
@@ -122,7 +125,7 @@ def test_compensation_never_loses_more_than_none(propagation: str, shrinkage: fl
     assert all(one.layer_error < 0.99 * other.layer_error for one, other in readers)
 
 
-def test_experts_go_whole_and_their_routers_with_them() -> None:
+def mixture() -> Any:
     torch.manual_seed(0)
     config = MixtralConfig(
         vocab_size=tiny.VOCABULARY,
@@ -134,7 +137,11 @@ def test_experts_go_whole_and_their_routers_with_them() -> None:
         num_local_experts=4,
         num_experts_per_tok=2,
     )
-    model = MixtralForCausalLM(config).eval()
+    return MixtralForCausalLM(config).eval()
+
+
+def test_experts_go_whole_and_their_routers_with_them() -> None:
+    model = mixture()
     plan = StructurePlan.of(pattern("experts:0.5"), find_couplings(model), take_inventory(model).layers)
     weights = {layer.name: get_weight(model, layer).clone() for layer in plan.layers}
     blocks = [[layer for layer in plan.layers if layer.block == block] for block in range(2)]
@@ -156,6 +163,47 @@ def test_experts_go_whole_and_their_routers_with_them() -> None:
             assert all(bool(masks[la.name].all()) == bool(masks[la.name].any()) == (expert in best) for la in each)
     found = plan.kept_of(lambda layer: masks[layer.name])
     assert {name: chosen.tolist() for name, chosen in found.items()} == {n: c.tolist() for n, c in keep.items()}
+
+
+def test_reap_is_the_mean_norm_of_what_an_expert_adds() -> None:
+    """Expert by expert and token by token, from the router's own gates."""
+    model = mixture()
+    path = "model.layers.1.mlp"
+    layer = model.model.layers[1].mlp
+    seen: list[torch.Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].reshape(-1, 16)))
+    with torch.no_grad():
+        for batch in WINDOWS.split(2):
+            model.model(input_ids=batch.long(), use_cache=False)
+        handle.remove()
+        sums, met = torch.zeros(4, dtype=torch.float64), torch.zeros(4)
+        for x in torch.cat(seen):
+            gates = torch.softmax(layer.gate.weight @ x, 0)
+            chosen = gates.topk(2)
+            for gate, expert in zip(chosen.values / chosen.values.sum(), chosen.indices.tolist(), strict=True):
+                one, other = (layer.experts.gate_up_proj[expert] @ x).chunk(2)
+                added = layer.experts.down_proj[expert] @ (torch.nn.functional.silu(one) * other)
+                sums[expert] += float((gate * added).norm())
+                met[expert] += 1
+        found = expert_contributions(WholeRunner(model), {f"{path}.experts": 4}, WINDOWS, 2)
+    torch.testing.assert_close(found[f"{path}.experts"], sums / met, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("propagation", ["dense", "pruned"])
+def test_half_the_experts_is_about_half_the_model(
+    propagation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mixture()
+    couplings = find_couplings(model)
+    monkeypatch.setattr("zpruner.pruning.smaller.find_couplings", lambda model, blocks: couplings)
+    inside = sum(p.numel() for p in model.model.layers.parameters())
+    pruned(model, "best", "experts:0.5", propagation)
+    assert model.config.num_local_experts == 2
+    assert sum(p.numel() for p in model.model.layers.parameters()) < 0.62 * inside
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again(WINDOWS.long()).logits, model(WINDOWS.long()).logits)
 
 
 def pattern(text: str) -> StructuredPattern:

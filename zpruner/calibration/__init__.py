@@ -2,6 +2,7 @@
 
 from zpruner.calibration.artifact import Activations, Gradients, finish_activations, layer_from_json, write_inputs
 from zpruner.calibration.collection import Collection
+from zpruner.calibration.contributions import expert_contributions
 from zpruner.calibration.dense import (
     Calibration,
     calibrate,
@@ -37,6 +38,7 @@ __all__ = [
     "collect",
     "collect_by_block",
     "collect_gradients",
+    "expert_contributions",
     "fill_experts",
     "finish_activations",
     "gradients_of",

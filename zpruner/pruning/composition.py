@@ -46,7 +46,7 @@ _RANKS = {
     StructureKind.NEURONS: "obs",
     StructureKind.GROUPS: "obs",
     StructureKind.BLOCKS: "cosine",
-    StructureKind.EXPERTS: "wanda",
+    StructureKind.EXPERTS: "reap",
 }
 """What to name where nothing ranks structures of a kind."""
 

@@ -19,7 +19,7 @@ _BEST: Mapping[str, Any] = {
     "correct": {"stream": 0.5},
     "measure": "submodule",
     # Of structures those that the rest can make up for least, on a Hessian regularised as much.
-    "structures": {"neurons": "obs", "groups": "obs", "blocks": "cosine", "experts": "wanda"},
+    "structures": {"neurons": "obs", "groups": "obs", "blocks": "cosine", "experts": "reap"},
 }
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from zpruner.calibration import BlockDistances
+from zpruner.calibration import BlockDistances, expert_contributions
 from zpruner.errors import MissingStatisticError
 from zpruner.execution import WholeRunner
-from zpruner.model import Inventory
+from zpruner.model import Inventory, PrunableLayer
 from zpruner.patterns import StructuredPattern
 from zpruner.pruning.composition import Composition
 from zpruner.pruning.structured import Read, StructureChoice, StructurePlan
@@ -46,15 +47,29 @@ def choose_in_memory(
     """
     plan = StructurePlan.of(pattern, find_couplings(model, inventory.blocks), inventory.layers)
 
-    def distances(keep: Tensor) -> Tensor:
+    runner = WholeRunner(model)
+
+    def seen() -> Tensor:
         if windows is None:
             raise MissingStatisticError(
-                "blocks", "a calibration without its windows", "one that has them", "Calibrate again."
+                "structures", "a calibration without its windows", "one that has them", "Calibrate again."
             )
-        return BlockDistances(WholeRunner(model), inventory, windows, batch_size)(keep)
+        return windows
 
-    blocks = plan.choose_blocks(composition, read, lambda layer: composition.score(*read(layer)).values, distances)
-    return StructureChoice(plan, blocks)
+    def scores(layer: PrunableLayer) -> Tensor:
+        return composition.score(*read(layer)).values
+
+    @cache
+    def blocks() -> BlockDistances:
+        return BlockDistances(runner, inventory, seen(), batch_size)
+
+    def distances(keep: Tensor) -> Tensor:
+        return blocks()(keep)
+
+    def contributions(mixtures: Mapping[str, int]) -> Mapping[str, Tensor]:
+        return expert_contributions(runner, mixtures, seen(), batch_size)
+
+    return plan.look(composition, read, scores, distances, contributions)
 
 
 def cut_in_place(model: PreTrainedModel, choice: StructureChoice, masks: Iterable[Mask]) -> None:

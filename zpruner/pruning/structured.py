@@ -29,6 +29,8 @@ Scores = Callable[[PrunableLayer], Tensor]
 """Given a layer, returns the composition's scores of its weights, float32 (out, in)."""
 Distances = Callable[[Tensor], Tensor]
 """See `Structures.distances`."""
+Contributions = Callable[[Mapping[str, int]], Mapping[str, Tensor]]
+"""Given mixtures and their numbers of experts, returns for each of them `Structures.contributions`."""
 
 
 @dataclass(frozen=True)
@@ -103,33 +105,41 @@ class StructurePlan:
                 found[layer.part].append(layer)
         return found
 
-    def choose_blocks(
-        self, composition: Composition, read: Read, scores: Scores, distances: Distances
-    ) -> Tensor | None:
-        """Return which blocks stay, bool (blocks,); None where all do.
+    def look(
+        self, composition: Composition, read: Read, scores: Scores, distances: Distances, contributions: Contributions
+    ) -> StructureChoice:
+        """Return the plan with what is chosen, or measured, in the unpruned model before anything is pruned.
 
         Args:
-            composition: what ranks them.
+            composition: what ranks structures.
             read: of the unpruned model.
             scores: of the unpruned model.
             distances: how far blocks turn the hidden state.
+            contributions: what experts add.
         """
-        if self.depth is None:
-            return None
-        ranking = composition.ranking(StructureKind.BLOCKS)
-        if isinstance(ranking, PruningMethod):
-            return self._choose_members(self.depth, composition, read, scores)
-        structures = Structures(
-            self.depth.name, self.depth.kind, self.depth.count, distances=distances, fixed=_fixed(self.depth)
-        )
-        return ranking.choose(structures, self.kept[self.depth.name])
+        blocks = None
+        if (depth := self.depth) is not None:
+            ranking = composition.ranking(StructureKind.BLOCKS)
+            if isinstance(ranking, PruningMethod):
+                blocks = self._choose_members(depth, composition, read, scores)
+            else:
+                seen = Structures(depth.name, depth.kind, depth.count, distances=distances, fixed=_fixed(depth))
+                blocks = ranking.choose(seen, self.kept[depth.name])
+        mixtures = {c.name: c.count for c in self._chosen if c.kind is StructureKind.EXPERTS}
+        ranked = mixtures and not isinstance(composition.ranking(StructureKind.EXPERTS), PruningMethod)
+        return StructureChoice(self, blocks, contributions(mixtures) if ranked else {})
 
     def choose(
-        self, composition: Composition, layers: Sequence[PrunableLayer], read: Read, scores: Scores
+        self,
+        composition: Composition,
+        layers: Sequence[PrunableLayer],
+        read: Read,
+        scores: Scores,
+        contributions: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return which structures in some layers of a block stay: coupling's name -> bool (count,)."""
         return {
-            coupling.name: self._choose_members(coupling, composition, read, scores)
+            coupling.name: self._choose_members(coupling, composition, read, scores, contributions or {})
             if coupling.kind is StructureKind.EXPERTS
             else self._choose_read(coupling, composition, read, scores)
             for coupling in self.within(layers)
@@ -188,11 +198,21 @@ class StructurePlan:
             found[coupling.name] = keep
         return found
 
-    def _choose_members(self, coupling: Coupling, composition: Composition, read: Read, scores: Scores) -> Tensor:
+    def _choose_members(
+        self,
+        coupling: Coupling,
+        composition: Composition,
+        read: Read,
+        scores: Scores,
+        contributions: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Rank blocks or experts by the sum of their weights' scores, or as a ranking of them says."""
         ranking = composition.ranking(coupling.kind)
         if not isinstance(ranking, PruningMethod):
-            structures = Structures(coupling.name, coupling.kind, coupling.count, fixed=_fixed(coupling))
+            added = (contributions or {}).get(coupling.name)
+            structures = Structures(
+                coupling.name, coupling.kind, coupling.count, contributions=added, fixed=_fixed(coupling)
+            )
             return ranking.choose(structures, self.kept[coupling.name])
         score = _scoring(ranking, composition, read, scores)
         totals = [
@@ -218,10 +238,11 @@ class StructurePlan:
 
 @dataclass(frozen=True)
 class StructureChoice:
-    """A plan, and which blocks stay, bool (blocks,); None: all of them."""
+    """A plan, which blocks stay, bool (blocks,), None: all of them, and what experts add where that ranks them."""
 
     plan: StructurePlan
     blocks: Tensor | None
+    contributions: Mapping[str, Tensor]
 
     def stays(self, block: int) -> bool:
         """Return whether a block stays."""
@@ -240,7 +261,8 @@ class StructureChoice:
         """
         if not self.stays(layers[0].block):
             return [Mask(layer.name, torch.zeros(layer.shape, dtype=torch.bool)) for layer in layers]
-        return list(self.plan.masks(layers, self.plan.choose(composition, layers, read, scores)))
+        keep = self.plan.choose(composition, layers, read, scores, self.contributions)
+        return list(self.plan.masks(layers, keep))
 
     def prune(
         self, layers: Iterable[PrunableLayer], composition: Composition, read: Read

@@ -61,6 +61,7 @@ class Structures:
         kind: of the structures.
         count: how many there are.
         reads: what reads them; none for blocks and experts.
+        contributions: of experts: the mean over the tokens routed to each of `||gate f(x)||`, float64 (count,).
         fixed: which of them must stay, bool (count,); None: none must.
         distances: of blocks: given which of them stay, bool (count,), returns the mean over tokens of
             `1 - cos(input, output)`, float64 (count,); of one that is gone it is infinite.
@@ -71,6 +72,7 @@ class Structures:
     count: int
     reads: tuple[Columns, ...] = ()
     distances: Callable[[Tensor], Tensor] | None = None
+    contributions: Tensor | None = None
     fixed: Tensor | None = None
 
 

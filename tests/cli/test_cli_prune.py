@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zpruner
@@ -54,6 +55,34 @@ def test_prune_with_a_pattern_an_update_and_propagation_equals_the_library(place
     written = AutoModelForCausalLM.from_pretrained("out")
     for (name, expected), (_, found) in zip(model.named_parameters(), written.named_parameters(), strict=True):
         assert torch.equal(expected, found), name
+
+
+@pytest.mark.parametrize("propagation", ["dense", "pruned"])
+def test_neurons_in_another_order_equal_the_library(place: Path, command: Command, propagation: str) -> None:
+    options = ("--method", "wanda", "--sparsity", "2:4", "--permute", "--propagation", propagation)
+    assert command("prune", "source/model", *PRUNE, "-o", "out", *options)[0] == 0
+    model, tokenizer = zpruner.load("source/model")
+    windows = zpruner.load_windows("source/text.txt", model, tokenizer, nsamples=6, seqlen=32)
+    calibration = zpruner.calibrate(model, windows)
+    orders = zpruner.permute_neurons(model, calibration)
+    if propagation == "dense":
+        zpruner.prune(model, calibration, method="wanda", sparsity="2:4")
+    else:
+        zpruner.prune_sequentially(model, windows, method="wanda", sparsity="2:4")
+    written = AutoModelForCausalLM.from_pretrained("out")
+    for (name, expected), (_, found) in zip(model.named_parameters(), written.named_parameters(), strict=True):
+        assert torch.equal(expected, found), name
+    stored = load_file(place / "out/neuron_orders.safetensors")
+    assert stored.keys() == orders.keys()
+    assert all(torch.equal(stored[name], order) for name, order in orders.items())
+    assert "neuron_orders.safetensors has the old place of each" in (place / "out/README.md").read_text()
+
+
+def test_an_order_matters_to_n_m_alone(place: Path, command: Command) -> None:
+    code, _, said = command("prune", "source/model", *PRUNE, "-o", "out", "--permute")
+    assert code == 1
+    assert not (place / "out").exists()
+    assert "--permute: got the pattern 0.5, expected N:M such as 2:4. Leave --permute out." in said
 
 
 def test_an_existing_folder_is_kept_without_force(place: Path, command: Command) -> None:

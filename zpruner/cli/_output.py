@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from zpruner.errors import InvalidSettingError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 
@@ -72,8 +74,22 @@ def _same(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
 
-def save(model: PreTrainedModel, tokenizer: Any, output: Path, card: str, source: str, force: bool) -> None:
+ORDERS = "neuron_orders.safetensors"
+"""Of neurons that were put into another order: layer -> int64 (neurons,), the old place of each."""
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    output: Path,
+    card: str,
+    source: str,
+    force: bool,
+    orders: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
     """Write the checkpoint beside `output` and rename it, so that `output` is whole or not there.
+
+    With `orders` they are written, too, as ORDERS.
 
     Raises:
         DiskFullError: no space left.
@@ -88,6 +104,10 @@ def save(model: PreTrainedModel, tokenizer: Any, output: Path, card: str, source
             tokenizer.save_pretrained(staging)
         (staging / "README.md").write_text(card, encoding="utf-8")
         share_weights(staging)
+        if orders:
+            from safetensors.torch import save_file
+
+            save_file({name: order.cpu() for name, order in orders.items()}, staging / ORDERS)
         write_manifest(staging, source)
 
 

@@ -11,8 +11,9 @@ import typer
 from zpruner.cli import _options as option
 from zpruner.cli._composition import checked, composition_settings, pattern_of
 from zpruner.cli._early import check_names, local_path
-from zpruner.cli._output import check_apart, check_output, save
-from zpruner.patterns import Pattern, parse_pattern
+from zpruner.cli._output import ORDERS, check_apart, check_output, save
+from zpruner.errors import InvalidSettingError
+from zpruner.patterns import Pattern, SparsityPattern, parse_pattern
 from zpruner.pruning.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
     from zpruner.model import Inventory
     from zpruner.pruning.results import PrunedLayers
+
+
+_REORDERED = (
+    f"The MLP neurons are in another order than the dense model's, in which N:M keeps more: {ORDERS} has the old place "
+    "of each."
+)
 
 
 class Propagation(StrEnum):
@@ -71,6 +78,9 @@ def prune(
             metavar="BITS", help="Round what stays to 8, 4 or 3 bits; bits=4,group=128,rounding=nearest says more."
         ),
     ] = None,
+    permute: Annotated[
+        bool, typer.Option("--permute", help="With N:M: put MLP neurons into an order in which more can stay, first.")
+    ] = False,
     propagation: Annotated[
         Propagation, typer.Option(help="pruned: calibrate each block with the earlier ones already pruned.")
     ] = Propagation.dense,
@@ -99,6 +109,8 @@ def prune(
         calibration, calibration_sha256 = option.NEWS, option.NEWS_SHA256
     # What can be told at once is: torch takes seconds to import, a model minutes to load.
     pattern = parse_pattern(pattern_of(sparsity_ratio, sparsity_type, sparsity, quantize is not None))
+    if permute and not (isinstance(pattern, SparsityPattern) and pattern.is_nm):
+        raise InvalidSettingError("--permute", f"the pattern {pattern}", "N:M such as 2:4", "Leave --permute out.")
     check_names({"score": method, "refine": refine, "update": update}, also=PRESETS)
     settings = composition_settings(method, group, setting or [], refine, update, quantize)
     parts = checked(settings)
@@ -146,6 +158,7 @@ def prune(
         )
         text, counted = option.read_evaluation_windows(measured, downloads, network, tokenizer)
         before = perplexity(network, text, batch_size, counted)
+    orders = _permute(network, inventory, ignore or [], windows, pattern, batch_size) if permute else {}
     layers = _prune(network, inventory, ignore or [], windows, settings, pattern, propagation, batch_size)
     weights, achieved, error = sum(layer.mask.keep.numel() for layer in layers), layers.sparsity, layers.layer_error
     zeros = sum(layer.zeros_before * layer.mask.keep.numel() for layer in layers) / weights
@@ -174,13 +187,30 @@ def prune(
         layer_error=None if pruned_before else error,
         layer_error_from="gram" if Stat.GRAM in composition.needs else "diagonal",
         results=results,
+        note=_REORDERED if orders else "",
     )
-    save(network, tokenizer, output, model_card(opened.folder, facts), opened.source, force)
+    save(network, tokenizer, output, model_card(opened.folder, facts), opened.source, force, orders)
     lost = f"layer error unknown: {pruned_before}" if pruned_before else f"mean layer error {error:.3g}"
     typer.echo(f"{len(layers)} layers, {achieved:.2%} of their weights removed, {lost}")
     for name, (dense, pruned) in results.items():
         typer.echo(f"{name}: {dense:.4f} {'before' if pruned_before else 'dense'}, {pruned:.4f} pruned")
     typer.echo(str(output))
+
+
+def _permute(
+    model: PreTrainedModel,
+    inventory: Inventory,
+    ignore: list[str],
+    windows: Tensor,
+    pattern: Pattern,
+    batch_size: int,
+) -> dict[str, Tensor]:
+    """Put a model's neurons into another order; return it, layer by layer."""
+    from zpruner.pruning.in_memory import calibrate
+    from zpruner.pruning.permuting import permute_neurons
+
+    calibration = calibrate(model, windows, batch_size=batch_size, blocks=inventory.blocks, ignore=ignore)
+    return permute_neurons(model, calibration, sparsity=str(pattern))
 
 
 def _prune(

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from doc_pages import GENERATED, PAGES, ROOT, prose
 
+import zpruner
+from zpruner.parts.names import part_names
+from zpruner.pruning.presets import PRESETS
+
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r"`((?:docs|zpruner|stages|flows|warm|benchmarks|tests|formulas|tasks|search)/[\w./-]+\.\w+)`")
 HOME = re.compile(r"(?<![\w/.])((?:docs|benchmarks)/[\w./-]+\.(?:md|yaml|json|jsonl|html))\b")
@@ -37,3 +41,15 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     for name in {*NAMED.findall(text), *HOME.findall(text)}:
         example = "mymethod" in name or "NAME" in name
         assert example or (ROOT / name).exists(), f"{name} is not there"
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs/reference/api.md").read_text(encoding="utf-8")
+    assert {name for name in zpruner.__all__ if not re.search(rf"\b{name}\b", page)} == set()
+
+
+def test_every_part_has_a_place_among_the_methods() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md") if page != GENERATED)
+    rooms = ("methods", "masks", "updates", "allocations", "corrections", "tuning")
+    names = {name for room in rooms for name in part_names(f"zpruner.{room}")} | set(PRESETS)
+    assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set()

@@ -14,7 +14,7 @@ from report_tree import METHODS, edit, make_tree, read
 
 from zpruner.report import ReportData, write
 from zpruner.report.data import Variant
-from zpruner.report.figures import cost, overlap, published, samples, scores, tasks
+from zpruner.report.figures import commands, cost, overlap, published, samples, scores, tasks
 from zpruner.report.page import Figure
 from zpruner.report.ranking import Report
 
@@ -218,3 +218,10 @@ def test_models_are_known_by_name(tmp_path: Path, source: str, expected: str) ->
     tree = make_full_tree(tmp_path)
     claim(tree, "wikitext2")
     assert compared_with(tree, PUBLISHED, model={"source": source})[0][2] == expected
+
+
+def test_packed_checkpoints_are_linked(report: Report) -> None:
+    text = commands.figure(report).body
+    assert 'href="../packed/zpruner/s50/"' in text
+    assert "dvc repro pack@zpruner-s50" in text
+    assert "packed/wanda" not in text

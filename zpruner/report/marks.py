@@ -39,8 +39,10 @@ def swatch_of(report: Report, spec: VariantSpec) -> Markup:
 def legend(report: Report) -> Markup:
     """Return the mark of every method."""
     items = Markup().join(Markup("<li>{}{}</li>").format(swatch(style), name) for name, style in report.styles.items())
-    kinds = {variant.spec.is_nm for variant in report.data.variants}
-    items += Markup('<li class="how">filled: unstructured, hollow: N:M</li>') if len(kinds) > 1 else Markup()
+    specs = [variant.spec for variant in report.data.variants]
+    if len({spec.is_nm for spec in specs}) > 1:
+        filled = "unstructured" if all(s.is_nm or s.kind == "unstructured" for s in specs) else "not N:M"
+        items += Markup('<li class="how">filled: {}, hollow: N:M</li>').format(filled)
     return Markup('<ul class="legend" aria-label="Legend">{}</ul>\n').format(items)
 
 

@@ -39,4 +39,8 @@ def _rows(data: ReportData) -> list[Row]:
         kept = found.get("weights") != _IN_MEMORY
         place = Cell(f"{data.folder}/{path}", code=True, link=f"../{path}/") if kept else Cell(f"none: {_IN_MEMORY}")
         rows.append(Row((name, place, Cell(f"dvc repro {stage}", code=True), Cell(own))))
+    for spec in (variant.spec for variant in data.variants if variant.packed is not None):
+        path = f"packed/{spec.method}/{spec.sparsity}"
+        place = Cell(f"{data.folder}/{path}", code=True, link=f"../{path}/")
+        rows.append(Row((f"{spec.name}, packed", place, Cell(f"dvc repro pack@{spec.name}", code=True), "")))
     return rows

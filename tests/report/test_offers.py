@@ -117,7 +117,12 @@ def test_quantised_and_untouched_models(tmp_path: Path) -> None:
     quantize = {"name": "gptq", "settings": {"bits": 4, "group": 32}}
     methods = {"dense_int4": {"score": "magnitude", "quantize": quantize}, "wanda": METHODS["wanda"]}
     patterns = {"s0": "0.0", "s50": "0.5"}
-    found = named(read(make_tree(tmp_path, methods, patterns), methods, patterns))
+    data = read(make_tree(tmp_path, methods, patterns), methods, patterns)
+    found = named(data)
+    assert [[s.variant.spec.name for s in ranking.standings] for ranking in Report.of(data).rankings] == [
+        ["dense_int4-s0"],
+        ["wanda-s50", "dense_int4-s50"],
+    ]
     assert list(found) == ["dense", "dense_int4-s0", "dense_int4-s50", "wanda-s50"]
     assert [offer.kind for offer in found.values()] == ["dense", "int4", "pruned, int4", "pruned"]
     assert [offer.label for offer in found.values()] == ["dense", "dense_int4", "dense_int4 50 %", "wanda 50 %"]

@@ -160,6 +160,17 @@ class ReportData:
         """Method labels of the variants shown, in order."""
         return tuple(dict.fromkeys(v.spec.method for v in self.variants))
 
+    def bits(self, method: str) -> int | None:
+        """Return the bits of a value where a method quantises what stays."""
+        match self.methods[method].get("quantize"):
+            case {"settings": {"bits": int(bits)}}:
+                return bits
+        return None
+
+    def is_dense(self, spec: VariantSpec) -> bool:
+        """Return whether a variant neither removes nor quantises anything: it is the dense model again."""
+        return not spec.removed and self.bits(spec.method) is None
+
     @property
     def by_sparsity(self) -> dict[str, tuple[Variant, ...]]:
         """Sparsity label -> its variants, in order."""

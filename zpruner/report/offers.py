@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from zpruner.advice import Decode, Offer
@@ -32,8 +31,7 @@ def offers(data: ReportData) -> tuple[Offer, ...]:
     speed = next((v.packed.speed for v in data.variants if v.packed is not None and v.packed.speed is not None), None)
     dense = None if speed is None else Decode(statistics.median(speed.torch_decode), 1.0)
     found = [_offer("dense", "dense", data.dense, _Form("plain", data.dense.metrics.bytes.stored, False), dense, 1.0)]
-    found += [_variant_offer(data, variant) for variant in data.variants]
-    found = [found[0], *(offer for offer in found[1:] if not offer.is_dense)]
+    found += [_variant_offer(data, variant) for variant in data.variants if not data.is_dense(variant.spec)]
     return tuple(offer for offer in found if math.isfinite(offer.perplexity))
 
 
@@ -49,16 +47,8 @@ def _variant_offer(data: ReportData, variant: Variant) -> Offer:
         _prefill(variant),
         spec.method,
         pattern,
-        _bits(data.methods[spec.method]),
+        data.bits(spec.method),
     )
-
-
-def _bits(settings: Mapping[str, object]) -> int | None:
-    """Return the bits of a value where a method's settings (as params.yaml's, checked) quantise."""
-    match settings.get("quantize"):
-        case {"settings": {"bits": int(bits)}}:
-            return bits
-    return None
 
 
 def _offer(

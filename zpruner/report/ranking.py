@@ -33,7 +33,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The variants of one sparsity with a finite perplexity, the best first."""
+    """The variants of one sparsity that are not the dense model again, with a finite perplexity, the best first."""
 
     standings: tuple[Standing, ...]
 
@@ -74,7 +74,8 @@ class Report:
         """Compare all variants."""
         rankings = []
         for variants in data.by_sparsity.values():
-            standings = [_standing(data, variant) for variant in variants if math.isfinite(variant.metrics.perplexity)]
+            compared = [v for v in variants if math.isfinite(v.metrics.perplexity) and not data.is_dense(v.spec)]
+            standings = [_standing(data, variant) for variant in compared]
             rankings.append(Ranking(tuple(sorted(standings, key=lambda s: s.perplexity))))
         best = {ranking.standings[0].variant.spec for ranking in rankings if len(ranking.standings) > 1}
         standings = [_standing(data, variant, variant.spec in best) for variant in data.variants]

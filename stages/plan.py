@@ -7,7 +7,9 @@ Every other stage has its own file as a dependency. It is cheap, and runs after 
 from __future__ import annotations
 
 import inspect
+import shutil
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +32,7 @@ def run(
     root: Root = Path(),
     search: Annotated[bool, typer.Option(help="Plan the search, apart from the pipeline.")] = False,
 ) -> None:
-    """Write data/plan, or data/search/plan.
+    """Write data/plan and data/packages, or data/search/plan.
 
     Args:
         root: the project folder.
@@ -49,17 +51,41 @@ def run(
             Planned(code=code, settings=deciding(params, instance)).write(path_of(work.files, instance))
         Sources(digest=source_digest()).write(sources_of(work.files))
         work.publish(project.plan(search))
+    if not search:
+        _link(project.packages, _packages(params))
 
 
 def _code(params: Params, instance: Instance) -> str:
     """Return the digest of what a stage instance runs: its stage, and the parts of its composition."""
-    starts = [(f"stages.{instance[0]}", "run")]
+    kinds = [type(part) for part in parts(params, instance)]
+    starts = [(f"stages.{instance[0]}", "run"), *((kind.__module__, kind.__qualname__) for kind in kinds)]
     packages = dict(PACKAGES)
-    for part in parts(params, instance):
-        kind = type(part)
-        starts.append((kind.__module__, kind.__qualname__))
+    for kind in kinds:
         packages |= _package_of(kind)
     return _parsed(tuple(packages.items())).digest(*starts)
+
+
+def _packages(params: Params) -> dict[str, Path]:
+    """Return the packages of other distributions that parts come from: name -> folder, or file of a module."""
+    kinds = {type(part) for instance in instances(params) for part in parts(params, instance)}
+    found = {name: path for kind in kinds for name, path in _package_of(kind).items()}
+    return {name: found[name] for name in sorted(found) if name not in PACKAGES}
+
+
+def _link(place: Path, packages: Mapping[str, Path]) -> None:
+    """Make `place` a folder of links to the packages' source files, where DVC sees them change.
+
+    File by file, since DVC follows no link to a folder within one.
+    """
+    if place.is_symlink():
+        place.unlink()
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for name, path in packages.items():
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            link = place / name / (file.relative_to(path) if path.is_dir() else file.name)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.resolve())
 
 
 @cache

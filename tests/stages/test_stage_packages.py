@@ -105,5 +105,7 @@ def test_an_installed_packages_method_runs_in_the_pipeline(finished_project: Pat
     assert executed("mask@mine-s50") == []
     helper = site / "foreign" / "helper.py"
     helper.write_text(HELPER.replace("* size", "* size.square()"))
-    assert executed("-f", "-s", "plan") == ["plan"]
-    assert executed("mask@mine-s50") == ["score@mine", "mask@mine-s50"], "and no other method"
+    assert executed("mask@mine-s50") == ["plan", "score@mine", "mask@mine-s50"], "and no other method"
+    assert executed("mask@mine-s50") == []
+    helper.write_text(f"# a comment\n{helper.read_text()}")
+    assert executed("mask@mine-s50") == ["plan"]

@@ -39,6 +39,11 @@ class Layout:
         return (self.search if search else self.data) / "plan"
 
     @property
+    def packages(self) -> Path:
+        """Where DVC sees installed packages change that methods come from: links to their source files."""
+        return self.data / "packages"
+
+    @property
     def dense(self) -> Path:
         """The unpruned checkpoint."""
         return self.data / "models" / "dense"

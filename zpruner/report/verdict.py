@@ -151,8 +151,10 @@ def _verdict(offers: Sequence[Offer]) -> str:
     names = ", ".join(f"{o.label} ({_mb(o)}, {fmt.perplexity(o.perplexity)})" for o in unbeaten[:_NAMED])
     names += f" and {len(unbeaten) - _NAMED} more" if len(unbeaten) > _NAMED else ""
     beaten = len(pruned) - len(unbeaten)
-    words = f"Pruning is worth it here at {names}: no plain quantised model is as small and as good."
-    return words + (f" The other {beaten} pruned variants are beaten by plain quantisation." if beaten else "")
+    words = (
+        f"No plain quantised model is as small and as good as {names}: there pruning gives what quantising does not."
+    )
+    return words + (f" The other {beaten} pruned are beaten by plain quantisation." if beaten else "")
 
 
 def _named(offer: Offer, dense: Offer) -> str:

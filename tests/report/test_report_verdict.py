@@ -51,8 +51,8 @@ def test_pruning_is_worth_it_where_no_plain_model_is_as_small_and_as_good() -> N
     both = offer("half_int4", 21.9, 50.0, bits=4)
     found = advise([DENSE, *PRUNED, *PLAIN, both])
     assert found.verdict == (
-        "Pruning is worth it here at half_int4 (50.0 MB, 21.90): no plain quantised model is as small and as good. The "
-        "other 3 pruned variants are beaten by plain quantisation."
+        "No plain quantised model is as small and as good as half_int4 (50.0 MB, 21.90): there pruning gives what "
+        "quantising does not. The other 3 pruned are beaten by plain quantisation."
     )
     plain = "dense_int8 (105.0 MB, 0.53 x dense; perplexity 20.10, +0.5 %)"
     assert answers(found)[0].endswith(f"The smallest unpruned one is {plain}.")

@@ -275,3 +275,33 @@ def test_layers_named_by_ignore_stay_dense(place: Path, command: Command) -> Non
     code, _, err = command("prune", "source/model", *PRUNE, "--blocks", "model.nothing", "-o", "none")
     assert code == 1
     assert "model.nothing" in err
+
+
+def test_structures_leave_an_ordinary_smaller_model(place: Path, command: Command) -> None:
+    code, out, _ = command("prune", "source/model", *PRUNE, "-o", "out", "--sparsity", "neurons:0.25 groups:1/2")
+    assert code == 0
+    assert "of their weights removed" in out
+    config = json.loads((place / "out/config.json").read_text())
+    assert (config["intermediate_size"], config["num_key_value_heads"]) == (36, 1)
+    card = (place / "out/README.md").read_text()
+    assert "Whole structures were removed" in card
+    assert "- structured" in card
+    assert "neurons:0.25 groups:0.5" in card
+    assert AutoModelForCausalLM.from_pretrained(place / "out").config.num_attention_heads == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--sparsity", "neuron:0.25"), "--sparsity: got 'neuron:0.25'"),
+        (("--sparsity-type", "neurons", "--sparsity-ratio", "1"), "--sparsity-ratio: got 'neurons:1'"),
+        (("--sparsity-type", "neurons:0.5", "--sparsity-ratio", "0.5"), "none beside neurons:0.5"),
+        (("--sparsity", "experts:0.5"), "--sparsity: "),
+        (("--method", "sparsegpt", "--sparsity", "neurons:0.5"), "Add structures: {neurons: obs}"),
+    ],
+)
+def test_structures_that_cannot_go_are_told(place: Path, command: Command, options: tuple[str, ...], told: str) -> None:
+    code, _, err = command("prune", "source/model", *PRUNE, "-o", "out", *options)
+    assert code == 1
+    assert told in err
+    assert not (place / "out").exists()

@@ -206,6 +206,19 @@ def test_half_the_experts_is_about_half_the_model(
         assert torch.equal(again(WINDOWS.long()).logits, model(WINDOWS.long()).logits)
 
 
+def test_a_sweep_leaves_the_model_as_it_was() -> None:
+    model = tiny.build("llama")
+    before, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
+    rows = zpruner.sweep(
+        model, WINDOWS, methods=["wanda", "best"], sparsities=[0.5, "neurons:0.25 blocks:1/3"], windows=WINDOWS
+    )
+    assert [row.pattern for row in rows] == ["0.5", "neurons:0.25 blocks:0.3333333333333333"] * 2
+    assert rows[1].sparsity == pytest.approx(1 / 3 + 2 / 3 * 0.15)
+    assert model.config.to_dict() == config
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def pattern(text: str) -> StructuredPattern:
     found = parse_pattern(text)
     assert isinstance(found, StructuredPattern)

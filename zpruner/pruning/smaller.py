@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -85,3 +86,15 @@ def cut_in_place(model: PreTrainedModel, choice: StructureChoice, masks: Iterabl
     for name, child in smaller.named_children():
         setattr(model, name, child)
     model.config = smaller.config
+
+
+@contextmanager
+def cut_undone(model: PreTrainedModel) -> Iterator[None]:
+    """Put the modules and the config that a model has now back at the end; their weights stay as they are then."""
+    children, config = dict(model.named_children()), model.config
+    try:
+        yield
+    finally:
+        for name, child in children.items():
+            setattr(model, name, child)
+        model.config = config

@@ -13,10 +13,12 @@ from zpruner.calibration import Calibration
 from zpruner.errors import InvalidSettingError, shown
 from zpruner.evaluate import perplexity
 from zpruner.model import as_windows, check_in_memory, get_weight, set_weight, undisturbed
+from zpruner.patterns import parse_pattern
 from zpruner.pruning.in_memory import Method, calibrate, composition_of, prune
+from zpruner.pruning.smaller import cut_undone
 from zpruner.runtime.progress import progress
 from zpruner.runtime.tables import html_table, text_table
-from zpruner.types import RELATIVE, SparsityPattern
+from zpruner.types import RELATIVE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +32,7 @@ class SweepRow:
 
     Attributes:
         method: its name, or label.
-        pattern: the sparsity as it was asked for: a ratio, or N:M.
+        pattern: the sparsity as it was asked for.
         sparsity: the achieved share of removed weights.
         layer_error: the mean over layers.
         perplexity: on the evaluation windows; None where there are none.
@@ -77,7 +79,7 @@ def sweep(
         calibration: from `calibrate`, with the statistics that all methods read; or calibration windows, from which
             just these are collected.
         methods: names of presets or scores; or label -> name or composition, as `method` of `prune`.
-        sparsities: ratios in [0, 1), or "N:M".
+        sparsities: as `sparsity` of `prune`.
         windows: evaluation windows, int (windows, seqlen): apart from those of the calibration. None: no perplexity.
         batch_size: windows per forward pass.
         ignore: patterns of layer names to leave dense.
@@ -92,12 +94,13 @@ def sweep(
     """
     check_in_memory(model)
     named = _labelled(methods)
-    patterns = [SparsityPattern.parse(sparsity) for sparsity in sparsities]
+    patterns = [parse_pattern(sparsity) for sparsity in sparsities]
     for what, given in (("methods", named), ("sparsities", patterns)):
         if not given:
             raise InvalidSettingError(what, "none", "at least one", f"Pass {what}.")
     for method in named.values():
-        composition_of(method)
+        for pattern in patterns:
+            composition_of(method).check(pattern)
     if windows is not None:
         windows = as_windows(windows, model.config, least=2)
     if not isinstance(calibration, Calibration):
@@ -120,9 +123,10 @@ def sweep(
         known = replace(calibration, replaced=dict(calibration.replaced))
         started = time.perf_counter()
         try:
-            pruned = prune(model, known, method=method, sparsity=str(pattern), ignore=ignore)
-            seconds = time.perf_counter() - started
-            measured = None if windows is None else perplexity(model, windows, batch_size)
+            with cut_undone(model):
+                pruned = prune(model, known, method=method, sparsity=str(pattern), ignore=ignore)
+                seconds = time.perf_counter() - started
+                measured = None if windows is None else perplexity(model, windows, batch_size)
         finally:
             replaced = known.replaced | pruned_before  # of the layers that were reached
             for layer in layers:

@@ -110,7 +110,8 @@ def empty_of(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> Pr
     Raises:
         SourceError: no model can be built of it.
     """
-    return build(Path(str(config.name_or_path or type(config).__name__)), config, dtype, False, _MOST)
+    own = deepcopy(config)  # what is built notes its dtype there
+    return build(Path(str(config.name_or_path or type(config).__name__)), own, dtype, False, _MOST)
 
 
 def empty_with(config: PretrainedConfig, values: Mapping[Where, Any]) -> PreTrainedModel | None:

@@ -71,15 +71,14 @@ def variants() -> Iterator[Variant]:
     int8, int4, int3 = ({"bits": bits, **GPTQ} for bits in (8, 4, 3))
     for grid in (int3, int4):
         yield Variant("dense", "0", dense, grid, sequential=False)
-    yield from (Variant("best", "0.5", best, each) for each in (int8, int4))
     yield from (Variant(name, "0", {}) for name in ("q4_0", "q8_0"))
-    for grid in ({**int3, "group": 128}, int8, {**int4, "group": 128}):
+    yield Variant("sparsegpt", "0.3", sparsegpt, int4, sequential=False)
+    yield from (Variant("sparsegpt", "0.5", sparsegpt, each, sequential=False) for each in (None, int8, int4))
+    for grid in ({**int3, "group": 128}, {**int4, "group": 128}, int8):
         yield Variant("dense", "0", dense, grid, sequential=False)
-    yield from (Variant("best", pattern, best, int4) for pattern in ("0.3", "0.6", "2:4", "0.7"))
-    yield from (Variant("sparsegpt", "0.5", sparsegpt, each, sequential=False) for each in (int4, None))
+    for pattern in ("0.5", "0.3", "0.6", "2:4", "0.7"):
+        yield from (Variant("best", pattern, best, each) for each in (int4, int8, None))
     yield from (Variant("dense", "0", SEQUENTIAL, grid) for grid in (int3, int4))
-    for pattern in ("0.5", "0.6", "0.7", "2:4", "0.3"):
-        yield from (Variant("best", pattern, best, each) for each in (None, int8))
 
 
 def main(

@@ -113,6 +113,7 @@ def test_packing_stores_the_integers(project: Path, tmp_path: Path) -> None:
     assert counted.bitmask == saved.packed < saved.dense == counted.stored
 
 
+@pytest.mark.parametrize("project", ["dense"], indirect=True)
 def test_dense_baselines_are_rows_of_the_table(project: Path) -> None:
     for method in ("dense_int8", "dense_int4"):
         score.run(method, root=project)
@@ -126,6 +127,7 @@ def test_dense_baselines_are_rows_of_the_table(project: Path) -> None:
     assert found["dense_int8"].sparsity < 0.05
 
 
+@pytest.mark.parametrize("project", ["pruned"], indirect=True)
 def test_a_killed_run_goes_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method, sparsity = "joint", "s0"
     score.run(method, root=project)
@@ -150,6 +152,7 @@ def test_a_killed_run_goes_on(project: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert tiny.files_of(folder) == whole
 
 
+@pytest.mark.parametrize("project", ["dense"], indirect=True)
 def test_an_altered_grid_is_refused(project: Path) -> None:
     method, sparsity = "dense_int8", "s24"
     score.run(method, root=project)

@@ -33,6 +33,8 @@ from zpruner.runtime.progress import progress
 from zpruner.sources import read_text
 from zpruner.text import evaluation_windows, read_windows
 
+PER_32 = {"q8_0": 34, "q4_0": 18}
+"""Formats of llama.cpp -> bytes of 32 weights."""
 NEAREST, GPTQ = {"rounding": "nearest"}, {"rounding": "gptq"}
 SEQUENTIAL = {"score": "magnitude", "correct": {}, "measure": "submodule"}
 """Plain quantisation with what `best` has besides its mask and update."""
@@ -113,7 +115,7 @@ def fill(todo: list[Variant], log: Path, text: Path | None, windows: int, seqlen
         start = process_time()
         method = {**variant.method, **({} if variant.quantize is None else {"quantize": dict(variant.quantize)})}
         keeps: dict[str, Tensor] = {}
-        if variant.name in ("q8_0", "q4_0"):
+        if variant.name in PER_32:
             gguf_round_trip(model, layers, variant.name)
         elif method and variant.sequential:
             found = zpruner.prune_sequentially(model, calibration, method=method, sparsity=variant.pattern)
@@ -126,6 +128,10 @@ def fill(todo: list[Variant], log: Path, text: Path | None, windows: int, seqlen
         seconds = process_time() - start
         with reading(model, evaluation):
             losses = [loss for batch in window_losses(model, evaluation) for loss in batch]
+        layers_take = sum(
+            layer_bytes(layer, variant, keeps.get(layer.name), get_weight(model, layer).element_size())
+            for layer in layers
+        )
         entry = {
             "key": variant.key,
             "name": variant.name,
@@ -134,7 +140,8 @@ def fill(todo: list[Variant], log: Path, text: Path | None, windows: int, seqlen
             "sequential": variant.sequential,
             "perplexity": math.exp(fmean(losses)),
             "losses": losses,
-            "bytes": size(model, layers, variant, keeps),
+            "bytes": layers_take + other_bytes(model, layers, variant),
+            "bytes_per_weight": layers_take / sum(layer.out_features * layer.in_features for layer in layers),
             "cpu_seconds": round(seconds, 1),
         }
         with log.open("a", encoding="utf-8") as file:
@@ -159,32 +166,27 @@ def gguf_round_trip(model: PreTrainedModel, layers: tuple[PrunableLayer, ...], n
         embeddings.copy_(through(embeddings, "q8_0"))
 
 
-def size(
-    model: PreTrainedModel, layers: tuple[PrunableLayer, ...], variant: Variant, keeps: Mapping[str, Tensor]
-) -> int:
-    """Return the bytes of all tensors: as packed where that is smaller, or as llama.cpp has them."""
+def layer_bytes(layer: PrunableLayer, variant: Variant, keep: Tensor | None, itemsize: int) -> int:
+    """Return the bytes of a layer's weight: packed where that is smaller (3 bits as 3), or as llama.cpp has it."""
+    count = layer.out_features * layer.in_features
+    if variant.name in PER_32:
+        return count * PER_32[variant.name] // 32
+    keep = torch.ones(layer.out_features, layer.in_features, dtype=torch.bool) if keep is None else keep
+    kept, grid = int(keep.sum()), variant.grid
+    packs = kept <= (1 - MIN_SPARSITY) * count
+    found = bitmask_bytes(layer.out_features, layer.in_features) + 4 * (layer.out_features + 1) if packs else 0
+    if grid is None:
+        return found + (kept if packs else count) * itemsize
+    return found + math.ceil(kept * grid.bits / 8) + int(group_counts(keep, grid).sum()) * grid.scale_dtype.itemsize
+
+
+def other_bytes(model: PreTrainedModel, layers: tuple[PrunableLayer, ...], variant: Variant) -> int:
+    """Return the bytes of everything else: embeddings as Q8_0 where llama.cpp has them so."""
     total = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    if variant.name in ("q8_0", "q4_0"):
-        per_group = {"q8_0": 34, "q4_0": 18}
+    total -= sum(get_weight(model, layer).nbytes for layer in layers)
+    if variant.name in PER_32:
         embeddings = model.get_input_embeddings().weight
-        total += embeddings.numel() * per_group["q8_0"] // 32 - embeddings.numel() * embeddings.element_size()
-        for layer in layers:
-            count = layer.out_features * layer.in_features
-            total += count * per_group[variant.name] // 32 - count * get_weight(model, layer).element_size()
-        return total
-    for layer in layers:
-        count = layer.out_features * layer.in_features
-        plain = count * get_weight(model, layer).element_size()
-        keep = keeps.get(layer.name, torch.ones(layer.out_features, layer.in_features, dtype=torch.bool))
-        kept = int(keep.sum())
-        packs = kept <= (1 - MIN_SPARSITY) * count
-        found = bitmask_bytes(layer.out_features, layer.in_features) + 4 * (layer.out_features + 1) if packs else 0
-        grid = variant.grid
-        if grid is None:
-            found += (kept if packs else count) * get_weight(model, layer).element_size()
-        else:
-            found += math.ceil(kept * grid.bits / 8) + int(group_counts(keep, grid).sum()) * grid.scale_dtype.itemsize
-        total += found - plain
+        total += embeddings.numel() * PER_32["q8_0"] // 32 - embeddings.nbytes
     return total
 
 
@@ -196,26 +198,26 @@ def read(log: Path) -> dict[str, dict[str, Any]]:
 
 
 def show(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print a Markdown table in the order of bytes; `*` marks what no smaller or equal row predicts better than."""
-    rows = sorted(found.values(), key=lambda entry: (entry["bytes"], entry["perplexity"]))
+    """Print a Markdown table in the order of bytes per weight; `*`: no row with as few predicts as well."""
+    rows = sorted(found.values(), key=lambda entry: (entry["bytes_per_weight"], entry["perplexity"]))
     dense = next((entry for entry in rows if entry["name"] == "dense" and entry["quantize"] is None), None)
-    print("| variant | values | MB | perplexity | change | seconds |\n|---|---|--:|--:|--:|--:|")
+    print("| variant | values | bytes a weight | MB | perplexity | over dense | seconds |")
+    print("|---|---|--:|--:|--:|--:|--:|")
     least = math.inf
     for entry in rows:
         mark = "\\*" if entry["perplexity"] < least else ""
         least = min(least, entry["perplexity"])
         change = "" if dense is None else f"{entry['perplexity'] / dense['perplexity'] - 1:+.1%}"
         pattern = "" if entry["pattern"] == "0" else f" {entry['pattern']}"
-        print(
-            f"| {entry['name']}{pattern} | {values(entry)} | {entry['bytes'] / 1e6:.1f} | "
-            f"{entry['perplexity']:.2f}{mark} | {change} | {entry['cpu_seconds']:.0f} |"
-        )
+        takes = f"{entry['bytes_per_weight']:.3f} | {entry['bytes'] / 1e6:.1f}"
+        predicts = f"{entry['perplexity']:.2f}{mark} | {change}"
+        print(f"| {entry['name']}{pattern} | {values(entry)} | {takes} | {predicts} | {entry['cpu_seconds']:.0f} |")
 
 
 def values(entry: Mapping[str, Any]) -> str:
     """Return how a row's values are stored and rounded."""
     if entry["quantize"] is None:
-        return entry["name"] if entry["name"] in ("q8_0", "q4_0") else "bf16"
+        return entry["name"] if entry["name"] in PER_32 else "bf16"
     bits, rounding = entry["quantize"]["bits"], entry["quantize"]["rounding"]
     group = entry["quantize"].get("group", "row" if bits == 8 else 32)
     return f"int{bits}, {group}, {rounding}"

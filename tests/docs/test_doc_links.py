@@ -53,3 +53,9 @@ def test_every_part_has_a_place_among_the_methods() -> None:
     rooms = ("methods", "masks", "updates", "allocations", "corrections", "tuning")
     names = {name for room in rooms for name in part_names(f"zpruner.{room}")} | set(PRESETS)
     assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set()
+
+
+def test_nothing_is_described_twice() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md") if page != GENERATED)
+    described = re.findall(r"^\.\. auto\w+:: (\S+)", text, re.M)
+    assert sorted(described) == sorted(set(described))

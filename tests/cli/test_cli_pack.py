@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
-from conftest import Command  # type: ignore[attr-defined]
 
+Command = Callable[..., tuple[int, str, str]]
 PRUNE = ["--method", "wanda", "--calibration", "source/text.txt", "--nsamples", "6", "--seqlen", "32"]
 
 

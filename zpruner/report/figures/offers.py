@@ -139,8 +139,8 @@ def _task(offer: Offer, name: str) -> Cell:
 
 def _note(found: tuple[Offer, ...], data: ReportData) -> str:
     words = (
-        f"{PARETO}: {PARETO_WORDS}. Packed: zeros left out, as bitmask and "
-        "kept values; a masked checkpoint with its zeros in place takes the bytes and the time of the dense model. "
+        f"{PARETO}: {PARETO_WORDS}. Packed: without zeros, as bitmask and kept values, and integers as integers; a "
+        "masked checkpoint with its zeros in place takes the bytes and the time of the dense model. "
     )
     if any(offer.computed for offer in found):
         words += f"{COMPUTED}: {COMPUTED_WORDS}. "

@@ -1,4 +1,4 @@
-"""What each ingredient of our compositions is worth on text that was not calibrated with: each is left out in turn.
+"""What each ingredient of our compositions is worth on text that was not calibrated with: each is changed in turn.
 
     python benchmarks/ablation.py
     python benchmarks/ablation.py --text another.txt --patterns 0.5,2:4 --blocks 30 --windows 32
@@ -36,7 +36,7 @@ BEST = PRESETS["best"]
 FIXED = {"damping": 0.1, "shrinkage": 0.2}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "best": BEST,
-    "without the stream": {**BEST, "correct": {"stream": 0.0}},
+    "with the stream": {**BEST, "correct": {"stream": 0.5}},
     "without correct": {**BEST, "correct": None},
     "measured block by block": {**BEST, "measure": "block"},
     "shrinkage 0.2": {**BEST, "settings": FIXED, "update": {"name": "least_squares", "settings": FIXED}},
@@ -67,7 +67,8 @@ def main(
     known = {(e["pattern"], e["variant"]) for e in read(log) if {key: e[key] for key in setup} == setup}
     if todo := [key for key in keys if key not in known]:
         fill(todo, log, text or [], setup)
-    print("| sparsity | variant | news | " + " | ".join(path.stem for path in text or []) + " | processor seconds |")
+    columns = ["sparsity", "variant", "news", *(path.stem for path in text or []), "processor seconds"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for entry in read(log):
         if (entry["pattern"], entry["variant"]) in keys and {key: entry[key] for key in setup} == setup:
             cells = [f"{value:.2f}" for value in entry["perplexity"]]

@@ -11,12 +11,12 @@ from typing import Any
 
 # Ours: the support by ADMM, the weights by joint least squares, both on a Hessian regularised enough for other text,
 # and more where two halves of the calibration demand it; under pruned propagation, aimed in part at the dense model's
-# outputs and residual stream, and every sub-module of a block measured with those before it pruned.
+# outputs, and every sub-module of a block measured with those before it pruned.
 _BEST: Mapping[str, Any] = {
     "score": "admm",
     "settings": {"damping": 0.1, "shrinkage": "auto"},
     "update": {"name": "least_squares", "settings": {"damping": 0.1, "shrinkage": "auto"}},
-    "correct": {"stream": 0.5},
+    "correct": {},
     "measure": "submodule",
     # Of structures those that the rest can make up for least, on a Hessian regularised as much.
     "structures": {"neurons": "obs", "groups": "obs", "blocks": "cosine", "experts": "reap"},

@@ -46,3 +46,8 @@ def test_an_offer_says_what_was_done() -> None:
     kinds = [o.kind for o in (DENSE, PRUNED[0], PLAIN[1], offer("both", 30.0, 50.0, bits=4))]
     assert kinds == ["dense", "pruned", "int4", "pruned, int4"]
     assert [DENSE.is_dense, PLAIN[0].is_dense, PRUNED[0].is_dense] == [True, False, False]
+
+
+def test_a_model_that_no_longer_predicts_is_not_on_it() -> None:
+    small = offer("small", 80.0, 10.0, predicts=False)
+    assert frontier([DENSE, small], disk) == (DENSE,)

@@ -126,3 +126,12 @@ def test_quantised_and_untouched_models(tmp_path: Path) -> None:
     assert list(found) == ["dense", "dense_int4-s0", "dense_int4-s50", "wanda-s50"]
     assert [offer.kind for offer in found.values()] == ["dense", "int4", "pruned, int4", "pruned"]
     assert [offer.label for offer in found.values()] == ["dense", "dense_int4", "dense_int4 50 %", "wanda 50 %"]
+
+
+def test_what_no_longer_predicts_is_told(tmp_path: Path) -> None:
+    tree = make_full_tree(tmp_path)
+    edit(tree / "evaluation/magnitude/s60.json", verdict="out of range: 9 nats per token")
+    report = Report.of(read(tree))
+    found = named(report.data)
+    assert [name for name, offer in found.items() if not offer.predicts] == ["magnitude-s60"]
+    assert "No longer predicting, and so no answer: magnitude 60 %." in offers.figure(report).body

@@ -58,6 +58,15 @@ def test_pruning_is_worth_it_where_no_plain_model_is_as_small_and_as_good() -> N
     assert answers(found)[0].endswith(f"The smallest unpruned one is {plain}.")
 
 
+def test_what_no_longer_predicts_is_no_answer() -> None:
+    broken = replace(PRUNED[2], predicts=False)
+    found = advise([DENSE, broken, *PLAIN], megabytes=95)
+    assert answers(found)[1].startswith("dense_int4 (60.0 MB")
+    assert "hard" not in " ".join(answers(found))
+    assert found.verdict == "No pruned variant that still predicts takes fewer bytes than the dense model."
+    assert "hard" in advise([DENSE, PRUNED[2]]).verdict
+
+
 def test_nothing_good_enough_and_nothing_small_enough() -> None:
     found = answers(advise([DENSE, *PRUNED], perplexity=20.5, megabytes=10))
     nearest = "Nearest is mild packed (150.0 MB, 0.75 x dense; perplexity 21.50, +7.5 %)."
@@ -67,7 +76,7 @@ def test_nothing_good_enough_and_nothing_small_enough() -> None:
     assert found[0] == f"nothing, not even the dense model (20.00). {nearest}"
     unmeasured = [replace(offer, decode=None) for offer in (DENSE, *PRUNED)]
     assert answers(advise(unmeasured))[2].startswith("unknown: no decode speed was measured")
-    assert advise([DENSE]).verdict == "No pruned variant takes fewer bytes than the dense model."
+    assert advise([DENSE]).verdict == "No pruned variant that still predicts takes fewer bytes than the dense model."
 
 
 def test_noise_is_told() -> None:

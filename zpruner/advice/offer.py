@@ -44,6 +44,7 @@ class Offer:
         read: bytes of weights that computing one token reads; None where that is unknown.
         decode: None where it was not measured.
         prefill: speed of many tokens at once, times dense; None where it was not measured.
+        predicts: whether it still does (zpruner.evaluate.verdict): nobody ships what does not.
         tasks: `TASK METRIC` -> score and standard error (None where there is none), where tasks were run.
     """
 
@@ -62,6 +63,7 @@ class Offer:
     read: int | None = None
     decode: Decode | None = None
     prefill: float | None = None
+    predicts: bool = True
     tasks: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
 
     @property

@@ -31,7 +31,7 @@ def advise(
     """Say which variant of the pipeline to ship, and whether pruning is worth it, from what was evaluated."""
     share = None if increase is None else _share(increase)
 
-    from zpruner.report.figures.offers import COMPUTED, COMPUTED_WORDS, PARETO_WORDS, table_of
+    from zpruner.report.figures.offers import COMPUTED, COMPUTED_WORDS, PARETO_WORDS, broken_words, table_of
     from zpruner.report.load import load_project
     from zpruner.report.offers import offers
     from zpruner.report.ranking import Report
@@ -51,6 +51,8 @@ def advise(
     typer.echo(render(table_of(Report.of(data), found.offers), PARETO_WORDS), nl=False)
     if any(offer.computed for offer in every):
         typer.echo(f"{COMPUTED} {COMPUTED_WORDS}")
+    if broken := broken_words(every):
+        typer.echo(broken)
     typer.echo()
     for question, words in found.words.items():
         typer.echo(f"{question}: {words}")

@@ -80,6 +80,7 @@ def _offer(
         read=None if unread is None else form.disk - unread,
         decode=decode,
         prefill=prefill,
+        predicts=metrics.verdict is None,
         tasks=_tasks(metrics),
     )
 

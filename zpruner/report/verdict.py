@@ -65,7 +65,7 @@ def advise(
     increase: float | None = None,
     megabytes: float | None = None,
 ) -> Advice:
-    """Answer the three questions.
+    """Answer the three questions from the offers that still predict.
 
     Args:
         offers: the dense model first.
@@ -76,20 +76,20 @@ def advise(
     Raises:
         InvalidSettingError: a perplexity and an increase.
     """
-    dense = offers[0]
+    dense, useful = offers[0], [offer for offer in offers if offer.predicts]
     limits = Limits.beside(dense, perplexity, increase, megabytes)
     answers = {
-        "smallest": smallest(offers, limits.perplexity),
-        "best": best(offers, limits.disk),
-        "fastest": fastest(offers, limits.perplexity),
+        "smallest": smallest(useful, limits.perplexity),
+        "best": best(useful, limits.disk),
+        "fastest": fastest(useful, limits.perplexity),
     }
     quality = f"no worse than {fmt.perplexity(limits.perplexity)} ({_change(limits.perplexity, dense)})"
     words = {
         f"Smallest at {quality}": _smallest(answers["smallest"], dense),
-        f"Best at no more than {fmt.megabytes(limits.disk)} MB": _best(answers["best"], offers),
-        f"Fastest at {quality}": _fastest(answers["fastest"], offers),
+        f"Best at no more than {fmt.megabytes(limits.disk)} MB": _best(answers["best"], useful),
+        f"Fastest at {quality}": _fastest(answers["fastest"], useful),
     }
-    return Advice(tuple(offers), limits, answers, words, _verdict(offers))
+    return Advice(tuple(offers), limits, answers, words, _verdict(useful))
 
 
 def _smallest(answer: Answer, dense: Offer) -> str:
@@ -131,7 +131,7 @@ def _verdict(offers: Sequence[Offer]) -> str:
     pruned = [offer for offer in offers if offer.pruned and offer.disk < dense.disk]
     plain = [offer for offer in offers if not offer.pruned and not offer.is_dense]
     if not pruned:
-        return "No pruned variant takes fewer bytes than the dense model."
+        return "No pruned variant that still predicts takes fewer bytes than the dense model."
     if not plain:
         least = min(pruned, key=lambda offer: offer.perplexity)
         return (

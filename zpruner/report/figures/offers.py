@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -118,6 +118,12 @@ def table_of(report: Report, found: tuple[Offer, ...]) -> Table:
     return Table("Bytes, speed and perplexity of every model", columns, tuple(rows), "sorted")
 
 
+def broken_words(found: Iterable[Offer]) -> str:
+    """Return which models no longer predict; empty where all do."""
+    names = ", ".join(offer.label for offer in found if not offer.predicts)
+    return f"No longer predicting, and so no answer: {names}." if names else ""
+
+
 def _priced(cost: Cost, offer: Offer, optimal: bool) -> Cell:
     price = cost.of(offer)
     if price is None:
@@ -142,6 +148,8 @@ def _note(found: tuple[Offer, ...], data: ReportData) -> str:
         f"{PARETO}: {PARETO_WORDS}. Packed: without zeros, as bitmask and kept values, and integers as integers; a "
         "masked checkpoint with its zeros in place takes the bytes and the time of the dense model. "
     )
+    if broken := broken_words(found):
+        words += f"{broken} "
     if any(offer.computed for offer in found):
         words += f"{COMPUTED}: {COMPUTED_WORDS}. "
     words += "MB a token: the weights that computing one token reads: all but embeddings of which it takes a row."

@@ -30,7 +30,7 @@ HEAD = """\
 # Models
 
 Decoder blocks and prunable weights are found by structure, so that a family needs no code. Prunable is what multiplies
-activations inside the blocks; experts of a mixture are layers of their own, with the tokens routed to each. Embeddings,
+activations inside the blocks; experts of a mixture are separate layers, with the tokens routed to each. Embeddings,
 head, norms, biases, convolutions, state matrices and routers stay dense. Where text never reaches a layer (a block for
 images, say), calibration stops with the patterns that `model.ignore` should list.
 

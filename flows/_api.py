@@ -117,7 +117,7 @@ def api() -> Iterator[TemporaryApi | None]:
         with temporary_settings({PREFECT_API_URL: server.url}):
             try:
                 yield server
-            finally:  # what Prefect sends from threads of its own has to arrive first
+            finally:  # what Prefect sends from its own threads has to arrive first
                 APILogWorker.drain_all(timeout=10)
                 EventsWorker.drain_all(timeout=10)
     finally:

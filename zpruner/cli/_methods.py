@@ -42,7 +42,7 @@ def methods() -> None:
     console.print(_table("corrections for earlier pruned blocks (`correct` in params.yaml)", CORRECTIONS.all()))
     console.print(_table("tunings of pruned blocks (`tune` in params.yaml)", TUNINGS.all()))
     console.print(_table("roundings of what stays (`quantize: {rounding: NAME, ...}` in params.yaml)", ROUNDINGS.all()))
-    typer.echo("Compositions with a name of their own (--method NAME, or written out in params.yaml):")
+    typer.echo("Compositions with a name (--method NAME, or written out in params.yaml):")
     for name, preset in PRESETS.items():
         typer.echo(f"  {name}: {json.dumps(dict(preset))}")
     typer.echo(

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Background:
-    """Runs calls on threads of its own, begun in the order in which they came. Close it at the end.
+    """Runs calls on its own threads, begun in the order in which they came. Close it at the end.
 
     Args:
         threads: calls that run at a time. As many may be unfinished when another one comes, which bounds the memory

@@ -1,7 +1,7 @@
 """Copies between the host and an accelerator that overlap with what it computes.
 
 An ordinary copy waits in line with the device's work, and the work behind it waits for the copy. These go through
-page-locked buffers on a stream of their own. For threads that read ahead or write behind: each call waits until its
+page-locked buffers on their own stream. For threads that read ahead or write behind: each call waits until its
 copy is done, so that whoever takes the tensor over has nothing to wait for.
 """
 

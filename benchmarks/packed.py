@@ -1,6 +1,6 @@
 """Packed weights against their controls: products out of cache, and a random model of Llama-3.2-1B's shape.
 
-    python benchmarks/packed.py gemv                      # seconds; --threads 1: by its own clock
+    python benchmarks/packed.py gemv                      # seconds; --threads 1: by its own clock; --values int8, int4
     python benchmarks/packed.py model --folder /tmp/big   # minutes, 6 GB of memory, 5 GB of disk
     python benchmarks/packed.py bytes DENSE_CHECKPOINT    # what 50, 60 and 70 % of zeros save
 
@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +23,10 @@ import torch
 from torch import Tensor
 
 from zpruner.bench import Plan, bench, control, markdown, measure
-from zpruner.kernels import DenseMatrix, Kernels, Layout, PackedMatrix, choose
+from zpruner.bench.control import rounded
+from zpruner.kernels import Codes, DenseMatrix, Kernels, Layout, PackedMatrix, choose
 from zpruner.kernels.library import Isa
-from zpruner.packed.encode import nonzero, parts_of
+from zpruner.packed.encode import coded_parts, nonzero, parts_of
 from zpruner.packed.linear import PackedLinear
 from zpruner.packed.pack import pack
 
@@ -51,33 +53,58 @@ def least(runs: dict[str, Callable[[], object]], turns: int, clock: Callable[[],
     return {name: min(times) for name, times in found.items()}
 
 
-def gemv(threads: int) -> None:
+def coded(kernels: Kernels, weight: Tensor, codes: Codes, keep: Tensor | None) -> PackedMatrix:
+    """The weight as integers, of what is kept or of all."""
+    layout, parts = rounded(weight, codes)
+    if keep is None:
+        return PackedMatrix(kernels, "w", layout, parts)
+    layout = replace(layout, masked=True)
+    integers = torch.randint(-7, 8, weight.shape, dtype=torch.int8)
+    scales = torch.rand(int(layout.scales(keep.sum(dim=1)).sum())).add_(0.5)
+    assert parts.scales is not None
+    return PackedMatrix(kernels, "w", layout, coded_parts(layout, integers, scales.to(parts.scales.dtype), keep))
+
+
+def gemv(threads: int, values: str, turns: int) -> None:
     torch.set_num_threads(threads)
     clock = time.thread_time if threads == 1 else time.perf_counter
     best = choose()
     assert best.library is not None, best.why
-    isas = [isa for isa in Isa if best.library.zp_supports(isa)]
-    print(f"{best.why}; {threads} threads; least milliseconds of 40 runs in turns\n")
-    print("| out x in | zeros | kernel | torch bf16 | dense control | packed | over control | over torch |")
+    isas = [isa for isa in Isa if best.library.zp_supports(isa)][1:]
+    codes = {"bf16": None, "int8": Codes(8, 0), "int4": Codes(4, 32)}[values]
+    print(f"{best.why}; {threads} threads; least milliseconds of {turns} runs in turns\n")
+    print(f"| out x in | zeros | kernel | torch {values} | dense {values} | packed | over control | over torch |")
     print("|---|---:|---|---:|---:|---:|---:|---:|")
     for rows, columns in SHAPES:
         x = torch.randn(1, columns).bfloat16()
         dense = torch.randn(rows, columns).bfloat16()
+        whole = torch.randint(-127, 128, dense.shape, dtype=torch.int8)
         for share in (0.5, 0.6, 0.7):
-            weight = zeroed(dense.clone(), share)
-            runs: dict[str, Callable[[], object]] = {"torch": partial(torch.nn.functional.linear, x, dense)}
+            keep = torch.rand(dense.shape) >= share
+            runs: dict[str, Callable[[], object]] = {}
+            if values == "bf16":
+                runs["torch"] = partial(torch.nn.functional.linear, x, dense)
+            elif values == "int8":
+                runs["torch"] = partial(torch._weight_int8pack_mm, x, whole, torch.rand(rows).bfloat16())
             for isa in isas:
                 kernels = Kernels(best.library, isa, "")
-                runs[f"dense {isa.name}"] = partial(DenseMatrix(kernels, dense).multiply, x)
-                runs[f"packed {isa.name}"] = partial(packed(kernels, weight).multiply, x)
-            times = least(runs, 40, clock)
+                if codes is None:
+                    runs[f"dense {isa.name}"] = partial(DenseMatrix(kernels, dense).multiply, x)
+                    runs[f"packed {isa.name}"] = partial(packed(kernels, dense * keep).multiply, x)
+                else:
+                    runs[f"dense {isa.name}"] = partial(coded(kernels, dense, codes, None).multiply, x)
+                    runs[f"packed {isa.name}"] = partial(coded(kernels, dense, codes, keep).multiply, x)
+            times = least(runs, turns, clock)
             control = min(times[f"dense {isa.name}"] for isa in isas)
-            for isa in isas[1:]:
+            for isa in isas:
                 own, sparse = times[f"dense {isa.name}"], times[f"packed {isa.name}"]
                 base = control if isa is isas[-1] else own
+                beside = times.get("torch")
+                shown = ("", "") if beside is None else (f"{beside:.2f}", f"{beside / sparse:.2f}")
                 print(
-                    f"| {rows} x {columns} | {share:.0%} | {isa.name.lower()} | {times['torch']:.2f} | {base:.2f} "
-                    f"| {sparse:.2f} | {base / sparse:.2f} | {times['torch'] / sparse:.2f} |"
+                    f"| {rows} x {columns} | {share:.0%} | {isa.name.lower()} | {shown[0]} | {base:.2f} "
+                    f"| {sparse:.2f} | {base / sparse:.2f} | {shown[1]} |",
+                    flush=True,
                 )
 
 
@@ -165,6 +192,8 @@ def main() -> None:
     parser.add_argument("what", choices=["gemv", "batches", "model", "bytes"])
     parser.add_argument("checkpoint", nargs="?", type=Path)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--values", choices=["bf16", "int8", "int4"], default="bf16")
+    parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "zpruner-packed")
     parser.add_argument("--zeros", type=float, default=0.5)
     parser.add_argument("--layers", type=int, default=16)
@@ -175,7 +204,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(given.threads)
     if given.what == "gemv":
-        gemv(given.threads)
+        gemv(given.threads, given.values, given.turns)
     elif given.what == "batches":
         batches(given.threads)
     elif given.what == "model":

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, pipeline
 
 import zpruner
 from zpruner.packed.linear import PackedLinear
+from zpruner.packed.stack import stacks_of
 from zpruner.packed.unpack import unpack
 
 FEW = ("llama", "gpt2", "opt", "mixtral", "gpt_oss", "phi3")
@@ -51,10 +52,11 @@ def test_a_familys_logits_are_those_of_the_pruned_checkpoint(name: str, tmp_path
     before, _ = zpruner.load(dense, device="cpu")
     after, _ = zpruner.load(tmp_path / "packed", device="cpu")
     assert after.dtype == torch.float32
-    assert torch.equal(logits(after, IDS), logits(before, IDS))  # 48 rows: expanded
+    many = logits(after, IDS), logits(before, IDS)  # 48 rows: expanded, but for experts, which each see a few
+    assert torch.equal(*many) or (stacks_of(after) and torch.allclose(*many, rtol=1e-4, atol=1e-5))
     few = logits(before, IDS[:1, :5])
     assert (logits(after, IDS[:1, :5]) - few).abs().max() <= 2e-5 * few.abs().max()  # the order of float32 sums
-    found = after.state_dict()
+    found = {key: value + 0 for key, value in after.state_dict().items()}
     assert all(torch.equal(found[key], value) for key, value in before.state_dict().items() if key in found)
 
 

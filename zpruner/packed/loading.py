@@ -20,6 +20,7 @@ from zpruner.checkpoint.conversion import Conversion
 from zpruner.kernels import Parts, check_packed
 from zpruner.kernels.expand import expand_rows
 from zpruner.packed.layout import PackedTensor
+from zpruner.packed.stack import PackedStack
 from zpruner.packed.structure import linear_modules
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ class Expansion(WeightConverter):
     ) -> dict[str, Tensor]:
         """Return the parameters of a group, expanded and converted, in the dtype that the model has them in.
 
+        Stacks of experts are packed again at once, one by one.
+
         Raises:
             ArtifactError: the parts of a tensor are not a packed matrix.
         """
@@ -142,7 +145,8 @@ class Expansion(WeightConverter):
             stored[name] = tensor.restored(expand_rows(tensor.layout, parts, 0, tensor.rows))
         known = self._conversion.model.state_dict()
         made = self._conversion.to_parameters(stored)
-        return {name: value.to(known[name].dtype) if name in known else value for name, value in made.items()}
+        cast = {name: value.to(known[name].dtype) if name in known else value for name, value in made.items()}
+        return {name: PackedStack.of(value) for name, value in cast.items()}
 
 
 class _Nothing(ConversionOps):

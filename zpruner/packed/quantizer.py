@@ -27,6 +27,7 @@ from zpruner.model.stored import DTYPES
 from zpruner.packed.layout import FORMAT, METHOD, VERSION, WEIGHTS, PackedTensor, check_version
 from zpruner.packed.linear import KernelLinear, PackedLinear, Scratch, restore_dense
 from zpruner.packed.reader import PackedFile
+from zpruner.packed.stack import stacks_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -110,6 +111,11 @@ class PackedQuantizer(HfQuantizer):
                 module.scratch = scratch
             elif type(module) is nn.Linear:
                 module.__class__ = KernelLinear
+        stacks = stacks_of(model)
+        for stack in stacks.values():
+            stack.requires_grad_(False)
+        if stacks and model._can_set_experts_implementation():
+            model.set_experts_implementation("eager")  # which takes one expert after the other
         save_packed_by(model, {name: tensor for file in self._files for name, tensor in file.packed.items()})
         return model
 

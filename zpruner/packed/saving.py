@@ -16,6 +16,7 @@ from zpruner.checkpoint import MANIFEST, Stored, write_tensors
 from zpruner.errors import InvalidSettingError
 from zpruner.packed.content import Known, describe, packed_size
 from zpruner.packed.layout import INDEX, UNREGISTERED, WEIGHTS, PackedTensor, metadata_of, quantization_config
+from zpruner.packed.stack import PackedStack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,7 +91,11 @@ def _stored(
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-    state = remove_tied_weights_from_state_dict(model.state_dict(), model)
+    whole = {
+        name: found.expanded() if isinstance(found, PackedStack) else found
+        for name, found in model.state_dict().items()
+    }
+    state = remove_tied_weights_from_state_dict(whole, model)
     found: dict[str, Tensor] = revert_weight_conversion(model, state)
     described = {}
     for name, tensor in packed.items():

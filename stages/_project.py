@@ -117,6 +117,23 @@ class Project(Layout):
         """
         return read_windows(self.tokens(role), self.windows_origin(role, dense))
 
+    def open_calibration(self, dense: Checkpoint) -> tuple[Tensor, Provenance]:
+        """Return the calibration windows, and what statistics of the unpruned model over them are made from.
+
+        Raises:
+            ArtifactError: as `open_windows`.
+        """
+        windows, found = self.open_windows("calibration", dense)
+        made_from = Provenance(
+            model=dense.model,
+            model_hash=dense.model_hash,
+            calibration_hash=found,
+            dtype=dense.dtype,
+            windows=windows.shape[0],
+            tokens=windows.numel(),
+        )
+        return windows, made_from
+
     def windows_origin(self, role: str, dense: Checkpoint) -> WindowsOrigin:
         """Return what the windows of a text are for and made with."""
         match role:

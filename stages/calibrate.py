@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from stages._project import Project, Root, main, say
-from zpruner.artifacts.store import ArtifactWriter, Provenance, artifact_writer
+from zpruner.artifacts.store import ArtifactWriter, artifact_writer
 from zpruner.calibration import (
     Collection,
     Snapshots,
@@ -37,15 +37,7 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
     project = Project.open(root)
     settings, model_settings = project.params.calibration, project.params.model
     dense = project.open_dense()
-    windows, calibration_hash = project.open_windows("calibration", dense)
-    provenance = Provenance(
-        model=dense.model,
-        model_hash=dense.model_hash,
-        calibration_hash=calibration_hash,
-        dtype=dense.dtype,
-        windows=windows.shape[0],
-        tokens=windows.numel(),
-    )
+    windows, provenance = project.open_calibration(dense)
     work = project.work("calibrate", provenance=repr(provenance))
     wanted = frozenset(map(Stat, project.planned("calibrate").settings["statistics"]))
     choice = choose(project.params.machine, dense.tensor_bytes * (3 if Stat.GRAM in wanted else 1))

@@ -40,15 +40,7 @@ def collect(project: Project, out: Path, labels: tuple[str, ...], snapshot_secon
     """Write gradients of the dense model over the calibration windows to `out`, and what that cost under `labels`."""
     settings, machine = project.params.model, project.params.machine
     dense = project.open_dense()
-    windows, calibration_hash = project.open_windows("calibration", dense)
-    provenance = Provenance(
-        model=dense.model,
-        model_hash=dense.model_hash,
-        calibration_hash=calibration_hash,
-        dtype=dense.dtype,
-        windows=windows.shape[0],
-        tokens=windows.numel(),
-    )
+    windows, provenance = project.open_calibration(dense)
     found = None if out == project.gradients else _collected(project, provenance)
     if found is None:
         _check_room(dense, settings, machine)

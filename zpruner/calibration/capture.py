@@ -269,16 +269,18 @@ class _Watch:
             if not weight.is_meta and (table is self._lasting or memory not in self._lasting):
                 table.setdefault(memory, {})[weight.data_ptr()] = (layer, weight)
 
-    def _report_sum(self, weight: Tensor, other: Tensor) -> None:
+    def _find(self, weight: Tensor) -> tuple[PrunableLayer, Tensor] | None:
         memory = memory_of(weight)
-        found = (self._lasting.get(memory) or self._passing[memory]).get(weight.data_ptr())
+        return (self._lasting.get(memory) or self._passing[memory]).get(weight.data_ptr())
+
+    def _report_sum(self, weight: Tensor, other: Tensor) -> None:
+        found = self._find(weight)
         if found is not None and self.added is not None and found[0] in self._observed:
             with torch.inference_mode(False), torch.no_grad():
                 self.added(found[0], other)
 
     def _report(self, weight: Tensor, inputs: Tensor) -> None:
-        memory = memory_of(weight)
-        found = (self._lasting.get(memory) or self._passing[memory]).get(weight.data_ptr())
+        found = self._find(weight)
         if found is None or weight.numel() != found[1].numel():
             return
         layer, expected = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
@@ -128,18 +129,14 @@ def _as_choice(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _as_correction(value: object) -> object:
-    """Take settings without a name for those of `qep`."""
-    if isinstance(value, dict) and "name" not in value:
-        return {"name": "qep", "settings": value}
-    return _as_choice(value)
+def _named(name: str) -> Callable[[object], object]:
+    """Return what takes settings without a name for those of the part `name`."""
 
+    def choice(value: object) -> object:
+        unnamed = isinstance(value, dict) and "name" not in value
+        return {"name": name, "settings": value} if unnamed else _as_choice(value)
 
-def _as_tuning(value: object) -> object:
-    """Take settings without a name for those of `reconstruct`."""
-    if isinstance(value, dict) and "name" not in value:
-        return {"name": "reconstruct", "settings": value}
-    return _as_choice(value)
+    return choice
 
 
 def _as_rounding(value: object) -> object:
@@ -166,10 +163,10 @@ class MethodSettings(Settings):
     allocate: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
     refine: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
     update: Annotated[Choice | None, BeforeValidator(_as_choice)] = None
-    correct: Annotated[Choice | None, BeforeValidator(_as_correction)] = None
+    correct: Annotated[Choice | None, BeforeValidator(_named("qep"))] = None
     quantize: Annotated[Choice | None, BeforeValidator(_as_rounding)] = None
     measure: Literal["block", "submodule"] = "block"
-    tune: Annotated[Choice | None, BeforeValidator(_as_tuning)] = None
+    tune: Annotated[Choice | None, BeforeValidator(_named("reconstruct"))] = None
     structures: dict[StructureKind, Annotated[Choice, BeforeValidator(_as_choice)]] = Field(default_factory=dict)
 
 

@@ -97,7 +97,7 @@ class Reconstruct(Tuning):
                 adam.step()
                 cosine.step()
             # What is compared is what comes out: in the dtype of the model.
-            now = {name: free[name].detach().to(kept.weight.dtype) for name, kept in layers.items()}
+            now = {name: free[name].detach().to(kept.weight.dtype, copy=True) for name, kept in layers.items()}
             found = lost({name: weight.float() for name, weight in now.items()})
             if found < least:
                 best, least = now, found

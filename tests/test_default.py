@@ -17,6 +17,7 @@ def test_the_embedded_default(tmp_path: Path) -> None:
     params = yaml_params.shipped()
     params["calibration"] |= {"nsamples": 2, "seqlen": 256, "gram": False}
     params["evaluation"]["perplexity"] |= {"windows": 2, "seqlen": 256, "divergence": 0}
+    params["evaluation"]["continuation"] |= {"new_tokens": 2}
     params["methods"] = {"zpruner": params["methods"]["zpruner"]}
     params["packed"] = {"variants": []}
     tiny.write_params(tmp_path, params)
@@ -37,6 +38,8 @@ def test_the_embedded_default(tmp_path: Path) -> None:
         json.loads((tmp_path / "data" / "evaluation" / name).read_text(encoding="utf-8"))
         for name in ("dense.json", "zpruner/s24.json")
     )
+    details = json.loads((tmp_path / "data" / "evaluation" / "dense.layers.json").read_text(encoding="utf-8"))
+    assert details["continuation"]["text"].strip().startswith("Paris")
     assert 15 < dense["perplexity"] < 60  # a real language model on real news
     assert dense["perplexity"] * 2 < pruned["perplexity"] < 3000
     assert pruned["sparsity"] == pytest.approx(0.5, abs=0.001)

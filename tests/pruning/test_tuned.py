@@ -62,7 +62,7 @@ def test_what_is_tuned_is_the_block_itself():
         assert torch.allclose(replay.hidden[1], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("stop", [1, 7, 8, 17])
+@pytest.mark.parametrize("stop", [1, 8])
 def test_goes_on_to_the_same_weights(stop):
     whole = solved(tiny.build("llama"), TUNED)
     first = solved(tiny.build("llama"), TUNED, stop=stop)

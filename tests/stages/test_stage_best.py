@@ -35,7 +35,7 @@ def test_best(tmp_path, measure):
     assert all(torch.equal(value, pruned[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("share", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_blocks_read_one_by_one_are_tuned_to_the_same_bytes(tmp_path, share):
     method = {"score": "wanda", "measure": "submodule", "tune": {"rate": 0.01, "batch": 1, "share": share}}
     whole = staged.make(tmp_path / "whole", propagation="pruned", methods={METHOD: method})

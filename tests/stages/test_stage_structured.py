@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from stages import apply, check, evaluate, mask, report, score
 from zpruner.artifacts.work import Work
+from zpruner.cli import main
 from zpruner.errors import InvalidPatternError, InvalidSettingError
 from zpruner.structures import find_couplings
 
@@ -178,6 +179,20 @@ def test_what_cannot_be_is_told_before_anything_runs(project: Path, tmp_path: Pa
     staged.change_params(root, "methods.solver", {"score": "alps"}, plan=False)
     with pytest.raises(InvalidSettingError, match=r"methods\.solver with sparsities\.w25: structures"):
         check.run(root)
+
+
+def test_it_is_exported_as_it_is_and_has_nothing_to_pack(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for form, code in (("dense", 0), ("packed", 1)):
+        with pytest.raises(SystemExit) as end:
+            main(["export", "summed", "w25", "-o", str(tmp_path / form), "--root", str(project), "--format", form])
+        assert end.value.code == code
+    assert "--format: got packed for neurons:0.25, expected dense" in capsys.readouterr().err
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
+    assert exported.config.intermediate_size == 36
+    assert "Whole structures were removed" in (tmp_path / "dense/README.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "packed").exists()
 
 
 def test_masks_name_what_stays(project: Path) -> None:

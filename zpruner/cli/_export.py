@@ -13,7 +13,8 @@ from zpruner.artifacts.layout import Layout
 from zpruner.cli import _options as option
 from zpruner.cli._output import check_apart, check_output, place
 from zpruner.cli._pack import saved_line
-from zpruner.errors import ArtifactError
+from zpruner.errors import ArtifactError, InvalidSettingError
+from zpruner.patterns import StructuredPattern, parse_pattern
 
 if TYPE_CHECKING:
     from zpruner.checkpoint import Checkpoint
@@ -58,6 +59,11 @@ def export(
             "no weights: the variant was made in memory",
             "a checkpoint on disk",
             f"Add '{method}/{sparsity}' to evaluation.checkpoints in params.yaml and run `dvc repro`.",
+        )
+    pattern = str(checkpoint.manifest.get("pattern"))
+    if format is Format.packed and isinstance(parse_pattern(pattern), StructuredPattern):
+        raise InvalidSettingError(
+            "--format", f"packed for {pattern}", "dense: structures went whole, no zeros are left", "Leave it out."
         )
     checkpoint.verify_all()
     calibration = calibrated_on(root, checkpoint.folder / "README.md")

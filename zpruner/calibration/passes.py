@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sized
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from zpruner.calibration.calls import Call, Key, Place, by_key, hidden_of, others_of
+from zpruner.errors import ModelStructureError
 
-if TYPE_CHECKING:
-    from zpruner.calibration.replay import BlockReplay
+
+class Replay(Protocol):
+    """What a pass asks of the replay that it is for."""
+
+    @property
+    def blocks(self) -> Sized:
+        """The decoder blocks."""
+
+    def refused(self, index: int, got: str, expected: str) -> ModelStructureError:
+        """Return the error of a block that cannot be replayed."""
+
+    def check_finite(self, index: int, hidden: Tensor) -> None:
+        """Raise unless what a block puts out is finite."""
 
 
 class Pass:
@@ -23,11 +36,9 @@ class Pass:
         disturb: put another input in place of the first block's.
     """
 
-    def __init__(
-        self, replay: BlockReplay, *, check: bool = False, compare: bool = False, disturb: bool = False
-    ) -> None:
-        self.calls: list[list[Call]] = [[] for _ in replay.blocks]
-        self.given: list[list[tuple[Key, Tensor]]] = [[] for _ in replay.blocks]
+    def __init__(self, replay: Replay, *, check: bool = False, compare: bool = False, disturb: bool = False) -> None:
+        self.calls: list[list[Call]] = [[] for _ in range(len(replay.blocks))]
+        self.given: list[list[tuple[Key, Tensor]]] = [[] for _ in range(len(replay.blocks))]
         """With `compare`, what each block is given that no earlier block has made."""
         self.written: dict[int, Tensor] = {}
         """With `compare`, what blocks left in an argument that all of them are given; a replay finds it there, too."""

@@ -123,3 +123,13 @@ def test_what_is_ignored_stays() -> None:
     couplings = find_couplings(tiny.llama(), ignore=["*.0.mlp.up_proj"])
     assert couplings.why_not(StructureKind.NEURONS) == "model.layers.0.mlp.up_proj under model.ignore"
     assert couplings.why_not(StructureKind.GROUPS) is None
+
+
+def test_looking_leaves_the_model_and_the_random_numbers_alone() -> None:
+    model = tiny.llama()
+    settings, before = model.config.to_dict(), torch.get_rng_state()
+    with torch.inference_mode():
+        found = find_couplings(model).found
+    assert model.config.to_dict() == settings
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [c.name for c in found] == [c.name for c in llama().found]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
 import torch
@@ -107,11 +108,14 @@ class Couplings:
         Raises:
             InvalidPatternError: none.
         """
-        found = next((coupling for coupling in self.found if coupling.name == name), None)
-        if found is None:
-            names = [coupling.name for coupling in self.found]
-            raise InvalidPatternError("structures", f"'{name}'", "a coupling of the model", did_you_mean(name, names))
-        return found
+        if name not in self._by_name:
+            expected, action = "a coupling of the model", did_you_mean(name, list(self._by_name))
+            raise InvalidPatternError("structures", f"'{name}'", expected, action)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Coupling]:
+        return {coupling.name: coupling for coupling in self.found}
 
     def kept(self, pattern: StructuredPattern) -> dict[str, int]:
         """Return how many structures each coupling keeps under a pattern, of the kinds that it names.

@@ -65,7 +65,7 @@ def advise(
     increase: float | None = None,
     megabytes: float | None = None,
 ) -> Advice:
-    """Answer the three questions from the offers that still predict.
+    """Answer the three questions from the dense model and the offers that still predict.
 
     Args:
         offers: the dense model first.
@@ -76,7 +76,7 @@ def advise(
     Raises:
         InvalidSettingError: a perplexity and an increase.
     """
-    dense, useful = offers[0], [offer for offer in offers if offer.predicts]
+    dense, useful = offers[0], [offer for offer in offers if offer.predicts or offer.is_dense]
     limits = Limits.beside(dense, perplexity, increase, megabytes)
     answers = {
         "smallest": smallest(useful, limits.perplexity),

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # default short operations took four times as long beside other work.
 ENV := PATH="$(CURDIR)/$(BIN):$$PATH" DO_NOT_TRACK=1 GOMP_SPINCOUNT=10000
 
-.PHONY: repro table test test-slow lint docs clean
+.PHONY: repro table test test-slow test-newest lint docs clean
 
 repro: $(VENV)/.installed
 	@$(ENV) python -m stages.check
@@ -21,6 +21,11 @@ test: lint
 
 test-slow: $(VENV)/.installed
 	@$(ENV) python -m pytest -q -m slow
+
+# The loader's hooks of the newest transformers that pyproject.toml admits; it lies beside the environment's own.
+test-newest: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/newest "transformers<6"
+	@$(ENV) PYTHONPATH="$(CURDIR)/$(VENV)/newest" python -m pytest -q -m "not slow" tests/packed/test_loading.py tests/packed/test_stack.py
 
 lint: $(VENV)/.installed
 	@$(ENV) ruff format --check --quiet .

@@ -116,6 +116,7 @@ def test_streamed_it_is_the_same_to_the_byte(project: Path, tmp_path: Path) -> N
     assert staged.artifacts(root) == staged.artifacts(project)
 
 
+@pytest.mark.parametrize("project", ["dense"], indirect=True)
 def test_made_in_memory_it_has_the_same_numbers(project: Path, tmp_path: Path) -> None:
     root = again(project, tmp_path, "evaluation.checkpoints", [])
     run_variants(root)
@@ -128,6 +129,7 @@ class Killed(BaseException):
     """Stands for a kill right after something was journalled."""
 
 
+@pytest.mark.parametrize("project", ["pruned"], indirect=True)
 @pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 9])
 def test_a_killed_stage_ends_with_the_same_bytes(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
@@ -157,6 +159,7 @@ def test_a_killed_stage_ends_with_the_same_bytes(
         assert found == expected
 
 
+@pytest.mark.parametrize("project", ["dense"], indirect=True)
 def test_the_report_takes_them_like_any_other(project: Path, tmp_path: Path) -> None:
     root = tmp_path / "reported"
     shutil.copytree(project, root)
@@ -168,6 +171,7 @@ def test_the_report_takes_them_like_any_other(project: Path, tmp_path: Path) -> 
     assert "neurons 25 %" in text
 
 
+@pytest.mark.parametrize("project", ["dense"], indirect=True)
 def test_what_cannot_be_is_told_before_anything_runs(project: Path, tmp_path: Path) -> None:
     root = tmp_path / "refused"
     shutil.copytree(project, root)
@@ -181,6 +185,7 @@ def test_what_cannot_be_is_told_before_anything_runs(project: Path, tmp_path: Pa
         check.run(root)
 
 
+@pytest.mark.parametrize("project", ["dense"], indirect=True)
 def test_it_is_exported_as_it_is_and_has_nothing_to_pack(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +200,7 @@ def test_it_is_exported_as_it_is_and_has_nothing_to_pack(
     assert not (tmp_path / "packed").exists()
 
 
+@pytest.mark.parametrize("project", ["dense"], indirect=True)
 def test_masks_name_what_stays(project: Path) -> None:
     """Rows of what makes a neuron, columns of what reads it: the same places."""
     from zpruner.artifacts.store import ArtifactReader

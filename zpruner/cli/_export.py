@@ -60,8 +60,9 @@ def export(
             "a checkpoint on disk",
             f"Add '{method}/{sparsity}' to evaluation.checkpoints in params.yaml and run `dvc repro`.",
         )
-    pattern = str(checkpoint.manifest.get("pattern"))
-    if format is Format.packed and isinstance(parse_pattern(pattern), StructuredPattern):
+    pattern = checkpoint.manifest.get("pattern")
+    structured = isinstance(pattern, str) and isinstance(parse_pattern(pattern), StructuredPattern)
+    if format is Format.packed and structured:
         raise InvalidSettingError(
             "--format", f"packed for {pattern}", "dense: structures went whole, no zeros are left", "Leave it out."
         )

@@ -101,7 +101,8 @@ def test_remove_a_variant_and_add_it_again(project):
     for folder in ("scores", "masks", "pruned", "evaluation"):
         shutil.rmtree(project / "data" / folder / "zpruner")
     tiny.write_params(project, whole)
-    assert tiny.repro(project) in ([], ["report"])
+    # the plan links to installed packages, and what DVC does not keep it cannot restore: that stage runs, no other does
+    assert tiny.repro(project) in (["plan"], ["plan", "report"])
     assert evaluated.is_dir()
     assert tiny.files_of(project / "data", leave_out=("report", ".work")) == before
     assert "zpruner" in table(project)

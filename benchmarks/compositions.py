@@ -17,6 +17,7 @@ from typing import Annotated
 
 import torch
 import typer
+from _default import model_and_windows
 
 import zpruner
 from zpruner.model import get_weight
@@ -24,8 +25,6 @@ from zpruner.pruning.composition import compose
 from zpruner.pruning.presets import PRESETS
 from zpruner.runtime.progress import progress
 from zpruner.settings.params import MethodSettings
-from zpruner.sources import read_text
-from zpruner.text import evaluation_windows, read_windows
 from zpruner.types import Stat
 
 PATTERNS = ["0.5", "0.6", "0.7", "2:4", "4:8"]
@@ -60,14 +59,7 @@ def main(
 
 def fill(todo: list[tuple[str, str, str]], log: Path, text: Path | None, windows: int, seqlen: int) -> None:
     """Prune, measure, restore: one model in memory for all variants."""
-    model, tokenizer = zpruner.load("data/models/dense")
-    calibration, _ = read_windows(Path("data/calibration/tokens.arrow"))
-    if text is None:
-        evaluation, _ = read_windows(Path("data/evaluation/tokens.arrow"))
-    else:
-        vocab_size = model.config.vocab_size
-        documents = read_text(str(text), None, Path("data/.downloads"))
-        evaluation = evaluation_windows(documents, tokenizer, seqlen=seqlen, vocab_size=vocab_size, windows=windows)
+    model, calibration, evaluation = model_and_windows(text, windows, seqlen)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     dense_stats = None
     if ("", "", "dense") not in read(log):

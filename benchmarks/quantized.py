@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from _default import model_and_windows
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -30,8 +31,6 @@ from zpruner.packed.size import MIN_SPARSITY, bitmask_bytes
 from zpruner.pruning.presets import PRESETS
 from zpruner.quantization import Grid, group_counts
 from zpruner.runtime.progress import progress
-from zpruner.sources import read_text
-from zpruner.text import evaluation_windows, read_windows
 
 PER_32 = {"q8_0": 34, "q4_0": 18}
 """Formats of llama.cpp -> bytes of 32 weights."""
@@ -100,14 +99,7 @@ def main(
 
 def fill(todo: list[Variant], log: Path, text: Path | None, windows: int, seqlen: int) -> None:
     """Make every variant in memory, measure it and restore the dense model."""
-    model, tokenizer = zpruner.load("data/models/dense")
-    calibration, _ = read_windows(Path("data/calibration/tokens.arrow"))
-    if text is None:
-        evaluation, _ = read_windows(Path("data/evaluation/tokens.arrow"))
-    else:
-        vocab_size = model.config.vocab_size
-        documents = read_text(str(text), None, Path("data/.downloads"))
-        evaluation = evaluation_windows(documents, tokenizer, seqlen=seqlen, vocab_size=vocab_size, windows=windows)
+    model, calibration, evaluation = model_and_windows(text, windows, seqlen)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     layers = take_inventory(model).layers
     measured = None

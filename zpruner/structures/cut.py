@@ -15,6 +15,7 @@ from zpruner.model.buffers import compute_buffers
 from zpruner.model.loader import assign
 from zpruner.model.weights import check_in_memory
 from zpruner.patterns import StructureKind
+from zpruner.runtime.quiet import first_line
 from zpruner.structures.coupling import Couplings
 from zpruner.structures.depth import alike, at_blocks
 from zpruner.structures.sizes import Shapes, Where, changed, empty_of, shapes_of
@@ -81,7 +82,7 @@ def cut_config(config: PretrainedConfig, couplings: Couplings, keep: Mapping[str
         made = changed(config, values)
         after = empty_of(made)
     except Exception as error:  # a config may refuse values with any exception
-        raise _unsaid(config, values, str(error).splitlines()[0][:200]) from None
+        raise _unsaid(config, values, first_line(error)) from None
     before = empty_of(config)
     wanted = cut_shapes(before, couplings, keep)
     found = shapes_of(after)

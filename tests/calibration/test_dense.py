@@ -155,6 +155,15 @@ def test_an_interrupted_collection_goes_on_to_identical_sums():
         assert all(torch.equal(v, parts.accumulators[name].state()[k]) for k, v in sums.state().items())
 
 
+def test_nothing_is_switched_between_batches():
+    """A caller that stops half way, and whose generator is collected at any later time, leaves no mode behind."""
+    model = tiny.build("llama")
+    for _ in collect(model, take_inventory(model), WINDOWS, Collection(), stats=tiny.WITH_GRAM, batch_size=2):
+        assert torch.is_grad_enabled()
+        assert not torch.overrides._get_current_function_mode_stack()
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_named(value):
     model = tiny.build("llama")

@@ -163,15 +163,16 @@ def collect(
     Only the decoder is run, not the language-modelling head.
     """
     device = next(model.parameters()).device
-    with capturing(model, inventory, collection, stats, inventory.layers), torch.no_grad():
-        for start in range(collection.windows, windows.shape[0], batch_size):
-            batch = windows[start : start + batch_size]
+    for start in range(collection.windows, windows.shape[0], batch_size):
+        batch = windows[start : start + batch_size]
+        # Left before anything is handed out: the modes are the thread's, and a caller may never come back.
+        with capturing(model, inventory, collection, stats, inventory.layers), torch.no_grad():
             model.base_model(input_ids=batch.to(device, torch.long), use_cache=False)
-            first = collection.windows == 0
-            collection.windows += batch.shape[0]
-            if first:
-                _check_finite(collection, model, inventory)
-            yield collection.windows
+        first = collection.windows == 0
+        collection.windows += batch.shape[0]
+        if first:
+            _check_finite(collection, model, inventory)
+        yield collection.windows
     _check_finite(collection, model, inventory)
 
 

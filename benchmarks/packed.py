@@ -24,11 +24,12 @@ from torch import Tensor
 
 from zpruner.bench import Plan, bench, control, markdown, measure
 from zpruner.bench.control import rounded
-from zpruner.kernels import Codes, DenseMatrix, Kernels, Layout, PackedMatrix, choose
+from zpruner.kernels import Codes, DenseMatrix, Kernels, Layout, PackedMatrix, Parts, choose
 from zpruner.kernels.library import Isa
 from zpruner.packed.encode import coded_parts, nonzero, parts_of
 from zpruner.packed.linear import PackedLinear
 from zpruner.packed.pack import pack
+from zpruner.runtime import pages
 
 SHAPES = ((11008, 4096), (4096, 11008), (8192, 8192))
 
@@ -37,8 +38,13 @@ def zeroed(weight: Tensor, share: float) -> Tensor:
     return weight.masked_fill_(torch.rand(weight.shape) < share, 0)
 
 
+def matrix(kernels: Kernels, layout: Layout, parts: Parts) -> PackedMatrix:
+    """Where a loaded model's lie."""
+    return PackedMatrix(kernels, "w", layout, replace(parts, values=pages.copied(parts.values)))
+
+
 def packed(kernels: Kernels, weight: Tensor) -> PackedMatrix:
-    return PackedMatrix(kernels, "w", Layout.of(weight), parts_of(weight, nonzero(weight)))
+    return matrix(kernels, Layout.of(weight), parts_of(weight, nonzero(weight)))
 
 
 def least(runs: dict[str, Callable[[], object]], turns: int, clock: Callable[[], float]) -> dict[str, float]:
@@ -57,12 +63,12 @@ def coded(kernels: Kernels, weight: Tensor, codes: Codes, keep: Tensor | None) -
     """The weight as integers, of what is kept or of all."""
     layout, parts = rounded(weight, codes)
     if keep is None:
-        return PackedMatrix(kernels, "w", layout, parts)
+        return matrix(kernels, layout, parts)
     layout = replace(layout, masked=True)
     integers = torch.randint(-7, 8, weight.shape, dtype=torch.int8)
     scales = torch.rand(int(layout.scales(keep.sum(dim=1)).sum())).add_(0.5)
     assert parts.scales is not None
-    return PackedMatrix(kernels, "w", layout, coded_parts(layout, integers, scales.to(parts.scales.dtype), keep))
+    return matrix(kernels, layout, coded_parts(layout, integers, scales.to(parts.scales.dtype), keep))
 
 
 def gemv(threads: int, values: str, turns: int) -> None:
@@ -77,8 +83,8 @@ def gemv(threads: int, values: str, turns: int) -> None:
     print("|---|---:|---|---:|---:|---:|---:|---:|")
     for rows, columns in SHAPES:
         x = torch.randn(1, columns).bfloat16()
-        dense = torch.randn(rows, columns).bfloat16()
-        whole = torch.randint(-127, 128, dense.shape, dtype=torch.int8)
+        dense = pages.copied(torch.randn(rows, columns).bfloat16())
+        whole = pages.copied(torch.randint(-127, 128, dense.shape, dtype=torch.int8))
         for share in (0.5, 0.6, 0.7):
             keep = torch.rand(dense.shape) >= share
             runs: dict[str, Callable[[], object]] = {}

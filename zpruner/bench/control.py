@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from zpruner.kernels import KERNEL_ROWS, Codes, DenseMatrix, Layout, Parts, choo
 from zpruner.model import table_bytes
 from zpruner.packed.encode import coded_parts
 from zpruner.packed.linear import KernelLinear, PackedLinear, Scratch
+from zpruner.runtime import pages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,7 +53,7 @@ class TorchInt8Linear(nn.Module):
         super().__init__()
         parts = rounded(layer.weight, Codes(8, 0))[1]
         assert parts.scales is not None
-        weight = parts.values[: layer.weight.numel()].view(layer.weight.shape)
+        weight = pages.copied(parts.values[: layer.weight.numel()].view(layer.weight.shape))
         self.register_buffer("weight", weight)
         self.register_buffer("scales", parts.scales.to(layer.weight.dtype))
         self.bias = layer.bias
@@ -99,7 +101,9 @@ def control(dense: PreTrainedModel, layers: Mapping[str, Codes | None]) -> PreTr
         if codes is None:
             model.set_submodule(name, ControlLinear(layer))
         else:
-            packed = PackedLinear(name, *rounded(layer.weight, codes), layer.bias)
+            layout, parts = rounded(layer.weight, codes)
+            parts = replace(parts, values=pages.copied(parts.values))
+            packed = PackedLinear(name, layout, parts, layer.bias)
             packed.scratch = scratch
             model.set_submodule(name, packed)
     for module in model.modules():  # as in a packed model
@@ -142,7 +146,7 @@ def _buffers(model: nn.Module) -> list[Tensor]:
 
 def bandwidth(seconds: float = 0.5) -> float:
     """Return the bytes a second that the kernels read from memory with torch's threads, the best of some runs."""
-    weight = torch.zeros(8192, 8192, dtype=torch.bfloat16)  # 134 MB: more than caches hold
+    weight = pages.copied(torch.zeros(8192, 8192, dtype=torch.bfloat16))  # 134 MB: more than caches hold
     matrix, x = DenseMatrix(choose(), weight), torch.zeros(1, 8192, dtype=torch.bfloat16)
     best, end = float("inf"), perf_counter() + seconds
     while best == float("inf") or perf_counter() < end:

@@ -18,6 +18,7 @@ from zpruner.kernels import Codes, choose
 from zpruner.model.config import is_packed
 from zpruner.model.load import load_model
 from zpruner.packed.linear import restore_dense
+from zpruner.runtime import pages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -173,6 +174,8 @@ def _rows(folder: Path, quantized: bool) -> list[tuple[Path, str, PreTrainedMode
         restore_dense(dense)
     else:
         layers = dict.fromkeys(linear_names(model))
+    for tensor in dense.parameters():  # where those of a packed model lie: rows differ in what is said, in nothing else
+        tensor.data = pages.copied(tensor.data)
     found += [(folder, CONTROL, control(dense, layers)), (folder, TORCH, dense)]
     if quantized:
         found += [(folder, how, control(dense, dict.fromkeys(layers, codes))) for how, codes in QUANTIZED.items()]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from zpruner.artifacts.results import median_ratio
 from zpruner.bench.measure import CONTROL, PACKED, QUANTIZED, TORCH, Bench, Row
+from zpruner.runtime.pages import huge_pages
 
 _HEAD = (
     "| model | run as | MB on disk | MB a token | decode, tokens/s | prefill, tokens/s | memory, MB | of bandwidth |\n"
@@ -26,7 +27,7 @@ def markdown(bench: Bench) -> str:
         f"{bench.kernels}; {bench.threads} thread{'s' if bench.threads > 1 else ''}; memory read at "
         f"{bench.bandwidth / 1e9:.1f} GB/s. Decode: {plan.new_tokens} tokens after {plan.prompt}, batch 1, greedy; "
         f"prefill: {plan.prefill} tokens. Medians of {plan.rounds} rounds (least and most), all rows in turns in one "
-        "process.\n"
+        f"process{', all weights in pages of 2 MB' if huge_pages() else ''}.\n"
     )
     return _HEAD + "".join(lines) + "\n" + how + "".join(f"\n{sentence}\n" for sentence in sentences(bench))
 

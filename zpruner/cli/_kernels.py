@@ -11,6 +11,7 @@ def kernels() -> None:
 
     from zpruner.kernels import choose
     from zpruner.kernels.library import KERNEL_ROWS, Isa
+    from zpruner.runtime.pages import huge_pages
 
     found = choose()
     typer.echo(f"runs       {found.name}: {found.why}")
@@ -20,4 +21,6 @@ def kernels() -> None:
         typer.echo(
             f"rows       up to {KERNEL_ROWS} at once; more are multiplied by torch, the weights expanded piecewise"
         )
+    where = "2 MB" if huge_pages() else "the system's size: it gives no huge ones, with which decoding is faster"
+    typer.echo(f"pages      {where}")
     typer.echo(f"threads    {torch.get_num_threads()}")

@@ -14,6 +14,7 @@ from zpruner.kernels import KERNEL_ROWS, DenseMatrix, Layout, PackedMatrix, Part
 from zpruner.kernels.expand import expand_rows
 from zpruner.model.bfloat16 import linear, multiplies_bfloat16
 from zpruner.packed.stack import expand_stacks
+from zpruner.runtime import pages
 
 FEW_ROWS = 4
 _SLOW = (torch.bfloat16, torch.float16)
@@ -34,7 +35,7 @@ class Scratch(local):
         """Return room for (rows, columns) of `dtype`, whatever is in it."""
         size = rows * columns * dtype.itemsize
         if self._room.numel() < size:
-            self._room = torch.empty(size, dtype=torch.uint8)
+            self._room = pages.empty(size)
         return self._room[:size].view(dtype).view(rows, columns)
 
     def __reduce__(self) -> tuple[type[Scratch], tuple[()]]:

@@ -28,6 +28,7 @@ from zpruner.packed.layout import FORMAT, METHOD, VERSION, WEIGHTS, PackedTensor
 from zpruner.packed.linear import KernelLinear, PackedLinear, Scratch, restore_dense
 from zpruner.packed.reader import PackedFile
 from zpruner.packed.stack import stacks_of
+from zpruner.runtime import pages
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -104,6 +105,7 @@ class PackedQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         from zpruner.packed.saving import save_packed_by
 
+        pages.move((*model.parameters(), *model.buffers()), (file.path for file in self._files))
         scratch = Scratch()
         for module in model.modules():
             if isinstance(module, PackedLinear):

@@ -17,7 +17,7 @@ from zpruner.settings.params import Params
 BASE = {"score": "wanda", "group": "row", "update": "least_squares", "measure": "submodule"}
 TUNED = {**BASE, "tune": {"rate": 0.01, "batch": 1}}
 
-SHARING = ("gemma3n_text", "gemma4_text")  # keys and values of one block are those of another
+SHARING = ("gemma3n, shared keys", "gemma4, shared keys")  # of one block with later ones
 
 
 def away(model, dense, windows):

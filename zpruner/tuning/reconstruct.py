@@ -72,11 +72,11 @@ class Reconstruct(Tuning):
         best = {name: kept.weight for name, kept in layers.items()}
         free = {name: kept.weight.float().clone().requires_grad_() for name, kept in layers.items()}
         rates = [{"params": [free[name]], "lr": self.rate * _size(kept)} for name, kept in layers.items()]
-        adam = torch.optim.Adam(rates, eps=1e-20)
+        adam = torch.optim.Adam(rates, eps=1e-20, fused=True)
         steps = self.epochs * len(trained)
         cosine = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / steps))
         order = torch.Generator().manual_seed(self.seed)
-        anchors = {name: _Anchor(kept) for name, kept in layers.items()} if self.anchor else {}
+        anchors = {name: _Anchor(kept, self.anchor / len(layers)) for name, kept in layers.items()}
 
         def lost(weights: Weights) -> float:
             with torch.no_grad():
@@ -87,12 +87,11 @@ class Reconstruct(Tuning):
             for index in torch.randperm(len(trained), generator=order).tolist():
                 with torch.enable_grad():
                     loss = goals[trained[index]].distance(run(free, trained[index])) / whole
-                    for name, anchor in anchors.items():
-                        loss = loss + self.anchor / len(anchors) * anchor.of(free[name])
                 adam.zero_grad()
                 loss.backward()
                 for name, kept in layers.items():
                     if (gradient := free[name].grad) is not None:  # an expert may have met no token
+                        anchors[name].add_to(gradient, free[name].detach())
                         gradient.mul_(kept.keep)
                 adam.step()
                 cosine.step()
@@ -105,15 +104,20 @@ class Reconstruct(Tuning):
 
 
 class _Anchor:
-    """The squared change of a layer's outputs, relative to them, with inputs taken as uncorrelated."""
+    """The gradient of `share` times the squared change of a layer's outputs, relative to them.
 
-    def __init__(self, kept: KeptWeights) -> None:
+    Inputs are taken as uncorrelated. Written out, it costs two passes over the weights.
+    """
+
+    def __init__(self, kept: KeptWeights, share: float) -> None:
         self._weight = kept.weight.float()
-        self._squares = (kept.squares / kept.squares.mean().clamp_min(torch.finfo(torch.float32).tiny)).float()
-        self._whole = float((self._weight.square() @ self._squares).sum())
+        squares = (kept.squares / kept.squares.mean().clamp_min(torch.finfo(torch.float32).tiny)).float()
+        whole = float((self._weight.square() @ squares).sum())
+        self._slope = squares.mul_(2 * share / max(whole, 1e-30))
 
-    def of(self, weight: Tensor) -> Tensor:
-        return ((weight - self._weight).square() @ self._squares).sum() / max(self._whole, 1e-30)
+    def add_to(self, gradient: Tensor, weight: Tensor) -> None:
+        """Add it to the gradient of a weight, (out, in)."""
+        gradient.addcmul_(weight - self._weight, self._slope)
 
 
 def _size(kept: KeptWeights) -> float:

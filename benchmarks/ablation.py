@@ -22,7 +22,7 @@ import typer
 
 import zpruner
 from zpruner.model import take_inventory
-from zpruner.pruning.composition import compose
+from zpruner.pruning.compose import compose
 from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.sequential import layer_patterns, prune_blocks
 from zpruner.runtime.allocator import keep_freed_memory

@@ -26,7 +26,8 @@ import zpruner
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
 from zpruner.model import load_model
-from zpruner.pruning.composition import Composition, compose
+from zpruner.pruning.compose import compose
+from zpruner.pruning.composition import Composition
 from zpruner.pruning.presets import PRESETS
 from zpruner.settings.params import MethodSettings
 from zpruner.text import read_windows

@@ -21,7 +21,7 @@ from _default import model_and_windows
 
 import zpruner
 from zpruner.model import get_weight
-from zpruner.pruning.composition import compose
+from zpruner.pruning.compose import compose
 from zpruner.pruning.presets import PRESETS
 from zpruner.runtime.progress import progress
 from zpruner.settings.params import MethodSettings

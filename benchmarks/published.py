@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from zpruner.model import take_inventory
-from zpruner.pruning.composition import Composition, compose
+from zpruner.pruning.compose import compose
+from zpruner.pruning.composition import Composition
 from zpruner.pruning.presets import PRESETS
 from zpruner.settings.params import MethodSettings
 from zpruner.types import LayerStats, SparsityPattern, Stat

@@ -27,7 +27,8 @@ from stages._project import Project
 from stages.search import Inputs
 from zpruner.evaluate import evaluation_text, ratio_interval, window_losses
 from zpruner.model import load_model, set_weight
-from zpruner.pruning.composition import Composition, compose
+from zpruner.pruning.compose import compose
+from zpruner.pruning.composition import Composition
 from zpruner.search import Fitness, parse_formula
 from zpruner.settings.params import MethodSettings
 from zpruner.sources import load_tokenizer, read_text

@@ -10,7 +10,8 @@ from typing import Any
 
 from zpruner.errors import UnknownNameError
 from zpruner.methods import METHODS
-from zpruner.pruning.composition import Composition, compose, statistics_of
+from zpruner.pruning.compose import compose
+from zpruner.pruning.composition import Composition, statistics_of
 from zpruner.settings.params import MethodSettings, Params
 from zpruner.settings.texts import TextSettings
 from zpruner.types import CHANNEL_SUMS, SQUARES, Stat

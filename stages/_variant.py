@@ -17,7 +17,7 @@ from zpruner.checkpoint import Checkpoint, SolvedWeights
 from zpruner.checkpoint.masks import read_mask
 from zpruner.model import PrunableLayer, resolve_device
 from zpruner.patterns import StructuredPattern
-from zpruner.pruning.composition import compose
+from zpruner.pruning.compose import compose
 from zpruner.pruning.structured import StructurePlan
 from zpruner.quantization import QuantizedLayer
 from zpruner.runtime.transfer import to_device, to_host

@@ -10,7 +10,7 @@ from pathlib import Path
 from stages._project import Project, Root, main
 from zpruner.model import take_inventory
 from zpruner.model.empty import empty_model
-from zpruner.pruning.composition import compose_all
+from zpruner.pruning.compose import compose_all
 from zpruner.pruning.fitting import check_fit
 
 

@@ -38,7 +38,7 @@ from zpruner.evaluate import (
 from zpruner.execution import Runner, choose, open_runner
 from zpruner.model import PrunableLayer, get_weight, limits_of, set_weight, table_bytes, take_inventory
 from zpruner.patterns import StructuredPattern
-from zpruner.pruning.composition import compose
+from zpruner.pruning.compose import compose
 from zpruner.runtime.progress import counter
 from zpruner.settings.params import ZeroShotSettings
 from zpruner.sources import file_sha256, load_tokenizer

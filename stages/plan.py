@@ -23,7 +23,7 @@ from stages._project import Project, Root, main, say
 from zpruner.artifacts.files import digest_of
 from zpruner.artifacts.work import Work
 from zpruner.errors import SourceError
-from zpruner.pruning.composition import compose_all
+from zpruner.pruning.compose import compose_all
 from zpruner.settings.params import Params
 from zpruner.settings.reading import read_params_with_advice
 

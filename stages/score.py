@@ -13,7 +13,7 @@ from stages._project import Method, Project, Root, main
 from zpruner.artifacts.store import Provenance, artifact_writer
 from zpruner.calibration import Gradients
 from zpruner.model import PrunableLayer, resolve_device
-from zpruner.pruning.composition import compose
+from zpruner.pruning.compose import compose
 from zpruner.runtime.prefetch import ahead
 from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_device

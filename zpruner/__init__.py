@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from zpruner.methods import PruningMethod as PruningMethod
     from zpruner.packed.pack import pack as pack
     from zpruner.packed.unpack import unpack as unpack
+    from zpruner.pruning.compose import compose as compose
     from zpruner.pruning.composition import Composition as Composition
-    from zpruner.pruning.composition import compose as compose
     from zpruner.pruning.in_memory import calibrate as calibrate
     from zpruner.pruning.in_memory import needs as needs
     from zpruner.pruning.in_memory import prune as prune
@@ -55,7 +55,8 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "calibration": ("Calibration",),
-    "pruning.composition": ("Composition", "compose"),
+    "pruning.compose": ("compose",),
+    "pruning.composition": ("Composition",),
     "errors": ("ZprunerError",),
     "evaluate": ("layer_error", "perplexity"),
     "masks": ("REFINEMENTS", "MaskRefinement", "select"),

@@ -12,7 +12,8 @@ from zpruner.errors import (
     ShapeMismatchError,
     UnknownNameError,
 )
-from zpruner.pruning.composition import compose, derive_mask
+from zpruner.pruning.compose import compose
+from zpruner.pruning.composition import derive_mask
 from zpruner.settings.params import MethodSettings
 from zpruner.types import ComparisonGroup, LayerStats, Mask, SparsityPattern, Stat, check_weight
 

@@ -8,7 +8,8 @@ import zpruner
 from zpruner.errors import InvalidSettingError, UnknownNameError
 from zpruner.linalg import obs_sweep
 from zpruner.methods import sparsegpt
-from zpruner.pruning.composition import compose, statistics_of
+from zpruner.pruning.compose import compose
+from zpruner.pruning.composition import statistics_of
 from zpruner.settings.params import MethodSettings
 from zpruner.types import Stat
 from zpruner.updates import obs

@@ -11,7 +11,7 @@ import zpruner
 from zpruner.errors import InvalidSettingError, MissingStatisticError, NonFiniteError, UnknownNameError
 from zpruner.methods import METHODS
 from zpruner.model import get_weight, take_inventory
-from zpruner.pruning.composition import compose
+from zpruner.pruning.compose import compose
 from zpruner.quantization import Grid
 from zpruner.settings.params import MethodSettings
 from zpruner.types import LayerStats, SparsityPattern

@@ -17,7 +17,7 @@ import zpruner
 from zpruner.calibration import BlockReplay, Collection
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.model import get_weight, set_weight, take_inventory
-from zpruner.pruning.composition import compose
+from zpruner.pruning.compose import compose
 from zpruner.pruning.memory import beside_the_weights
 from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.sequential import SolvedLayer, prune_blocks

@@ -17,7 +17,7 @@ from zpruner.errors import InvalidPatternError, InvalidSettingError, UnknownName
 from zpruner.execution import WholeRunner
 from zpruner.model import get_weight, set_weight, take_inventory
 from zpruner.patterns import StructuredPattern, StructureKind, parse_pattern
-from zpruner.pruning.composition import compose
+from zpruner.pruning.compose import compose
 from zpruner.pruning.structured import StructurePlan
 from zpruner.settings.params import MethodSettings
 from zpruner.structures import Couplings, find_couplings

@@ -9,7 +9,7 @@ import torch
 import zpruner
 from zpruner.calibration.order import submodules
 from zpruner.model import PrunableLayer, get_weight, set_weight, take_inventory
-from zpruner.pruning.composition import compose
+from zpruner.pruning.compose import compose
 from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.settings.params import MethodSettings
 from zpruner.types import SparsityPattern

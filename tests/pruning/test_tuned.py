@@ -11,7 +11,7 @@ import zpruner
 from zpruner.calibration import BlockFunction, BlockReplay
 from zpruner.errors import InvalidSettingError, ModelStructureError
 from zpruner.model import get_weight, take_inventory
-from zpruner.pruning.composition import compose_all
+from zpruner.pruning.compose import compose_all
 from zpruner.settings.params import Params
 
 BASE = {"score": "wanda", "group": "row", "update": "least_squares", "measure": "submodule"}

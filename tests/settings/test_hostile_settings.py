@@ -12,7 +12,7 @@ import tiny
 from zpruner.errors import ZprunerError
 from zpruner.formula import parse_formula
 from zpruner.patterns import SparsityPattern
-from zpruner.pruning.composition import compose_all
+from zpruner.pruning.compose import compose_all
 from zpruner.settings.base import canonical_json
 from zpruner.settings.reading import read_params
 

@@ -8,7 +8,7 @@ import tiny
 from settings_cases import changed, refused
 
 from zpruner.errors import InvalidPatternError, InvalidSettingError
-from zpruner.pruning.composition import compose
+from zpruner.pruning.compose import compose
 from zpruner.settings.base import canonical_json
 from zpruner.settings.params import Choice, MethodSettings
 from zpruner.settings.reading import check_params, read_params

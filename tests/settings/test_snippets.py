@@ -8,7 +8,7 @@ import tiny
 import yaml_params
 from ruamel.yaml import YAML
 
-from zpruner.pruning.composition import compose_all
+from zpruner.pruning.compose import compose_all
 from zpruner.settings.reading import check_params
 
 PAGES = [tiny.REPOSITORY / "README.md", tiny.REPOSITORY / "CONTRIBUTING.md", *(tiny.REPOSITORY / "docs").rglob("*.md")]

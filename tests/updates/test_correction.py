@@ -16,7 +16,7 @@ from zpruner.calibration import BlockReplay
 from zpruner.calibration.calls import hidden_of
 from zpruner.corrections.qep import Qep
 from zpruner.model import PrunableLayer, get_weight, set_weight, take_inventory
-from zpruner.pruning.composition import compose
+from zpruner.pruning.compose import compose
 from zpruner.pruning.sequential import SolvedLayer, prune_blocks
 from zpruner.settings.params import MethodSettings
 from zpruner.types import SparsityPattern, Stat

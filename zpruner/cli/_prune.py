@@ -124,7 +124,7 @@ def prune(
 
     from zpruner.evaluate import perplexity
     from zpruner.model import resolve_device, take_inventory
-    from zpruner.pruning.composition import compose
+    from zpruner.pruning.compose import compose
     from zpruner.pruning.fitting import check_fit
     from zpruner.pruning.loading import load_windows
     from zpruner.settings.texts import PerplexitySettings

@@ -87,7 +87,8 @@ def check_compositions(params: Params) -> dict[str, Composition]:
         InvalidSettingError, UnknownNameError, InvalidPatternError: as `compose_all`.
         MissingStatisticError: it needs Gram matrices and calibration.gram is false.
     """
-    from zpruner.pruning.composition import compose_all, statistics_of
+    from zpruner.pruning.compose import compose_all
+    from zpruner.pruning.composition import statistics_of
     from zpruner.types import Stat
 
     calibration = params.calibration

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from zpruner.allocations import ALLOCATIONS, Allocation
-from zpruner.corrections import CORRECTIONS, Correction
-from zpruner.errors import (
-    InvalidSettingError,
-    MissingStatisticError,
-    UnknownNameError,
-    ZprunerError,
-    did_you_mean,
-)
-from zpruner.masks import REFINEMENTS, MaskRefinement, select
-from zpruner.methods import METHODS, MaskSolver, Method, PruningMethod
-from zpruner.parts.registry import Part, Registry
+from zpruner.allocations import Allocation
+from zpruner.corrections import Correction
+from zpruner.errors import InvalidSettingError, MissingStatisticError
+from zpruner.masks import MaskRefinement, select
+from zpruner.methods import MaskSolver, Method, PruningMethod
+from zpruner.parts.registry import Part
 from zpruner.patterns import Pattern, StructuredPattern, StructureKind
-from zpruner.quantization import ROUNDINGS, QuantizedLayer, Rounding
-from zpruner.rankings import RANKINGS, Ranking
-from zpruner.settings.explain import explain
-from zpruner.settings.params import Choice, MethodSettings, Params
-from zpruner.tuning import TUNINGS, Tuning
+from zpruner.quantization import QuantizedLayer, Rounding
+from zpruner.rankings import Ranking
+from zpruner.tuning import Tuning
 from zpruner.types import (
     RELATIVE,
     ComparisonGroup,
@@ -38,11 +28,9 @@ from zpruner.types import (
     Stat,
     check_weight,
 )
-from zpruner.updates import UPDATES, WeightUpdate
+from zpruner.updates import WeightUpdate
 
-P = TypeVar("P", bound=Part)
-
-_RANKS = {
+RANKED_BY = {
     StructureKind.NEURONS: "obs",
     StructureKind.GROUPS: "obs",
     StructureKind.BLOCKS: "cosine",
@@ -106,7 +94,7 @@ class Composition:
             "structures",
             f"nothing that ranks {kind}: {type(found).__name__} chooses single weights",
             "a score, or a ranking of structures",
-            f"Add structures: {{{kind}: {_RANKS[kind]}}} to the composition.",
+            f"Add structures: {{{kind}: {RANKED_BY[kind]}}} to the composition.",
         )
 
     def sums(self, kind: StructureKind, pattern: StructuredPattern) -> bool:
@@ -312,102 +300,6 @@ def statistics_of(compositions: Iterable[Composition], propagation: str = "dense
     return frozenset(needed)
 
 
-def compose(settings: MethodSettings) -> Composition:
-    """Return the composition that an entry of params.yaml describes.
-
-    Raises:
-        UnknownNameError: a part that is not registered.
-        InvalidSettingError: a hyper-parameter that is unknown or out of range; a group that the method cannot use.
-    """
-    method = build(METHODS, settings.score, settings.settings)
-    own = None
-    if isinstance(method, MaskSolver):
-        if settings.group not in (None, method.default_group):
-            raise InvalidSettingError(
-                f"method '{settings.score}'",
-                f"group '{settings.group}'",
-                f"none, or '{method.default_group}': it chooses its mask itself",
-                "Remove the group.",
-            )
-        own = method.same_as_update()
-    update = _chosen(UPDATES, settings.update)
-    return Composition(
-        method,
-        settings.group or method.default_group,
-        _chosen(REFINEMENTS, settings.refine),
-        update,
-        _chosen(ALLOCATIONS, settings.allocate),
-        _chosen(CORRECTIONS, settings.correct),
-        own is not None and build(UPDATES, *own) == update,
-        settings.measure == "submodule",
-        _chosen(TUNINGS, settings.tune),
-        _chosen(ROUNDINGS, settings.quantize),
-        {kind: _ranking(kind, choice) for kind, choice in settings.structures.items()},
-    )
-
-
-def compose_all(params: Params) -> dict[str, Composition]:
-    """Return label -> composition of every entry under `methods`.
-
-    Raises:
-        UnknownNameError, InvalidSettingError, InvalidPatternError: names the label, and the sparsity that it cannot be
-            combined with.
-    """
-    found = {}
-    for label, settings in params.methods.items():
-        where = f"methods.{label}"
-        try:
-            found[label] = compose(settings)
-            found[label].check_propagation(params.calibration.propagation)
-            for sparsity in params.sparsities:
-                where = f"methods.{label} with sparsities.{sparsity}"
-                found[label].check(params.pattern(sparsity))
-        except ZprunerError as error:
-            raise type(error)(f"{where}: {error.where}", error.got, error.expected, error.action) from None
-    return found
-
-
-def build(registry: Registry[P], name: str, settings: Mapping[str, object]) -> P:
-    """Return the part registered as `name` with these settings.
-
-    Raises:
-        UnknownNameError: no such name.
-        InvalidSettingError: a setting that is unknown, was renamed or is out of range.
-    """
-    found, where = registry.find(name), f"{registry.noun} '{name}'"
-    for old in sorted(settings.keys() & found.renamed.keys()):
-        new = found.renamed[old]
-        raise InvalidSettingError(where, f"'{old}'", f"'{new}'", f"{old} is called {new} now: rename it.")
-    try:
-        return found(**settings)
-    except ValidationError as error:
-        raise explain(error, where, found) from None
-
-
-def _ranking(kind: StructureKind, choice: Choice) -> PruningMethod | Ranking:
-    """Return what an entry of `structures` names: a ranking, or a score that is summed."""
-    where = f"structures.{kind}"
-    if choice.name in RANKINGS.names():
-        ranking = build(RANKINGS, choice.name, choice.settings)
-        if kind in ranking.kinds:
-            return ranking
-        ranks = f"ranks {' and '.join(other for other in StructureKind if other in ranking.kinds)}"
-    elif choice.name in METHODS.names():
-        method = build(METHODS, choice.name, choice.settings)
-        if isinstance(method, PruningMethod):
-            return method
-        ranks = "chooses single weights"
-    else:
-        known = [*RANKINGS.names(), *METHODS.names()]
-        raise UnknownNameError(where, f"'{choice.name}'", "a ranking or a score", did_you_mean(choice.name, known))
-    expected = f"a score, or what ranks {kind}"
-    raise InvalidSettingError(where, f"'{choice.name}', which {ranks}", expected, f"Write {kind}: {_RANKS[kind]}.")
-
-
 def _whole_rows(keep: Tensor) -> bool:
     """Return whether every row of a mask, bool (out, in), is kept whole or goes whole."""
     return bool((keep == keep[:, :1]).all())
-
-
-def _chosen(registry: Registry[P], choice: Choice | None) -> P | None:
-    return None if choice is None else build(registry, choice.name, choice.settings)

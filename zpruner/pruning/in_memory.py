@@ -36,7 +36,8 @@ from zpruner.model import (
     undisturbed,
 )
 from zpruner.patterns import SparsityPattern, StructuredPattern, StructureKind, parse_pattern
-from zpruner.pruning.composition import Composition, Pruned, compose, statistics_of
+from zpruner.pruning.compose import compose
+from zpruner.pruning.composition import Composition, Pruned, statistics_of
 from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.results import PrunedLayer, PrunedLayers
 from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks

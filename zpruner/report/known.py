@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from zpruner.pruning.composition import compose
+from zpruner.pruning.compose import compose
 from zpruner.pruning.presets import PRESETS
 from zpruner.report import format as fmt
 from zpruner.report.ranking import Ranking, Report, Standing

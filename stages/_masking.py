@@ -1,0 +1,82 @@
+"""What the mask stage makes one variant's masks from, and how it keeps them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from stages._project import Project
+from zpruner.artifacts.store import ArtifactReader, ArtifactWriter
+from zpruner.calibration import Activations
+from zpruner.checkpoint import Checkpoint, SolvedWriter
+from zpruner.model import PrunableLayer, resolve_device
+from zpruner.pruning.composition import Composition, Pruned
+from zpruner.pruning.sequential import SolvedLayer
+from zpruner.runtime.transfer import to_device
+from zpruner.types import LayerStats, Mask, Stat
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant: its composition, the artifacts that are read, and those that are written."""
+
+    project: Project
+    composition: Composition
+    activations: Activations
+    dense: Checkpoint
+    scores: ArtifactReader
+    masks: ArtifactWriter
+    solved: SolvedWriter
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether weights are stored beside the masks: those on a grid are found once."""
+        return self.composition.rounding is not None
+
+    def has(self, layer: PrunableLayer) -> bool:
+        """Return whether a layer is stored already, by a process that was killed."""
+        return self.solved.has(layer.name) or (not self.quantizes and self.masks.work.done(layer.name) is not None)
+
+    def read_dense(self, layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
+        """Return a layer's weight and the statistics of the unpruned model, on the CPU."""
+        return self.dense.read_weight(layer), self.activations.stats(layer.name)
+
+    def read(self, layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
+        """Return a layer's weight and statistics, gradients included, where they are computed with."""
+        weight, stats = self.read_dense(layer)
+        device = resolve_device(self.project.params.machine.device)
+        return to_device(weight, device), replace(stats, grad_sq=self.gradient(layer)).to(device)
+
+    def score(self, layer: PrunableLayer) -> Tensor:
+        """Return a layer's scores, float32 (out, in); under pruned propagation none are stored: they are taken anew."""
+        if self.project.params.calibration.propagation == "pruned":
+            return self.composition.score(*self.read(layer)).values
+        values = self.scores.read_matrix(layer.name, "score", torch.float32, layer.shape)
+        return to_device(values, resolve_device(self.project.params.machine.device))
+
+    def gradient(self, layer: PrunableLayer) -> Tensor | None:
+        """Return a layer's `grad_sq`, which the score stage passes on where scoring was left to this stage."""
+        if "grad_sq" not in next((facts["columns"] for facts in self.scores.files.values()), ()):
+            return None
+        return self._read_gradient(layer)
+
+    def keep(self, found: Pruned | SolvedLayer) -> None:
+        """Store a layer's mask and its weight; the weight last, since it says that the layer is done."""
+        self._write(found.mask)
+        self.masks.drain()
+        self.solved.write(found.mask.layer, found.weight, found.quantized)
+
+    def keep_mask(self, layer: PrunableLayer, mask: Mask) -> None:
+        """Store a layer's mask, with the gradients that its weight update reads: `apply` reads no scores."""
+        update = self.composition.update
+        reads = update is not None and Stat.GRAD_SQ in update.required()
+        self._write(mask, self._read_gradient(layer) if reads else None)
+
+    def _read_gradient(self, layer: PrunableLayer) -> Tensor:
+        return self.scores.read_matrix(layer.name, "grad_sq", torch.float32, layer.shape)
+
+    def _write(self, mask: Mask, gradient: Tensor | None = None) -> None:
+        columns = {"keep": mask.keep} if gradient is None else {"keep": mask.keep, "grad_sq": gradient}
+        self.masks.write(mask.layer, columns, kept=int(mask.keep.sum()), weights=mask.keep.numel())

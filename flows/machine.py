@@ -10,8 +10,8 @@ from pathlib import Path
 from flows.instance import Place, run
 from flows.slots import Slots, accelerator_slots, fitting, processor_slots
 from warm.worker import Worker, Workers
+from zpruner.artifacts.costs import Cost
 from zpruner.artifacts.layout import Layout
-from zpruner.artifacts.results import Cost
 from zpruner.errors import ArtifactError
 
 DEVICE_FILES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "accel*")

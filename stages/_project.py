@@ -16,9 +16,9 @@ from torch import Tensor
 from stages._deciding import search_instances
 from stages._plan import Planned, read_planned
 from stages._ran import note_run
+from zpruner.artifacts.costs import Cost
 from zpruner.artifacts.files import digest_of
 from zpruner.artifacts.layout import Layout
-from zpruner.artifacts.results import Cost
 from zpruner.artifacts.store import Provenance
 from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations

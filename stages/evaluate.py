@@ -16,7 +16,16 @@ from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._samples import continued, sample
 from stages._variant import Variant, open_integers
 from zpruner.artifacts.files import digest_of
-from zpruner.artifacts.results import Details, Divergence, Histogram, Layer, Metrics, Storage, Task, ZeroShot
+from zpruner.artifacts.results import (
+    Details,
+    Divergence,
+    Histogram,
+    Layer,
+    Metrics,
+    Storage,
+    Task,
+    ZeroShot,
+)
 from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint

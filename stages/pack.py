@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._samples import packed_continued
-from zpruner.artifacts.results import Packed, PackedSpeed
+from zpruner.artifacts.costs import Packed, PackedSpeed
 from zpruner.bench import Bench, Plan, bench
 from zpruner.bench.measure import CONTROL, PACKED, TORCH
 from zpruner.checkpoint import write_manifest

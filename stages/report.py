@@ -13,7 +13,7 @@ import typer
 from stages._deciding import instances
 from stages._project import Project, Root, main
 from stages._ran import computed
-from zpruner.artifacts.results import Cost
+from zpruner.artifacts.costs import Cost
 from zpruner.artifacts.work import sweep
 from zpruner.report import ending, load_project, write
 from zpruner.report.data import ReportData

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from zpruner.artifacts.costs import Cost
 from zpruner.artifacts.files import digest_of
+from zpruner.artifacts.results import Metrics
 from zpruner.report import ReportData, load
 
 METHODS: dict[str, dict[str, object]] = {
@@ -34,8 +36,9 @@ _SHARE = {"s50": 1.0, "s60": 2.1, "s24": 1.7}
 
 
 def put(path: Path, value: Mapping[str, Any]) -> None:
-    """Write what `write_sealed_json` writes, without waiting for the disk."""
-    content = {key: entry for key, entry in value.items() if key != "content_checksum"}
+    """Write what a result writes, without waiting for the disk."""
+    kind = Cost if "costs" in path.parts else Metrics
+    content = {key: entry for key, entry in value.items() if key != "content_checksum"} | {"place": kind.place_of(path)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**content, "content_checksum": digest_of(content)}, sort_keys=True))
 

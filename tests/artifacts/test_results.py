@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zpruner.artifacts.costs import Cost
 from zpruner.artifacts.files import write_sealed_json
 from zpruner.artifacts.result_file import Result, Shown, in_words, shown_fields, value_at
 from zpruner.artifacts.results import (
-    Cost,
     Details,
     Divergence,
     FoundFormula,
@@ -139,7 +139,7 @@ def test_what_is_no_sealed_file_is_refused(tmp_path: Path, content: bytes) -> No
 )
 def test_a_wrong_value_in_a_whole_file_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = tmp_path / "s50.json"
-    write_sealed_json(path, METRICS.model_dump(mode="json", exclude_none=True) | changes)
+    write_sealed_json(path, METRICS.model_dump(mode="json", exclude_none=True) | {"place": "s50.json"} | changes)
     with pytest.raises(ArtifactError) as caught:
         Metrics.read(path, "dvc repro")
     assert f"{path}: {message.removeprefix(' ')}"[:-1] in str(caught.value)
@@ -177,6 +177,9 @@ def test_the_results_of_another_variant_are_refused(tmp_path: Path, result: Any)
     with pytest.raises(
         ArtifactError, match=r"ria/s50\.json: got results of wanda/s50\.json, expected those of ria/s50"
     ):
+        type(result).read(other, "dvc repro")
+    write_sealed_json(other, {key: value for key, value in json.loads(path.read_text()).items() if key != "place"})
+    with pytest.raises(ArtifactError, match="got results that do not say whose they are, expected those of ria/s50"):
         type(result).read(other, "dvc repro")
     moved = (tmp_path / "data").rename(tmp_path / "elsewhere") / "evaluation" / "wanda" / "s50.json"
     assert type(result).read(moved, "dvc repro") == result

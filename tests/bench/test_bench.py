@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from zpruner.artifacts.results import median_ratio
+from zpruner.artifacts.costs import median_ratio
 from zpruner.bench import Bench, Plan, bench, markdown
 from zpruner.bench.control import bandwidth, control, packed_layers, read_per_token, rounded, torch_int8
 from zpruner.bench.measure import CONTROL, INT4, INT8, PACKED, TORCH, TORCH_INT8, Row

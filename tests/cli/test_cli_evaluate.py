@@ -92,7 +92,7 @@ def evaluated(place: Path, command: Command) -> Path:
     pruned |= {"zero_shot": {"sparsity": 0.5, "tasks": {"boolq": {"acc": 0.25}}}}
     pruned |= {"divergence": {"kl": 0.125, "top1_agreement": 0.75, "windows": 4}}
     for name, metrics in (("dense", dense), ("wanda/s50", pruned)):
-        write_sealed_json(place / f"data/evaluation/{name}.json", metrics)
+        write_sealed_json(place / f"data/evaluation/{name}.json", metrics | {"place": f"{name}.json"})
     return place
 
 

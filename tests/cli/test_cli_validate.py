@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from zpruner.artifacts.results import Cost
+from zpruner.artifacts.costs import Cost
 from zpruner.cli._estimate import Estimate, estimate, measured, read_shapes
 from zpruner.cli._validate import check_compositions
 from zpruner.settings.reading import read_params

@@ -13,7 +13,7 @@ import pytest
 
 from flows import machine, slots
 from flows.slots import accelerator_slots, fitting, processor_slots
-from zpruner.artifacts.results import Cost
+from zpruner.artifacts.costs import Cost
 from zpruner.errors import ArtifactError, InvalidSettingError
 
 HOLDER = """

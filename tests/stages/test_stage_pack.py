@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from staged import METHOD, SPARSITY
 
 from stages import evaluate, pack
-from zpruner.artifacts.results import Cost, Details, Metrics
+from zpruner.artifacts.costs import Cost
+from zpruner.artifacts.results import Details, Metrics
 from zpruner.checkpoint import Checkpoint
 from zpruner.errors import ArtifactError, InvalidSettingError
 from zpruner.packed.unpack import unpack

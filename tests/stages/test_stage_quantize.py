@@ -11,7 +11,8 @@ from torch import Tensor
 
 import zpruner
 from stages import apply, calibrate, evaluate, fetch, mask, pack, score
-from zpruner.artifacts.results import Cost, Metrics
+from zpruner.artifacts.costs import Cost
+from zpruner.artifacts.results import Metrics
 from zpruner.artifacts.store import ArtifactReader, Provenance
 from zpruner.checkpoint import SolvedWeights, SolvedWriter
 from zpruner.errors import ArtifactError

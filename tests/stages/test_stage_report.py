@@ -12,7 +12,7 @@ from staged import METHOD, PACKED, SPARSITY
 from stages import report
 from stages._deciding import instances
 from stages._project import Project
-from zpruner.artifacts.results import Cost
+from zpruner.artifacts.costs import Cost
 from zpruner.errors import ArtifactError
 
 VARIANT = f"{METHOD}/{SPARSITY}"

@@ -72,9 +72,9 @@ class Result(Part):
             ArtifactError: missing, truncated, altered, or of another schema; names the file and what is wrong in it.
         """
         values = read_sealed_json(path, "results of this project", command)
-        place = values.pop("place", None)
-        if place not in (None, cls._own_place(path)):
-            raise ArtifactError(str(path), f"results of {place}", f"those of {cls._own_place(path)}", mend(command))
+        if cls.anchor and (place := values.pop("place", None)) != cls.place_of(path):
+            got = "results that do not say whose they are" if place is None else f"results of {place}"
+            raise ArtifactError(str(path), got, f"those of {cls.place_of(path)}", mend(command))
         try:
             return cls.model_validate_json(json.dumps(values))
         except ValidationError as error:
@@ -87,10 +87,10 @@ class Result(Part):
             DiskFullError: no space left.
         """
         values = self.model_dump(mode="json", exclude_none=True, by_alias=True)
-        write_sealed_json(path, values | ({"place": self._own_place(path)} if self.anchor else {}))
+        write_sealed_json(path, values | ({"place": self.place_of(path)} if self.anchor else {}))
 
     @classmethod
-    def _own_place(cls, path: Path) -> str:
+    def place_of(cls, path: Path) -> str:
         """Return where a file lies below the anchor, by which another variant's in its place is told."""
         folders = path.parts[:-1]
         below = folders[len(folders) - folders[::-1].index(cls.anchor) :] if cls.anchor in folders else ()

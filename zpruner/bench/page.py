@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from zpruner.artifacts.results import median_ratio
+from zpruner.artifacts.costs import median_ratio
 from zpruner.bench.measure import CONTROL, PACKED, QUANTIZED, TORCH, Bench, Row
 from zpruner.runtime.pages import huge_pages
 

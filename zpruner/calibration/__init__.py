@@ -1,13 +1,13 @@
 """Calibration: streaming statistics, dense collection, and their artifacts."""
 
 from zpruner.calibration.artifact import Activations, Gradients, finish_activations, layer_from_json, write_inputs
+from zpruner.calibration.by_block import collect_by_block
 from zpruner.calibration.collection import Collection
 from zpruner.calibration.contributions import expert_contributions
 from zpruner.calibration.dense import (
     Calibration,
     calibrate,
     collect,
-    collect_by_block,
     gradients_of,
     known_statistics,
 )

@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zpruner.calibration.blocks import DecoderBlocks
 from zpruner.calibration.calls import Call, Key, Place, by_key, hidden_of, others_of
-from zpruner.errors import ModelStructureError
-
-
-class Replay(Protocol):
-    """What a pass asks of the replay that it is for."""
-
-    @property
-    def blocks(self) -> Sized:
-        """The decoder blocks."""
-
-    def refused(self, index: int, got: str, expected: str) -> ModelStructureError:
-        """Return the error of a block that cannot be replayed."""
-
-    def check_finite(self, index: int, hidden: Tensor) -> None:
-        """Raise unless what a block puts out is finite."""
 
 
 class Pass:
     """What one forward pass calls the blocks with.
 
     Args:
-        replay: the replay that it is for.
+        blocks: of the model.
         check: call every block again and compare.
         compare: note what the blocks are given, to be compared with another pass.
         disturb: put another input in place of the first block's.
     """
 
-    def __init__(self, replay: Replay, *, check: bool = False, compare: bool = False, disturb: bool = False) -> None:
-        self.calls: list[list[Call]] = [[] for _ in range(len(replay.blocks))]
-        self.given: list[list[tuple[Key, Tensor]]] = [[] for _ in range(len(replay.blocks))]
+    def __init__(
+        self, blocks: DecoderBlocks, *, check: bool = False, compare: bool = False, disturb: bool = False
+    ) -> None:
+        self.calls: list[list[Call]] = [[] for _ in range(len(blocks.modules))]
+        self.given: list[list[tuple[Key, Tensor]]] = [[] for _ in range(len(blocks.modules))]
         """With `compare`, what each block is given that no earlier block has made."""
         self.written: dict[int, Tensor] = {}
         """With `compare`, what blocks left in an argument that all of them are given; a replay finds it there, too."""
@@ -48,7 +35,7 @@ class Pass:
         self.first: Tensor
         """The input of the first block that is called."""
         self._first: int | None = None
-        self._replay, self._again = replay, False
+        self._blocks, self._again = blocks, False
         self._input: Tensor | None = None
         self._last: Tensor | None = None
 
@@ -75,7 +62,7 @@ class Pass:
                 changed = hidden.flip(1) * -1.5
                 return ((changed, *others), named) if name is None else (others, {**named, name: changed})
         elif self._check and (self._last is None or not torch.equal(hidden, self._last)):
-            raise self._replay.refused(
+            raise self._blocks.refused(
                 index, "an input other than the previous block's output", "blocks that follow each other"
             )
         self._input = hidden if self._check else None
@@ -96,13 +83,13 @@ class Pass:
         if self._input is None:
             return
         self._last = hidden_of(result)
-        self._replay.check_finite(index, self._last)
+        self._blocks.check_finite(index, self._last)
         self._again = True
         again = hidden_of(self.calls[index][-1].repeat(block, self._input))
         self._again = False
         if not torch.equal(again, self._last):
             worst = float((again.float() - self._last.float()).abs().max())
-            raise self._replay.refused(
+            raise self._blocks.refused(
                 index, f"a replay that differs by up to {worst:.2g}", "the dense forward's output"
             )
 

@@ -9,33 +9,27 @@ argument may change with what the blocks before put out, else replaying is refus
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
-from itertools import zip_longest
-from threading import local
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from zpruner.calibration.calls import Call, Place, hidden_of, left_out, others_of
+from zpruner.calibration.blocks import DecoderBlocks
+from zpruner.calibration.calls import Place, hidden_of, others_of
 from zpruner.calibration.capture import Kept, capturing, keeping, noting, until
 from zpruner.calibration.collection import Collection
 from zpruner.calibration.dense import check_finite
 from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts
 from zpruner.calibration.order import SubModule, submodules
-from zpruner.calibration.passes import Pass
-from zpruner.calibration.reached import check_blocks_reached, check_reached
-from zpruner.errors import ModelStructureError, NonFiniteError
+from zpruner.calibration.reached import check_reached
+from zpruner.calibration.recording import record
 from zpruner.execution import Runner, WholeRunner
 from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
-from zpruner.types import RELATIVE, Stat, all_finite
+from zpruner.types import RELATIVE, Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_FEW = 16
-"""Tokens of which is seen whether a block's arguments depend on earlier blocks."""
 
 
 class BlockReplay:
@@ -65,13 +59,14 @@ class BlockReplay:
     ) -> None:
         self.model, self.inventory, self.windows = model, inventory, windows
         self.runner = runner or WholeRunner(model)
-        self.blocks = [model.get_submodule(f"{inventory.blocks}.{i}") for i in range(inventory.n_blocks)]
-        self.hidden: list[Tensor] = []
+        self._decoder = DecoderBlocks(model, inventory)
+        self.blocks = self._decoder.modules
+        recording = record(self._decoder, self.runner, windows.split(batch_size), follow_dense)
+        self.hidden = recording.hidden
         """The current block's input, batch by batch: (batch_size, seqlen, width)."""
-        self._calls: list[list[Call]] = [[] for _ in self.blocks]  # by block, then batch
-        self._returned: list[dict[Place, Tensor]] = []
+        self._calls = recording.calls
+        self._returned: list[dict[Place, Tensor]] = [{} for _ in self.hidden]
         """What later blocks are given of what the blocks up to now returned, batch by batch."""
-        self._record(windows.split(batch_size), follow_dense)
         self.dense: list[Tensor] | None = list(self.hidden) if follow_dense else None
         """The same of the unpruned model."""
 
@@ -145,7 +140,9 @@ class BlockReplay:
         self.advance_dense(block)
         later = {place for calls in self._calls[block + 1 :] for call in calls for place in call.passed.values()}
         if any(of == block for of, _ in later):
-            raise self.refused(block, "later blocks that read what this one returns", "a block without which they run")
+            raise self._decoder.refused(
+                block, "later blocks that read what this one returns", "a block without which they run"
+            )
         self._calls[block] = []
 
     def _run_dense(
@@ -218,108 +215,3 @@ class BlockReplay:
     def _keep_small(self, index: int) -> None:
         if self.dense is None:
             self.runner.keep_small(index, self.hidden[index])
-
-    def _record(self, batches: tuple[Tensor, ...], follow_dense: bool) -> None:
-        """Keep what each block is called with, batch by batch.
-
-        A few tokens run twice, once with another input of the first block, and in one window every block runs twice.
-        Where that shows that a block hands on nothing but its hidden state, and weights are in memory, the batches then
-        run with the work of the blocks left out.
-        """
-        few = batches[0][:1, :_FEW]
-        plain, disturbed = Pass(self, compare=True), Pass(self, compare=True, disturb=True)
-        passes = [Pass(self, check=self.runner.streamed and number == 0) for number in range(len(batches))]
-        every = list(zip(passes, batches, strict=True))
-        if self.runner.streamed:  # one pass over the weights for all
-            self._run_passes([*every, (plain, few), (disturbed, few)])
-        else:
-            self._run_passes([(plain, few), (disturbed, few), (Pass(self, check=True), batches[0][:1])])
-            beside = plain.beside_hidden()
-            with nullcontext() if beside is None else left_out(self.blocks, beside):
-                self._run_passes(every)
-        self._settle(passes)
-        self._check_independent(plain, disturbed)
-        if follow_dense and plain.written:
-            raise ModelStructureError(
-                f"model {type(self.model).__name__}",
-                "blocks that read what earlier ones left in an argument, such as shared keys and values",
-                "blocks that hand on what they return, for methods with `correct` or `tune`",
-                "Leave out methods with `correct` or `tune`, or set calibration.propagation to dense.",
-            )
-
-    def _run_passes(self, passes: list[tuple[Pass, Tensor]]) -> None:
-        """Run windows through the decoder, each watched by its pass."""
-        current = local()  # passes may run side by side, each in its thread
-
-        def decode(found: Pass, batch: Tensor) -> None:
-            current.found = found
-            ids = batch.to(self.runner.device, torch.long)
-            self.model.base_model(input_ids=ids, use_cache=False)
-
-        handles = []
-        for index, block in enumerate(self.blocks):
-
-            def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], index: int = index) -> Any:
-                return current.found.before(index, args, kwargs)
-
-            def after(block: nn.Module, _args: Any, result: Any, index: int = index) -> None:
-                current.found.after(index, block, result)
-
-            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
-            handles.append(block.register_forward_hook(after))
-        try:
-            for _ in self.runner.run([partial(decode, *one) for one in passes]):
-                pass
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _settle(self, passes: list[Pass]) -> None:
-        """Take what the passes recorded, one per batch."""
-        for index in range(len(self.blocks)):
-            calls = [recorded.calls[index] for recorded in passes]
-            for found in calls if any(calls) else ():
-                if len(found) != 1:
-                    raise self.refused(index, f"{len(found)} calls in one forward pass", "one call")
-            self._calls[index] = [found[0] for found in calls if found]
-        # A block that text never reaches, such as one for images, may stay as it is.
-        check_blocks_reached(self.inventory, [index for index, calls in enumerate(self._calls) if calls])
-        self.hidden = [recorded.first for recorded in passes]
-        self._returned = [{} for _ in passes]
-
-    def _check_independent(self, plain: Pass, disturbed: Pass) -> None:
-        """Refuse a model that gives a block what depends on earlier blocks in ways that a replay does not follow."""
-        for index, (before, after) in enumerate(zip(plain.given, disturbed.given, strict=True)):
-            for (key, one), (_, other) in zip_longest(before, after, fillvalue=(None, None)):
-                if one is None or other is None or not torch.equal(one, other):
-                    raise self.refused(
-                        index,
-                        f"an argument ({key}) that changes with what earlier blocks put out",
-                        "no other input that does than what an earlier block returned",
-                    )
-
-    def check_finite(self, block: int, hidden: Tensor) -> None:
-        """Raise NonFiniteError naming the layer, or else the block, whose output `hidden` has NaN or infinity."""
-        if all_finite(hidden):
-            return
-        bad = (
-            layer.name
-            for layer in self.inventory.layers
-            if layer.block == block and not all_finite(get_weight(self.model, layer))
-        )
-        layer = next(bad, None)
-        raise NonFiniteError(
-            f"output of {self.inventory.blocks}.{block}" if layer is None else f"weight of layer {layer}",
-            "NaN or infinity",
-            "finite numbers",
-            "Check the checkpoint's weights, or load it in another dtype (model.dtype in params.yaml).",
-        )
-
-    def refused(self, block: int, got: str, expected: str) -> ModelStructureError:
-        """Return the error that says why a block cannot be replayed."""
-        return ModelStructureError(
-            f"{self.inventory.blocks}.{block}",
-            got,
-            expected,
-            "This model cannot be pruned block after block: set calibration.propagation to dense.",
-        )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zpruner.artifacts.costs import Cost
 from zpruner.artifacts.layout import Layout
-from zpruner.artifacts.results import Cost
 from zpruner.pruning.composition import statistics_of
 from zpruner.types import Stat
 

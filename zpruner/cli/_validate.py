@@ -161,7 +161,7 @@ def _check_source(where: str, name: str, source: str, sha256: str | None, root: 
 
 def _since_fetched(root: Path, name: str, path: Path) -> str:
     """Return whether a local source is what was fetched, where something was."""
-    from zpruner.artifacts.results import Cost
+    from zpruner.artifacts.costs import Cost
     from zpruner.errors import ArtifactError
     from zpruner.sources import content_sha256
 

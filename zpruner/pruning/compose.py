@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from zpruner.allocations import ALLOCATIONS
 from zpruner.corrections import CORRECTIONS
-from zpruner.errors import InvalidSettingError, UnknownNameError, ZprunerError, did_you_mean
+from zpruner.errors import InvalidSettingError, UnknownNameError, ZprunerError, did_you_mean, shown
 from zpruner.masks import REFINEMENTS
 from zpruner.methods import METHODS, MaskSolver, PruningMethod
 from zpruner.parts.registry import Part, Registry
 from zpruner.patterns import StructureKind
 from zpruner.pruning.composition import RANKED_BY, Composition
+from zpruner.pruning.presets import PRESETS
 from zpruner.quantization import ROUNDINGS
 from zpruner.rankings import RANKINGS, Ranking
 from zpruner.settings.explain import explain
@@ -23,6 +24,8 @@ from zpruner.tuning import TUNINGS
 from zpruner.updates import UPDATES
 
 P = TypeVar("P", bound=Part)
+Method = str | Mapping[str, Any]
+"""A preset's or a score's name, or a composition as in params.yaml."""
 
 
 def compose(settings: MethodSettings) -> Composition:
@@ -57,6 +60,24 @@ def compose(settings: MethodSettings) -> Composition:
         _chosen(ROUNDINGS, settings.quantize),
         {kind: _ranking(kind, choice) for kind, choice in settings.structures.items()},
     )
+
+
+def composition_of(method: Method, quantize: Mapping[str, Any] | None = None) -> Composition:
+    """Return the composition that a preset's or score's name, or an entry of params.yaml, stands for.
+
+    `quantize`, where it is given, takes the place of the entry's.
+    """
+    named = isinstance(method, str)
+    if not (named or (isinstance(method, Mapping) and all(isinstance(key, str) for key in method))):
+        expected = 'a name, or a composition such as {"score": "wanda", "group": "row"}'
+        raise InvalidSettingError("method", shown(method), expected, "`zpruner methods` lists them.")
+    data = dict(PRESETS.get(method, {"score": method})) if isinstance(method, str) else dict(method)
+    if quantize is not None:
+        data["quantize"] = quantize
+    try:
+        return compose(MethodSettings(**data))
+    except ValidationError as error:
+        raise explain(error, "method", MethodSettings) from None
 
 
 def compose_all(params: Params) -> dict[str, Composition]:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from zpruner.calibration import (
@@ -22,7 +21,7 @@ from zpruner.calibration import (
     known_statistics,
 )
 from zpruner.calibration import calibrate as _calibrate
-from zpruner.errors import InvalidSettingError, ShapeMismatchError, shown, whole_number
+from zpruner.errors import InvalidSettingError, ShapeMismatchError, whole_number
 from zpruner.evaluate import layer_error
 from zpruner.model import (
     PrunableLayer,
@@ -36,25 +35,19 @@ from zpruner.model import (
     undisturbed,
 )
 from zpruner.patterns import SparsityPattern, StructuredPattern, StructureKind, parse_pattern
-from zpruner.pruning.compose import compose
+from zpruner.pruning.compose import Method, composition_of
 from zpruner.pruning.composition import Composition, Pruned, statistics_of
-from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.results import PrunedLayer, PrunedLayers
 from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.pruning.smaller import choose_in_memory, cut_in_place
 from zpruner.pruning.structured import Read, StructureChoice
 from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_host
-from zpruner.settings.explain import explain
-from zpruner.settings.params import MethodSettings
 from zpruner.settings.wording import speaks_of_arguments
 from zpruner.types import CHANNEL_SUMS, RELATIVE, LayerStats, Mask, Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Method = str | Mapping[str, Any]
-"""A preset's or a score's name, or a composition as in params.yaml."""
 
 _PRUNED = 0.01
 """Share of zeros from which a layer counts as pruned before; a dense one has hardly any."""
@@ -288,21 +281,3 @@ def _result(mask: Mask, before: Tensor, after: Tensor, stats: LayerStats, dense:
     else:
         error = layer_error(before, after, stats) if zeros < _PRUNED else math.nan
     return PrunedLayer(mask.layer, mask, mask.sparsity, error, zeros)
-
-
-def composition_of(method: Method, quantize: Mapping[str, Any] | None = None) -> Composition:
-    """Return the composition that a preset's or score's name, or an entry of params.yaml, stands for.
-
-    `quantize`, where it is given, takes the place of the entry's.
-    """
-    named = isinstance(method, str)
-    if not (named or (isinstance(method, Mapping) and all(isinstance(key, str) for key in method))):
-        expected = 'a name, or a composition such as {"score": "wanda", "group": "row"}'
-        raise InvalidSettingError("method", shown(method), expected, "`zpruner methods` lists them.")
-    data = dict(PRESETS.get(method, {"score": method})) if isinstance(method, str) else dict(method)
-    if quantize is not None:
-        data["quantize"] = quantize
-    try:
-        return compose(MethodSettings(**data))
-    except ValidationError as error:
-        raise explain(error, "method", MethodSettings) from None

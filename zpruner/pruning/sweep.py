@@ -14,7 +14,8 @@ from zpruner.errors import InvalidSettingError, shown
 from zpruner.evaluate import perplexity
 from zpruner.model import as_windows, check_in_memory, get_weight, set_weight, undisturbed
 from zpruner.patterns import parse_pattern
-from zpruner.pruning.in_memory import Method, calibrate, composition_of, prune
+from zpruner.pruning.compose import Method, composition_of
+from zpruner.pruning.in_memory import calibrate, prune
 from zpruner.pruning.smaller import cut_undone
 from zpruner.runtime.progress import progress
 from zpruner.runtime.tables import html_table, text_table

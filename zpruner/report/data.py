@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from zpruner.artifacts.results import Continuation, Cost, Details, Metrics, Packed, Speed
+from zpruner.artifacts.costs import Cost, Packed, Speed
+from zpruner.artifacts.results import Continuation, Details, Metrics
 from zpruner.patterns import Pattern, StructuredPattern, parse_pattern
 
 

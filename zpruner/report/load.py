@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from zpruner.artifacts.costs import Cost
 from zpruner.artifacts.layout import COSTS, EVALUATION, Layout
-from zpruner.artifacts.results import Cost, Details, Metrics
+from zpruner.artifacts.results import Details, Metrics
 from zpruner.errors import ArtifactError
 from zpruner.report.data import Evaluation, ReportData, StageCost, Variant, VariantSpec
 from zpruner.settings.params import Params

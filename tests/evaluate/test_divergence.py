@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from comparing import compare
 from transformers import PreTrainedModel
 
 from zpruner.errors import ShapeMismatchError
-from zpruner.evaluate import compare, window_losses
+from zpruner.evaluate import window_losses
 
 WINDOWS = torch.randint(0, tiny.VOCABULARY, (3, 140), generator=torch.Generator().manual_seed(2), dtype=torch.int32)
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from comparing import compare
 
 import zpruner
 from stages import apply, calibrate, evaluate, fetch, mask, score
 from zpruner.errors import InvalidSettingError, SourceError
-from zpruner.evaluate import ZeroShot, compare, jaccard
+from zpruner.evaluate import ZeroShot, jaccard
 from zpruner.kernels.parts import Layout
 from zpruner.model import take_inventory
 from zpruner.packed.size import packed_bytes

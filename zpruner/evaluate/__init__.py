@@ -1,7 +1,7 @@
 """Perplexity, divergence from the dense model, zero-shot tasks, achieved sparsity, layer error, size and speed."""
 
 from zpruner.evaluate.continuation import continuation
-from zpruner.evaluate.divergence import Comparison, compare, compare_batches
+from zpruner.evaluate.divergence import Comparison, compare_batches
 from zpruner.evaluate.intervals import mean_interval, perplexity_interval, ratio_interval
 from zpruner.evaluate.layer_error import error_basis, layer_error
 from zpruner.evaluate.masks import jaccard, pack_sample, sample_bits, score_histogram
@@ -22,7 +22,6 @@ __all__ = [
     "achieved_sparsity",
     "batch_losses",
     "check_protocol",
-    "compare",
     "compare_batches",
     "continuation",
     "error_basis",

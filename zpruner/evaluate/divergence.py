@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
@@ -12,9 +11,6 @@ from torch.nn.functional import kl_div, log_softmax
 from zpruner.errors import ShapeMismatchError
 from zpruner.evaluate.perplexity import POSITIONS, counted_positions, first_choices, token_losses
 from zpruner.evaluate.predict import Logits, Predictor
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -38,28 +34,21 @@ class Comparison:
     choices: list[int]
 
 
-def compare(model: PreTrainedModel, dense: PreTrainedModel, windows: Tensor, stride: int | None = None) -> Comparison:
-    """Run one batch of windows through both models.
+def compare_batches(
+    model: Predictor, dense: Predictor, batches: Sequence[Tensor], stride: int | None = None
+) -> Iterator[Comparison]:
+    """Yield the comparison of every batch. Models in memory are run in turns, batch by batch.
+
+    Where weights are read block by block, the seconds include that.
 
     Args:
         model: the pruned model.
         dense: the unpruned one, on the same device.
-        windows: int (windows, seqlen) token ids, one pass of each model's decoder.
+        batches: token ids, int (windows, seqlen) each: one pass of each model's decoder.
         stride: as in `window_losses`.
 
     Raises:
         ShapeMismatchError: the models have different vocabularies.
-    """
-    with Predictor(model) as ours, Predictor(dense) as reference:
-        return next(compare_batches(ours, reference, [windows], stride))
-
-
-def compare_batches(
-    model: Predictor, dense: Predictor, batches: Sequence[Tensor], stride: int | None = None
-) -> Iterator[Comparison]:
-    """Yield the comparison of every batch; see `compare`. Models in memory are run in turns, batch by batch.
-
-    Where weights are read block by block, the seconds include that.
     """
     references = dense.run(batches, lambda _, logits: logits)
     if dense.runner.streamed:

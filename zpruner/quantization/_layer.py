@@ -85,10 +85,6 @@ class QuantizedLayer:
             )
         return weight
 
-    def used_scales(self) -> Tensor:
-        """Return the scales in the order of the kept values, row after row: (groups of all rows,)."""
-        return self.scales[self._used(group_counts(self.keep, self.grid))]
-
     def _used(self, counts: Tensor) -> Tensor:
         return torch.arange(self.scales.shape[1], device=counts.device) < counts.unsqueeze(1)
 

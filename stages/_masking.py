@@ -19,7 +19,7 @@ from zpruner.types import LayerStats, Mask, Stat
 
 
 @dataclass(frozen=True)
-class Job:
+class MaskJob:
     """One variant: its composition, the artifacts that are read, and those that are written."""
 
     project: Project

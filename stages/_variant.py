@@ -26,7 +26,7 @@ from zpruner.structures import write_cut
 ReadIntegers = Callable[[PrunableLayer], QuantizedLayer | None]
 
 
-class Variant:
+class VariantWeights:
     """The masks of a method at a sparsity, and how they and the dense weights give the pruned weights.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 import xxhash
 
 from stages._project import Method, Project, Root, Sparsity, main
-from stages._variant import Variant
+from stages._variant import VariantWeights
 from zpruner.artifacts.files import digest_of
 from zpruner.artifacts.store import ArtifactReader
 from zpruner.artifacts.work import Work
@@ -31,7 +31,7 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     """
     project = Project.open(root)
     dense = project.open_dense()
-    variant = Variant(project, method, sparsity, dense)
+    variant = VariantWeights(project, method, sparsity, dense)
     masks, activations, facts = variant.masks, variant.activations, variant.facts
     keep = project.params.keeps_checkpoint(method, sparsity)
     work = project.work("apply", method, sparsity, **variant.key, checkpoint=keep)
@@ -50,7 +50,7 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
         project.write_cost("apply", method, sparsity, seconds=work.seconds, layers=len(activations.layers))
 
 
-def _digest(work: Work, dense: Checkpoint, variant: Variant, step: Callable[[], None]) -> str:
+def _digest(work: Work, dense: Checkpoint, variant: VariantWeights, step: Callable[[], None]) -> str:
     """Return a digest of all pruned weights: where it stays the same, nothing has to be evaluated again."""
     found: dict[str, str] = {}
     for layer in variant.activations.layers:

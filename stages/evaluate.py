@@ -14,7 +14,7 @@ from stages._layers import measure_layers, shown_layers
 from stages._measure import Step, batches_of, measure, speed_of
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._samples import continued, sample
-from stages._variant import Variant, open_integers
+from stages._variant import VariantWeights, open_integers
 from zpruner.artifacts.files import digest_of
 from zpruner.artifacts.results import (
     Details,
@@ -81,7 +81,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
     # A variant without its own checkpoint is made from the dense model.
     made = not checkpoint.tensor_bytes
     structured = not dense and isinstance(project.params.pattern(sparsity), StructuredPattern)
-    variant = Variant(project, method, sparsity, unpruned) if made or structured else None
+    variant = VariantWeights(project, method, sparsity, unpruned) if made or structured else None
     windows, windows_hash = project.open_windows("evaluation", unpruned)
     begin = read_begin(project.tokens("evaluation"))
     counted = counted_tokens(windows.shape[1], settings.stride, len(begin))
@@ -185,7 +185,7 @@ def _basis(activations: Activations | None) -> Literal["gram", "diagonal"]:
     return "gram" if activations is None else error_basis(activations.stats(activations.layers[0].name))
 
 
-def _prune(runner: Runner, variant: Variant, activations: Activations) -> None:
+def _prune(runner: Runner, variant: VariantWeights, activations: Activations) -> None:
     """Make the model a variant: its layers are pruned in memory, as `apply` prunes them on disk."""
 
     def prepare(block: int) -> None:
@@ -218,7 +218,7 @@ def _histograms(
 
 
 @contextmanager
-def _cut(project: Project, variant: Variant | None) -> Iterator[Checkpoint]:
+def _cut(project: Project, variant: VariantWeights | None) -> Iterator[Checkpoint]:
     """Write a variant without its structures for as long as it is evaluated."""
     assert variant is not None
     with project.work("evaluate", variant.method, variant.sparsity, part="cut", **variant.key) as work:
@@ -228,7 +228,7 @@ def _cut(project: Project, variant: Variant | None) -> Iterator[Checkpoint]:
 
 
 def _weights(
-    runner: Runner, dense: Checkpoint, activations: Activations, variant: Variant | None
+    runner: Runner, dense: Checkpoint, activations: Activations, variant: VariantWeights | None
 ) -> Iterator[tuple[PrunableLayer, Tensor]]:
     """Yield every layer with its pruned weight (out, in), zeros in place; of structures a checkpoint has none."""
     if variant is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from stages._masking import Job
+from stages._masking import MaskJob
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._structures import measuring, open_plan
 from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
@@ -64,7 +64,7 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     solved_work = project.work("mask", method, sparsity, part="solved", **inputs)
     with artifact_writer(mask_work, "masks", provenance) as masks, solved_work:
         solved = SolvedWriter(solved_work, solved_from)
-        job = Job(project, composition, activations, dense, scores, masks, solved)
+        job = MaskJob(project, composition, activations, dense, scores, masks, solved)
         patterns = _patterns(job, pattern)
         if propagation == "pruned":
             _prune_blocks(job, patterns)
@@ -77,7 +77,7 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
         project.write_cost("mask", method, sparsity, seconds=mask_work.seconds, layers=len(activations.layers))
 
 
-def _patterns(job: Job, pattern: Pattern) -> Mapping[str, SparsityPattern] | StructureChoice:
+def _patterns(job: MaskJob, pattern: Pattern) -> Mapping[str, SparsityPattern] | StructureChoice:
     """Return each layer's pattern, or what a structured one removes: both are found in the unpruned model."""
     inventory = job.activations.inventory
     if not isinstance(pattern, StructuredPattern):
@@ -87,7 +87,7 @@ def _patterns(job: Job, pattern: Pattern) -> Mapping[str, SparsityPattern] | Str
     return plan.look(job.composition, job.read, job.score, *measures)
 
 
-def _select(job: Job, patterns: Mapping[str, SparsityPattern]) -> None:
+def _select(job: MaskJob, patterns: Mapping[str, SparsityPattern]) -> None:
     """Derive every layer's mask from its scores; solvers and refinements look at weights and statistics too.
 
     A composition that quantises is carried out whole.
@@ -111,7 +111,7 @@ def _select(job: Job, patterns: Mapping[str, SparsityPattern]) -> None:
             job.keep_mask(layer, derive_mask(composition, scores, pattern))
 
 
-def _choose(job: Job, choice: StructureChoice) -> None:
+def _choose(job: MaskJob, choice: StructureChoice) -> None:
     """Derive the masks of structures block by block, from scores, or from weights and statistics.
 
     A composition that quantises is carried out whole.
@@ -132,7 +132,7 @@ def _choose(job: Job, choice: StructureChoice) -> None:
                 job.keep_mask(layer, found[layer.name])
 
 
-def _prune_blocks(job: Job, patterns: Mapping[str, SparsityPattern] | StructureChoice) -> None:
+def _prune_blocks(job: MaskJob, patterns: Mapping[str, SparsityPattern] | StructureChoice) -> None:
     """Prune the model in memory block after block, storing masks and weights."""
     params, inventory, work = job.project.params, job.activations.inventory, job.masks.work
     windows, _ = job.project.open_windows("calibration", job.dense)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from zpruner.artifacts.result_file import Part, Result
+from zpruner.artifacts.result_file import Record, Result
 from zpruner.artifacts.results import Continuation, Count
 
 Seconds = Annotated[float, Field(ge=0.0)]
@@ -26,7 +26,7 @@ class Speed:
     tokens: int
 
 
-class PackedSpeed(Part):
+class PackedSpeed(Record):
     """Tokens a second of a packed variant, of the same weights with their zeros by the same code, and by torch.
 
     All in turns in one process: the numbers of one round belong together.
@@ -62,7 +62,7 @@ def median_ratio(first: Iterable[float], second: Iterable[float]) -> float:
     return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
-class Packed(Part):
+class Packed(Record):
     """A packed variant.
 
     Attributes:

@@ -45,13 +45,13 @@ class Shown:
         return value / 1e6 if self.form == "bytes" else value
 
 
-class Part(BaseModel):
+class Record(BaseModel):
     """Base of everything in a results file: frozen, no unknown keys, no conversions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Result(Part):
+class Result(Record):
     """One file of results.
 
     Attributes:
@@ -129,17 +129,17 @@ def shown_fields(part: type[BaseModel], path: tuple[str, ...] = ()) -> dict[tupl
     for name, field in part.model_fields.items():
         here = (*path, name)
         found.update((here, entry) for entry in field.metadata if isinstance(entry, Shown))
-        for inner in _parts_of(field.annotation):
+        for inner in _records_of(field.annotation):
             found |= shown_fields(inner, here)
     return found
 
 
-def _parts_of(annotation: object) -> Iterator[type[Part]]:
-    if isinstance(annotation, type) and issubclass(annotation, Part):
+def _records_of(annotation: object) -> Iterator[type[Record]]:
+    if isinstance(annotation, type) and issubclass(annotation, Record):
         yield annotation
     elif not isinstance(annotation, type):
         for argument in getattr(annotation, "__args__", ()):
-            yield from _parts_of(argument)
+            yield from _records_of(argument)
 
 
 def value_at(result: BaseModel, path: tuple[str, ...]) -> float | None:

@@ -10,21 +10,21 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from zpruner.artifacts.result_file import Part, Result, Shown
+from zpruner.artifacts.result_file import Record, Result, Shown
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
 Scalar = str | int | float | bool | None
 
 
-class Interval(Part):
+class Interval(Record):
     """A 95 % confidence interval, both ends finite."""
 
     low: float
     high: float
 
 
-class Storage(Part):
+class Storage(Record):
     """Bytes of a checkpoint's tensors, None where not counted.
 
     Attributes:
@@ -40,7 +40,7 @@ class Storage(Part):
     read: Count | None = None
 
 
-class Divergence(Part):
+class Divergence(Record):
     """Against the dense model over some windows: KL(dense || pruned) per token in nats, share of equal top tokens."""
 
     kl: Annotated[float, Shown("KL from dense per token, nats", "error", dense=0.0, in_table=False, in_summary=False)]
@@ -70,7 +70,7 @@ class Task(BaseModel):
         return {name: (found[name], found.get(f"{name}_stderr")) for name in names}
 
 
-class ZeroShot(Part):
+class ZeroShot(Record):
     """Tasks, and the sparsity counted in the model in memory that they were run on."""
 
     sparsity: Share
@@ -113,7 +113,7 @@ class Metrics(Result):
     verdict: str | None = None
 
 
-class Layer(Part):
+class Layer(Record):
     """One pruned layer: its path, decoder block, kind (path inside the block), size and results.
 
     `expert_tokens` is how many tokens an expert met that met too few for statistics of its own.
@@ -128,7 +128,7 @@ class Layer(Part):
     expert_tokens: Count | None = None
 
 
-class Histogram(Part):
+class Histogram(Record):
     """Weights of one layer by the decimal logarithm of their score; one more edge than counts."""
 
     layer: str
@@ -143,14 +143,14 @@ class Histogram(Part):
         return self
 
 
-class Sample(Part):
+class Sample(Record):
     """The end of the first window, token by token, and what the model ranks first at each of its places."""
 
     text: tuple[str, ...]
     choices: tuple[str, ...]
 
 
-class Continuation(Part):
+class Continuation(Record):
     """A prompt, and what the model says after it: the most likely token at each step."""
 
     prompt: str
@@ -188,7 +188,7 @@ class Details(Result):
     provenance: dict[str, Scalar]
 
 
-class Likeness(Part):
+class Likeness(Record):
     """A formula among a search's best: its fitness (log perplexity) and rank correlations with known methods."""
 
     formula: str

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-Place = tuple[int, int]
+Output = tuple[int, int]
 """What a block returned besides the hidden state: the block, and where among its results."""
 Key = int | str
 """A positional argument's number, or a keyword."""
@@ -24,10 +24,10 @@ class Call:
     name: str | None
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    passed: Mapping[Key, Place]
+    passed: Mapping[Key, Output]
     """The arguments that an earlier block returned."""
 
-    def repeat(self, block: Callable[..., Any], hidden: Tensor, given: Mapping[Place, Tensor] | None = None) -> Any:
+    def repeat(self, block: Callable[..., Any], hidden: Tensor, given: Mapping[Output, Tensor] | None = None) -> Any:
         """Call the block again with another hidden state; return its result.
 
         `given` has what earlier blocks return now; None: what they returned when the call was recorded.
@@ -82,7 +82,7 @@ def by_key(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[Key, Any]:
     return found | dict(kwargs)
 
 
-def others_of(block: int, result: Any) -> Iterator[tuple[Place, Tensor]]:
+def others_of(block: int, result: Any) -> Iterator[tuple[Output, Tensor]]:
     """Yield what a block returned besides the hidden state, as far as it is tensors."""
     for at, value in enumerate(() if isinstance(result, Tensor) else result):
         if at and isinstance(value, Tensor):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zpruner.calibration.blocks import DecoderBlocks
-from zpruner.calibration.calls import Call, Key, Place, by_key, hidden_of, others_of
+from zpruner.calibration.calls import Call, Key, Output, by_key, hidden_of, others_of
 
 
 class Pass:
@@ -29,7 +29,7 @@ class Pass:
         """With `compare`, what each block is given that no earlier block has made."""
         self.written: dict[int, Tensor] = {}
         """With `compare`, what blocks left in an argument that all of them are given; a replay finds it there, too."""
-        self._returned: dict[int, tuple[Place, Tensor]] = {}  # holds the tensors, so that no identity is reused
+        self._returned: dict[int, tuple[Output, Tensor]] = {}  # holds the tensors, so that no identity is reused
         self._beside: dict[int, int | None] = {}
         self._check, self._compare, self._disturb = check, compare, disturb
         self.first: Tensor

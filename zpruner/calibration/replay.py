@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zpruner.calibration.blocks import DecoderBlocks
-from zpruner.calibration.calls import Place, hidden_of, others_of
+from zpruner.calibration.calls import Output, hidden_of, others_of
 from zpruner.calibration.capture import Kept, capturing, keeping, noting, until
 from zpruner.calibration.collection import Collection
 from zpruner.calibration.dense import check_finite
@@ -65,7 +65,7 @@ class BlockReplay:
         self.hidden = recording.hidden
         """The current block's input, batch by batch: (batch_size, seqlen, width)."""
         self._calls = recording.calls
-        self._returned: list[dict[Place, Tensor]] = [{} for _ in self.hidden]
+        self._returned: list[dict[Output, Tensor]] = [{} for _ in self.hidden]
         """What later blocks are given of what the blocks up to now returned, batch by batch."""
         self.dense: list[Tensor] | None = list(self.hidden) if follow_dense else None
         """The same of the unpruned model."""

@@ -1,13 +1,13 @@
 """Run a model, whole or block by block from its checkpoint."""
 
-from zpruner.execution.choose import Choice, choose, load_whole, memory_limit, open_runner
+from zpruner.execution.choose import LoadPlan, choose, load_whole, memory_limit, open_runner
 from zpruner.execution.copy import copy_checkpoint
 from zpruner.execution.runner import Runner, StreamedRunner, WholeRunner
 from zpruner.execution.skeleton import Skeleton
 from zpruner.execution.spill import Spill
 
 __all__ = [
-    "Choice",
+    "LoadPlan",
     "Runner",
     "Skeleton",
     "Spill",

@@ -30,7 +30,7 @@ _AHEAD_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Choice:
+class LoadPlan:
     """Whether weights are read block by block, and why, in words."""
 
     streamed: bool
@@ -42,7 +42,7 @@ class Choice:
         return f"{'block by block' if self.streamed else 'whole model in memory'}: {self.reason}"
 
 
-def choose(settings: MachineSettings, needed: int) -> Choice:
+def choose(settings: MachineSettings, needed: int) -> LoadPlan:
     """Return how a model is run: the numbers are the same either way.
 
     Args:
@@ -50,11 +50,11 @@ def choose(settings: MachineSettings, needed: int) -> Choice:
         needed: bytes of all that would lie in memory at once with the model loaded whole.
     """
     if settings.streaming != "auto":
-        return Choice(settings.streaming == "always", f"machine.streaming is {settings.streaming}")
+        return LoadPlan(settings.streaming == "always", f"machine.streaming is {settings.streaming}")
     available = memory_limit(settings)
     streamed = needed > _SHARE * available
     relation = "more than" if streamed else "at most"
-    return Choice(
+    return LoadPlan(
         streamed,
         f"whole it takes {needed / 1e9:.2f} GB, {relation} {_SHARE:.0%} of the {available / 1e9:.2f} GB available",
     )

@@ -67,7 +67,7 @@ class VariantSpec:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Measured:
     """One evaluated model; the dense one has no layers."""
 
     metrics: Metrics
@@ -89,7 +89,7 @@ class Variant:
     """One pruned model and what making and evaluating it cost."""
 
     spec: VariantSpec
-    evaluation: Evaluation
+    evaluation: Measured
     costs: tuple[StageCost, ...] = ()
 
     @property
@@ -146,7 +146,7 @@ class ReportData:
     """
 
     folder: str
-    dense: Evaluation
+    dense: Measured
     variants: tuple[Variant, ...]
     shared_costs: tuple[StageCost, ...] = ()
     model: Mapping[str, object] = field(default_factory=dict)
@@ -192,6 +192,6 @@ class ReportData:
         return tuple(asked)
 
     @property
-    def named(self) -> dict[str, Evaluation]:
+    def named(self) -> dict[str, Measured]:
         """`dense` and every variant's name -> its evaluation."""
         return {"dense": self.dense, **{v.spec.name: v.evaluation for v in self.variants}}

@@ -10,7 +10,7 @@ from typing import Any
 from zpruner.pruning.compose import compose
 from zpruner.pruning.presets import PRESETS
 from zpruner.report import format as fmt
-from zpruner.report.ranking import Ranking, Report, Standing
+from zpruner.report.ranking import Leaderboard, Report, Standing
 from zpruner.settings.params import MethodSettings
 
 BEST = "best"
@@ -32,7 +32,7 @@ def is_preset(settings: Mapping[str, object], preset: str) -> bool:
     return ours == compose(MethodSettings.model_validate(PRESETS[preset]))
 
 
-def flagship(ranking: Ranking) -> tuple[int, Standing] | None:
+def flagship(ranking: Leaderboard) -> tuple[int, Standing] | None:
     """Return place (from 0) and standing of the first flagship that is listed; None where none is."""
     places = {standing.variant.spec.method: place for place, standing in enumerate(ranking.standings)}
     found = next((places[label] for label in FLAGSHIPS if label in places), None)

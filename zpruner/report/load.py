@@ -9,7 +9,7 @@ from zpruner.artifacts.costs import Cost
 from zpruner.artifacts.layout import COSTS, EVALUATION, Layout
 from zpruner.artifacts.results import Details, Metrics
 from zpruner.errors import ArtifactError
-from zpruner.report.data import Evaluation, ReportData, StageCost, Variant, VariantSpec
+from zpruner.report.data import Measured, ReportData, StageCost, Variant, VariantSpec
 from zpruner.settings.params import Params
 
 _VARIANT_STAGES = ("score", "mask", "apply")
@@ -91,7 +91,7 @@ def _metrics(folder: Path, spec: VariantSpec) -> Path:
     return folder / EVALUATION / spec.method / f"{spec.sparsity}.json"
 
 
-def _variant(folder: Path, spec: VariantSpec, dense: Evaluation, costs: _Costs) -> Variant:
+def _variant(folder: Path, spec: VariantSpec, dense: Measured, costs: _Costs) -> Variant:
     command = f"dvc repro evaluate@{spec.name}"
     root = _metrics(folder, spec).parent
     found = _evaluation(root, spec.sparsity, command)
@@ -109,7 +109,7 @@ def _variant(folder: Path, spec: VariantSpec, dense: Evaluation, costs: _Costs) 
     return Variant(spec, found, costs.of(spec, command))
 
 
-def _evaluation(root: Path, name: str, command: str) -> Evaluation:
+def _evaluation(root: Path, name: str, command: str) -> Measured:
     metrics, path = Metrics.read(root / f"{name}.json", command), root / f"{name}.layers.json"
     details = Details.read(path, command)
     if len(details.window_losses) != metrics.windows:
@@ -119,7 +119,7 @@ def _evaluation(root: Path, name: str, command: str) -> Evaluation:
             f"{metrics.windows}, as {name}.json counts windows",
             f"Run `{command}`.",
         )
-    return Evaluation(metrics, details)
+    return Measured(metrics, details)
 
 
 class _Costs:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from zpruner.advice import Decode, Offer
 from zpruner.artifacts.results import Metrics
 from zpruner.evaluate.intervals import perplexity_interval
-from zpruner.report.data import Evaluation, ReportData, Variant
+from zpruner.report.data import Measured, ReportData, Variant
 
 
 class _Form(NamedTuple):
@@ -54,7 +54,7 @@ def _variant_offer(data: ReportData, variant: Variant) -> Offer:
 def _offer(
     label: str,
     variant: str,
-    evaluation: Evaluation,
+    evaluation: Measured,
     form: _Form,
     decode: Decode | None,
     prefill: float | None,

@@ -32,7 +32,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Leaderboard:
     """The variants of one sparsity that are not the dense model again, with a finite perplexity, the best first."""
 
     standings: tuple[Standing, ...]
@@ -66,7 +66,7 @@ class Report:
 
     data: ReportData
     standings: tuple[Standing, ...]
-    rankings: tuple[Ranking, ...]
+    rankings: tuple[Leaderboard, ...]
     styles: dict[str, Style]
 
     @classmethod
@@ -76,7 +76,7 @@ class Report:
         for variants in data.by_sparsity.values():
             compared = [v for v in variants if math.isfinite(v.metrics.perplexity) and not data.is_dense(v.spec)]
             standings = [_standing(data, variant) for variant in compared]
-            rankings.append(Ranking(tuple(sorted(standings, key=lambda s: s.perplexity))))
+            rankings.append(Leaderboard(tuple(sorted(standings, key=lambda s: s.perplexity))))
         best = {ranking.standings[0].variant.spec for ranking in rankings if len(ranking.standings) > 1}
         standings = [_standing(data, variant, variant.spec in best) for variant in data.variants]
         return cls(data, tuple(standings), tuple(r for r in rankings if r.standings), styles(data.method_names))

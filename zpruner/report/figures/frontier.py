@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from zpruner.advice import Offer, frontier
 from zpruner.report import format as fmt
 from zpruner.report.axes import quantity
-from zpruner.report.figures.offers import COSTS, Cost
+from zpruner.report.figures.offers import PRICES, Price
 from zpruner.report.marks import INK, MUTE, PAPER, Spec, colour, legend, named, points
 from zpruner.report.offers import offers
 from zpruner.report.page import Figure, panels
@@ -29,7 +29,7 @@ def figure(report: Report) -> Figure | None:
     near = [offer for offer in found if offer.perplexity <= _CLOSE * dense.perplexity]
     shown = near if len(near) > 2 else list(found)
     charts = []
-    for cost in COSTS:
+    for cost in PRICES:
         priced = [offer for offer in shown if cost.of(offer) is not None]
         if len({cost.of(offer) for offer in priced}) > 1:
             label = f"Perplexity against {cost.axis}; the table holds the numbers."
@@ -48,7 +48,7 @@ def figure(report: Report) -> Figure | None:
     return Figure(body, "Perplexity against cost", fmt.typeset(caption))
 
 
-def _chart(report: Report, cost: Cost, shown: Sequence[Offer]) -> Spec:
+def _chart(report: Report, cost: Price, shown: Sequence[Offer]) -> Spec:
     specs = {variant.spec.name: variant.spec for variant in report.data.variants}
     values, dense = [], shown[0]
     prices = [_price(cost, offer) for offer in shown]
@@ -111,7 +111,7 @@ def _dodge(prices: Sequence[float]) -> list[float]:
     return offsets
 
 
-def _price(cost: Cost, offer: Offer) -> float:
+def _price(cost: Price, offer: Offer) -> float:
     price = cost.of(offer)
     assert price is not None
     return price

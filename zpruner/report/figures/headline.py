@@ -8,7 +8,7 @@ from zpruner.report import format as fmt
 from zpruner.report.known import flagship
 from zpruner.report.marks import swatch_of
 from zpruner.report.page import Figure
-from zpruner.report.ranking import Ranking, Report
+from zpruner.report.ranking import Leaderboard, Report
 from zpruner.report.table import escape
 
 _NAMED = 8
@@ -30,7 +30,7 @@ def figure(report: Report) -> Figure:
     return Figure(Markup('<ol class="heads">{}</ol>').format(items), markdown=lines)
 
 
-def _item(report: Report, ranking: Ranking, dense: str) -> Markup:
+def _item(report: Report, ranking: Leaderboard, dense: str) -> Markup:
     best, spec = ranking.standings[0], ranking.standings[0].variant.spec
     noise = f" (95 % interval {fmt.change_interval(best.ratio_interval)})" if best.ratio_interval else ""
     order = Markup()
@@ -62,7 +62,7 @@ def _item(report: Report, ranking: Ranking, dense: str) -> Markup:
     )
 
 
-def _verdict(ranking: Ranking) -> str:
+def _verdict(ranking: Leaderboard) -> str:
     """Return how sure the first place is, and where a flagship stands that is neither first nor second."""
     words, found = ranking.verdict, flagship(ranking)
     if found is None or found[0] < 2:
@@ -73,7 +73,7 @@ def _verdict(ranking: Ranking) -> str:
     return f"{words} {named} at {fmt.perplexity(standing.perplexity)}, {behind} from the first."
 
 
-def _line(ranking: Ranking) -> str:
+def _line(ranking: Leaderboard) -> str:
     best, spec = ranking.standings[0], ranking.standings[0].variant.spec
     verdict = escape(_verdict(ranking))
     words = (

@@ -25,7 +25,7 @@ COMPUTED_WORDS = "computed by the format's arithmetic from the zeros that were c
 
 
 @dataclass(frozen=True)
-class Cost:
+class Price:
     """A price of an offer.
 
     Attributes:
@@ -51,10 +51,10 @@ def _mb(size: float) -> str:
     return fmt.megabytes(round(size * 1e6))
 
 
-COSTS = (
-    Cost("MB on disk", "MB on disk", lambda offer: offer.disk / 1e6, _mb),
-    Cost("MB a token", "MB read per token", lambda offer: None if offer.read is None else offer.read / 1e6, _mb),
-    Cost("decode, x dense", "decode time, times dense", _slowness, lambda slowness: f"{1 / slowness:.2f}", False),
+PRICES = (
+    Price("MB on disk", "MB on disk", lambda offer: offer.disk / 1e6, _mb),
+    Price("MB a token", "MB read per token", lambda offer: None if offer.read is None else offer.read / 1e6, _mb),
+    Price("decode, x dense", "decode time, times dense", _slowness, lambda slowness: f"{1 / slowness:.2f}", False),
 )
 
 
@@ -85,7 +85,7 @@ def figure(report: Report) -> Figure | None:
 def table_of(report: Report, found: tuple[Offer, ...]) -> Table:
     """Return one row per offer; where a cost is the least at which so low a perplexity is had, it is marked."""
     specs = {variant.spec.name: variant.spec for variant in report.data.variants}
-    costs = [cost for cost in COSTS if any(cost.of(offer) is not None for offer in found)]
+    costs = [cost for cost in PRICES if any(cost.of(offer) is not None for offer in found)]
     optimal = {cost.title: frontier(found, cost.of) for cost in costs}
     speeds = [offer for offer in found if offer.decode is not None and offer.decode.over_control is not None]
     prefill = any(offer.prefill is not None and not offer.is_dense for offer in found)
@@ -124,7 +124,7 @@ def broken_words(found: Iterable[Offer]) -> str:
     return f"No longer predicting, and so no answer: {names}." if names else ""
 
 
-def _priced(cost: Cost, offer: Offer, optimal: bool) -> Cell:
+def _priced(cost: Price, offer: Offer, optimal: bool) -> Cell:
     price = cost.of(offer)
     if price is None:
         return Cell()

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpruner.errors import SourceError, without_credentials
+from zpruner.errors import SourceError, shown, without_credentials
+from zpruner.sources._quote import quoted
 
 SAFE = st.text("abcdefghijklmnop0123456789", min_size=1, max_size=8)
 SECRET = st.text("qrstuvwxyzQRSTUVWXYZ!$%^*()_+=@:/~", min_size=1, max_size=20).map(lambda text: f"S3CR3T{text}T3RC3S")
@@ -22,6 +23,12 @@ SECRET = st.text("qrstuvwxyzQRSTUVWXYZ!$%^*()_+=@:/~", min_size=1, max_size=20).
         ("s3://KEY:SEC/RET@bucket/p", "s3://***@bucket/p", "s3://bucket/p"),
         ("'https://h/p?sig=abc&x=1' (no)", "'https://h/p?***' (no)", "'https://h/p' (no)"),
         ("https://host:8080/a@b", "https://host:8080/a@b", "https://host:8080/a@b"),
+        ("ssh://me%3Apw@host/p", "ssh://me:***@host/p", "ssh://me@host/p"),
+        ("me:pw@host:p", "***@host:p", "host:p"),
+        ("https:/me:pw@host/p", "https:/***@host/p", "https:/host/p"),
+        ("https://h/p#access_token=abc", "https://h/p#access_token=***", "https://h/p#access_token="),
+        ("https://h/p?tok='abc'", "https://h/p?***'", "https://h/p'"),
+        ("git@github.com:org/repo, dvc.yaml:score@wanda", *["git@github.com:org/repo, dvc.yaml:score@wanda"] * 2),
         ("hf:a/b@main?token=hf_abcdefghijklmnop1", "hf:a/b@main?token=***", "hf:a/b@main?token="),
         ("Did you mean 'x'? See a/b@main.", "Did you mean 'x'? See a/b@main.", "Did you mean 'x'? See a/b@main."),
     ],
@@ -37,3 +44,17 @@ def test_no_message_holds_a_password_or_a_query(scheme: str, user: str, host: st
         message = str(SourceError(url, repr(url), f"a file ({url})", f"Look at {url}."))
         assert "S3CR3T" not in message
         assert host in message
+
+
+@pytest.mark.parametrize("length", [50, 130, 390, 3000, 9000])
+def test_half_a_password_is_not_shown_either(length: int) -> None:
+    url = f"https://me:{'S3CR3T' * (length // 6)}@host/p"
+    for part in (url, shown(url), f"a model at {url}"):
+        message = str(SourceError(part, part, part, f"Look at {part}."))
+        assert "S3CR3T" not in message
+        assert "host" in message
+
+
+def test_a_source_is_quoted_whole_or_without_what_may_be_secret() -> None:
+    for source in ("https://h/p?a=b c=S3CR3T", "https://us er:S3CR3T@h/p", "me:S3CR3T@host:p", "//me:S3CR3T@host/p"):
+        assert "S3CR3T" not in quoted(source)

@@ -16,9 +16,13 @@ _QUOTED = 120
 """Characters of a value that a message quotes."""
 _LINE = 400
 """Characters of a message's parts: a path may be long, a file that was taken for a name need not be shown."""
-_USER = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#@:]*)(:(?!\d+(?:[/?#\s]|$))\S*)?@", re.IGNORECASE)
-_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#'\"]*)\?[^\s'\"]+", re.IGNORECASE)
-_NAMED = re.compile(r"([?&;][\w-]*(?:token|key|secret|passw|sig|auth|credential)[\w-]*=)[^\s&;'\"]+", re.IGNORECASE)
+_SEARCHED = 10_000
+"""Characters of a text that are searched for credentials before it is cut."""
+_USER = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#@:]*?)((?::(?!\d+(?:[/?#\s]|$))|%3a)\S*)?@", re.IGNORECASE)
+# Without a scheme's slashes, as scp writes it; `hf:NAME@REVISION` and DVC's `FILE.yaml:STAGE@LABEL` are none.
+_BARE = re.compile(r"(?<![\w.:@-])(?!(?:hf|pip):|[\w.-]*\.yaml:)[^\s/:@'\"(]+:[^\s/@*]+@", re.IGNORECASE)
+_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#'\"]*)\?(?:[^\s'\"]|['\"](?=\w))+", re.IGNORECASE)
+_NAMED = re.compile(r"([?&;#][\w-]*(?:token|key|secret|passw|sig|auth|credential)[\w-]*=)[^\s&;'\"]+", re.IGNORECASE)
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
@@ -55,8 +59,8 @@ class ZprunerError(Exception):
                 params.yaml" beside it included. Empty: the message is for the reader of params.yaml.
         """
         where, got, expected = (one_line(part, _LINE) for part in (self.where, self.got, self.expected))
-        where, action = (_in_words(part, wording) for part in (where, self.action))
-        return without_credentials(f"{where}: got {got}, expected {expected}. {action}")
+        where, action = (_in_words(part, wording) for part in (where, without_credentials(self.action)))
+        return f"{where}: got {got}, expected {expected}. {action}"
 
     def __str__(self) -> str:
         return self.told(self.wording)
@@ -144,7 +148,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def without_credentials(text: str, mark: str = "***") -> str:
-    """Return a text whose URLs show no password, no token in place of a user, and no query string.
+    """Return a text whose addresses show no password, no token in place of a user, and no query string.
 
     Args:
         text: anything that may hold URLs.
@@ -158,6 +162,7 @@ def without_credentials(text: str, mark: str = "***") -> str:
         return f"{scheme}{mark and f'{mark}@'}"
 
     text = _QUERY.sub(rf"\1{mark and f'?{mark}'}", _USER.sub(user, text))
+    text = _BARE.sub(mark and f"{mark}@", text)
     return _HUB_TOKEN.sub(mark, _NAMED.sub(rf"\1{mark}", text))
 
 
@@ -185,9 +190,9 @@ def shown(value: object) -> str:
 
 
 def one_line(text: str, length: int = _QUOTED) -> str:
-    """Return a text as one line of at most `length` characters and "..."."""
-    line = " ".join(text[: 2 * length].splitlines())
-    return line if len(text) <= length else f"{line[:length]}..."
+    """Return a text as one line of at most `length` characters and "...", without credentials or half of one."""
+    line = without_credentials(" ".join(text[:_SEARCHED].splitlines()))
+    return line if len(line) <= length and len(text) <= _SEARCHED else f"{line[:length]}..."
 
 
 def _in_words(text: str, wording: Mapping[str, str]) -> str:

@@ -9,5 +9,6 @@ _SHOWN = 120
 
 def quoted(text: str) -> str:
     """Return `text` in quotes: one printable line, at most 120 characters of it, without credentials."""
-    shown = without_credentials(text)
+    address = text.replace(" ", "%20") if "://" in text else text  # what follows a space belongs to it
+    shown = without_credentials(address)
     return repr(shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}...")

@@ -63,7 +63,7 @@ def test_a_single_variant_is_not_called_best(tmp_path: Path) -> None:
         (fmt.change(3e8), "+3.0e+10 %"),
         (fmt.change(math.inf), "inf"),
         (fmt.change(None), "-"),
-        (fmt.change_interval(Interval(low=0.99, high=1.159)), "-1.0 to +15.9 %"),
+        (fmt.interval(Interval(low=0.99, high=1.159), fmt.change), "-1.0 to +15.9 %"),
         (fmt.error(0.38), "0.380"),
         (fmt.error(1.5e-6), "1.50e-06"),
         (fmt.seconds(1234.5), "1,234"),

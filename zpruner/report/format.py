@@ -43,15 +43,8 @@ def change(ratio: float | None) -> str:
     return f"{value:+,.0f} %" if abs(value) >= 1000 else f"{value:+.1f} %"
 
 
-def change_interval(interval: Interval | None) -> str:
-    """An interval of ratios as changes: `+11.0 to +15.9 %`; `-` where there is none."""
-    if interval is None:
-        return "-"
-    return f"{change(interval.low).removesuffix(' %')} to {change(interval.high)}"
-
-
 def interval(found: Interval | None, show: Callable[[float], str]) -> str:
-    """Both ends of an interval as `show` writes them: `0.149 to 0.172`; `-` where there is none."""
+    """Both ends of an interval as `show` writes them: `0.149 to 0.172`, `+11.0 to +15.9 %`; `-` where there is none."""
     return "-" if found is None else f"{show(found.low).removesuffix(' %')} to {show(found.high)}"
 
 

@@ -54,7 +54,9 @@ class Leaderboard:
         words = f"Next is {second.variant.spec.method} at {fmt.perplexity(second.perplexity)}"
         if (lead := self.lead) is None:
             return f"{words}; the noise of the difference is unknown."
-        words += f", {fmt.change(second.perplexity / first.perplexity)} (95 % interval {fmt.change_interval(lead)}):"
+        words += (
+            f", {fmt.change(second.perplexity / first.perplexity)} (95 % interval {fmt.interval(lead, fmt.change)}):"
+        )
         windows = fmt.count(first.variant.metrics.windows)
         told = "the difference is larger than the noise." if lead.low > 1 else ""
         return f"{words} {told or f'{windows} windows are too few to tell the two apart.'}"

@@ -185,7 +185,7 @@ def _beyond(answer: Answer, winner: Offer, dense: Offer) -> str:
     noise = ratio_interval(winner.losses, dense.losses)
     if noise is None or noise.high * dense.perplexity <= answer.limit:
         return ""
-    return f" On {len(winner.losses)} windows its perplexity is known to {fmt.change_interval(noise)} only."
+    return f" On {len(winner.losses)} windows its perplexity is known to {fmt.interval(noise, fmt.change)} only."
 
 
 def _other_camp(answer: Answer, order: str, dense: Offer) -> str:

@@ -37,7 +37,7 @@ def _chart(report: Report, shown: Sequence[Standing]) -> Spec:
         assert standing.ratio is not None
         assert standing.ratio_interval is not None
         spec, low, high = standing.variant.spec, standing.ratio_interval.low, standing.ratio_interval.high
-        noise = fmt.change_interval(standing.ratio_interval)
+        noise = fmt.interval(standing.ratio_interval, fmt.change)
         text = f"{spec.method}: {fmt.change(standing.ratio)}, 95 % interval {noise}"
         values.append(
             {**named(spec), "x": standing.ratio - 1, "low": low - 1, "high": high - 1, "t": text}

@@ -32,7 +32,7 @@ def figure(report: Report) -> Figure:
 
 def _item(report: Report, ranking: Leaderboard, dense: str) -> Markup:
     best, spec = ranking.standings[0], ranking.standings[0].variant.spec
-    noise = f" (95 % interval {fmt.change_interval(best.ratio_interval)})" if best.ratio_interval else ""
+    noise = f" (95 % interval {fmt.interval(best.ratio_interval, fmt.change)})" if best.ratio_interval else ""
     order = Markup()
     if 2 < len(ranking.standings) <= _NAMED:
         order = Markup('<span class="order">{}</span>').format(

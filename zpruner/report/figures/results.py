@@ -64,7 +64,7 @@ def _row(report: Report, standing: Standing, fields: Mapping[tuple[str, ...], Sh
         Cell(f"{spec.pattern_text} ({spec.sparsity})", spec.removed),
         Cell(fmt.perplexity(standing.perplexity), standing.perplexity, mark="best" if standing.best else ""),
         Cell(fmt.change(standing.ratio), standing.ratio),
-        Cell(fmt.change_interval(standing.ratio_interval), low),
+        Cell(fmt.interval(standing.ratio_interval, fmt.change), low),
         *(_cell(variant.metrics, path, shown) for path, shown in fields.items()),
         Cell(f"{fmt.seconds(variant.seconds)} s", variant.seconds),
     )

@@ -83,8 +83,8 @@ def warm(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return tiny.run([*command], root, check=False, PATH=tiny.warm_path())
 
 
-def trial(root: Path, how: str, rng: random.Random, expected: dict[str, bytes]) -> tuple[str, str]:
-    """Damage a file, run a reader of it, mend; returns what was done and `refused` or `harmless`."""
+def trial(root: Path, how: str, rng: random.Random, expected: dict[str, bytes]) -> tuple[str, str, float]:
+    """Damage a file, run a reader of it, mend; returns what was done, `refused` or `harmless`, and seconds."""
     files = [path for path in sorted((root / "data").rglob("*")) if path.is_file() and not path.is_symlink()]
     path = rng.choice([path for path in files if readers_of(root, path)])
     instance, damage = rng.choice(readers_of(root, path)), rng.choice([one for one in DAMAGES if one != edit_and_seal])
@@ -96,8 +96,9 @@ def trial(root: Path, how: str, rng: random.Random, expected: dict[str, bytes]) 
     if path.is_file() and not path.is_symlink() and rng.random() < 0.5:  # as a bad disk does it: DVC sees no change
         path.chmod(before.st_mode)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    started = time.perf_counter()
     done = run_anew(root, how, instance)
-    said = done.stdout + done.stderr
+    seconds, said = time.perf_counter() - started, done.stdout + done.stderr
     assert "Traceback" not in said, (where, said)
     if done.returncode:
         assert "zpruner doctor --mend" in said or "dvc repro" in said or "missing" in said, (where, said)
@@ -108,23 +109,25 @@ def trial(root: Path, how: str, rng: random.Random, expected: dict[str, bytes]) 
     mended = warm(root, "dvc", "repro")
     assert mended.returncode == 0, (where, said, mended.stdout + mended.stderr)
     assert outputs(root) == expected, (where, said)
-    return damage.__name__, "refused" if done.returncode else "harmless"
+    return damage.__name__, "refused" if done.returncode else "harmless", seconds
 
 
 def main(folder: Path, how: str, count: int, seed: int = 0) -> None:
     rng, started = random.Random(f"{how} {seed}"), time.perf_counter()
     outcomes: Counter[str] = Counter()
     by_damage: Counter[str] = Counter()
+    longest = 0.0
     for number, kind in enumerate(KINDS):
         root = make(folder / kind, kind)
         expected = outputs(root)
         for _ in range(count * (number + 1) // len(KINDS) - count * number // len(KINDS)):
-            damage, found = trial(root, how, rng, expected)
+            damage, found, seconds = trial(root, how, rng, expected)
+            longest = max(longest, seconds)
             outcomes[found] += 1
             by_damage[f"{damage}: {found}"] += 1
             print(f"{sum(outcomes.values())} {damage}: {found}", file=sys.stderr, flush=True)
-    seconds = round(time.perf_counter() - started, 1)
-    print(json.dumps({"how": how, "outcomes": outcomes, "damages": by_damage, "seconds": seconds}, indent=1))
+    spent = {"longest": round(longest, 1), "seconds": round(time.perf_counter() - started, 1)}
+    print(json.dumps({"how": how, "outcomes": outcomes, "damages": by_damage, **spent}, indent=1))
 
 
 if __name__ == "__main__":

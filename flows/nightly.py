@@ -8,7 +8,6 @@ prefect deploy --all && prefect worker start --pool zpruner          # on the sc
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
@@ -24,7 +23,8 @@ from flows.graph import read_graph
 from flows.pipeline import pipeline
 from flows.publish import model_name, read_results
 from zpruner.artifacts.files import write_json
-from zpruner.errors import InvalidSettingError, ZprunerError
+from zpruner.errors import ArtifactError, InvalidSettingError, UnknownNameError, ZprunerError, did_you_mean
+from zpruner.runtime.plain_json import read_json
 
 BASELINE = Path(".zpruner") / "nightly.json"
 """The results of the last good night, in each clone."""
@@ -65,15 +65,20 @@ def nightly(
     Raises:
         WorseResultError: it grew by more; the comparison stays with the last good night until
             `.zpruner/nightly.json` is deleted.
+        UnknownNameError: a number that no result has.
+        ArtifactError: a damaged `.zpruner/nightly.json`.
     """
     folder = Path(root).resolve()
     try:
         pipeline(root, parallel=parallel, share=share, force=refresh)
     except ENDS as end:
         return as_state(end)
-    results = {row["variant"]: float(row[metric]) for row in read_results(folder, read_graph(folder)) if metric in row}
+    rows = read_results(folder, read_graph(folder))
+    results = {row["variant"]: float(row[metric]) for row in rows if metric in row}
+    if not results:
+        raise UnknownNameError("metric", f"'{metric}'", "what a result has", did_you_mean(metric, {*().union(*rows)}))
     baseline = folder / BASELINE
-    before = json.loads(baseline.read_text(encoding="utf-8")) if baseline.exists() else {}
+    before = _read_baseline(baseline)
     worse = compare(before, results, margin)
     if worse:
         raise WorseResultError(
@@ -85,6 +90,21 @@ def nightly(
     write_json(baseline, before | results)
     get_run_logger().info("%d results, none worse than last time by more than %.1f %%", len(results), 100 * margin)
     return results
+
+
+def _read_baseline(path: Path) -> dict[str, float]:
+    """Return the results of the last good night, none before the first.
+
+    Raises:
+        ArtifactError: a file that `nightly` did not write.
+    """
+    try:
+        return {str(name): float(value) for name, value in read_json(path).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError):
+        got, action = "content that is no table of results", "Delete it: the next night starts a new one."
+        raise ArtifactError(str(path), got, "the last good night's", action) from None
 
 
 def compare(before: dict[str, float], now: dict[str, float], margin: float) -> list[str]:

@@ -19,6 +19,7 @@ from stages._deciding import source_of
 from stages._project import Project, Root, main
 from zpruner.artifacts.files import atomic_file
 from zpruner.errors import SourceError, UnknownNameError, did_you_mean
+from zpruner.runtime.plain_json import read_json
 from zpruner.sources import HubRef, LocalPath, content_sha256, hub_name, parse_source, resolve_source
 
 KINDS = ("model", "calibration", "evaluation", "search")
@@ -71,7 +72,7 @@ def fetched_source(project: Project, name: str) -> str:
     place, source = project.sources(name), source_of(project.params, name)
     if not place.is_symlink() and place.is_file() and place.stat().st_size < _NOTE:
         try:
-            note = json.loads(place.read_text(encoding="utf-8"))
+            note = read_json(place)
         except ValueError:
             note = None
         if isinstance(note, dict) and note.get("given") == source and _stands_for(source, note.get("source")):

@@ -10,6 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from toys import Toy
 
 from flows.nightly import BASELINE, WorseResultError, compare, main, nightly
+from zpruner.errors import ArtifactError, UnknownNameError
 
 pytestmark = pytest.mark.usefixtures("quick", "worker")
 
@@ -25,6 +26,11 @@ def test_a_worse_result_fails_until_it_is_accepted(toy: Toy) -> None:
             nightly(str(toy.root), margin=0.05)
     assert nightly(str(toy.root), margin=0.1) == {"last": 55.0}
     assert json.loads((toy.root / BASELINE).read_text()) == {"last": 55.0}
+    with pytest.raises(UnknownNameError, match=r"metric: got 'perplexty', expected what a result has.*'perplexity'"):
+        nightly(str(toy.root), metric="perplexty")
+    (toy.root / BASELINE).write_text("{")
+    with pytest.raises(ArtifactError, match=r"nightly\.json: got content that is no table of results.*Delete it"):
+        nightly(str(toy.root))
 
 
 def test_a_schedule_needs_a_server_and_settings_are_checked(

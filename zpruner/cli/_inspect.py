@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from zpruner.cli import _options as option
 from zpruner.errors import ArtifactError
+from zpruner.runtime.plain_json import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,7 +169,7 @@ def _reader(folder: Path) -> ArtifactReader:
     from zpruner.artifacts.store import ArtifactReader
 
     try:
-        kind = json.loads((folder / "index.json").read_text(encoding="utf-8")).get("kind", "")
+        kind = read_json(folder / "index.json").get("kind", "")
     except (ValueError, AttributeError):
         kind = ""  # the reader says what is wrong with it
     return ArtifactReader(folder, kind)

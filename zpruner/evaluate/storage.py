@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from zpruner.artifacts.results import Storage
 from zpruner.errors import ArtifactError
 from zpruner.kernels.parts import Layout
 from zpruner.model import PrunableLayer, get_weight
+from zpruner.model.stored import tensor_facts
 from zpruner.packed.size import packed_bytes, quantized_bytes
 from zpruner.patterns import Pattern, StructuredPattern
 from zpruner.quantization import QuantizedLayer
@@ -71,7 +71,7 @@ def stored_bytes(folder: Path) -> int:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ArtifactError(str(folder), "no *.safetensors", "a checkpoint folder", "Give the folder of a checkpoint.")
-    return sum(end - start for file in files for _, start, end in _spans(file))
+    return sum(facts.bytes(name) for file in files for name, facts in tensor_facts(file).items())
 
 
 def satisfies(weight: Tensor, kept: int, group_size: int) -> bool:
@@ -94,16 +94,3 @@ def share_of_zeros(weights: Iterable[Tensor]) -> float:
         zeros += weight.numel() - int(torch.count_nonzero(weight))
         count += weight.numel()
     return zeros / count if count else 0.0
-
-
-def _spans(file: Path) -> Iterable[tuple[str, int, int]]:
-    """Yield (name, first byte, end) of every tensor of a safetensors file: eight bytes give the header's length."""
-    try:
-        with file.open("rb") as raw:
-            header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
-        spans = [(name, *facts["data_offsets"]) for name, facts in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise ArtifactError(
-            str(file), f"a header that cannot be read ({error})", "safetensors", "Get the file again."
-        ) from None
-    return spans

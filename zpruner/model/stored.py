@@ -72,17 +72,24 @@ class Facts:
         """Its type; None where torch has none of that name."""
         return DTYPES.get(self.kind)
 
+    def bytes(self, name: str) -> int:
+        """Return the bytes of the values of the tensor `name`; errors as `later`."""
+        return torch.Size(self.shape).numel() * self._known(name).itemsize
+
     def later(self, name: str, read: Callable[[], Tensor]) -> Stored:
         """Return the tensor `name` with `read` to get it.
 
         Raises:
             ArtifactError: numbers of a type that torch has not.
         """
+        return Stored(self._known(name), self.shape, read)
+
+    def _known(self, name: str) -> torch.dtype:
         if self.dtype is None:
             raise ArtifactError(
                 str(self.file), f"'{name}' of type {self.kind}", "numbers of 16 bits or more", "Give another model."
             )
-        return Stored(self.dtype, self.shape, read)
+        return self.dtype
 
 
 class Tensors(Protocol):

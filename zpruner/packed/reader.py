@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from zpruner.kernels.parts import words
 from zpruner.model.stored import NAMES, read_tensor, tensor_facts
 from zpruner.packed.encode import nonzero, put_negative_zeros
 from zpruner.packed.layout import INDEX, PARTS, WEIGHTS, PackedTensor, read_metadata
+from zpruner.runtime.plain_json import read_json
 
 _AGAIN = "Pack the model again."
 
@@ -31,7 +31,7 @@ def packed_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = read_json(folder / INDEX)
         named = sorted(set(index["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         raise ArtifactError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from zpruner.errors import ArtifactError
 from zpruner.model.config import read_config
 from zpruner.model.stored import Stored, read_header, read_tensor, tensor_facts
+from zpruner.runtime.plain_json import read_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -88,7 +89,7 @@ def read_plain_config(folder: Path, *, trust_remote_code: bool = False) -> tuple
     """
     path = folder / "config.json"
     try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        raw: dict[str, Any] = read_json(path)
         method = (raw.get("quantization_config") or {}).get("quant_method")
     except (OSError, ValueError, AttributeError):
         raw, method = {}, None  # `read_config` says what is wrong with it

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from zpruner.errors import SourceError
+from zpruner.runtime.plain_json import read_json
 from zpruner.sources._disk import replacing
 from zpruner.sources._hash import file_sha256, folder_files, folder_sha256
 
@@ -57,7 +58,7 @@ def content_sha256(path: Path, memory: Path) -> str:
 
 def _read(kept: Path) -> dict[str, object]:
     try:
-        known = json.loads(kept.read_text(encoding="utf-8"))
+        known = read_json(kept)
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

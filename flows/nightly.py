@@ -76,7 +76,8 @@ def nightly(
     rows = read_results(folder, read_graph(folder))
     results = {row["variant"]: float(row[metric]) for row in rows if metric in row}
     if not results:
-        raise UnknownNameError("metric", f"'{metric}'", "what a result has", did_you_mean(metric, {*().union(*rows)}))
+        known = {name for row in rows for name in row}
+        raise UnknownNameError("metric", f"'{metric}'", "what a result has", did_you_mean(metric, known))
     baseline = folder / BASELINE
     before = _read_baseline(baseline)
     worse = compare(before, results, margin)

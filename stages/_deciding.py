@@ -126,6 +126,8 @@ def _needed(params: Params) -> frozenset[Stat]:
 def _inputs(params: Params) -> frozenset[Stat]:
     """Return the statistics of layers' inputs that calibration takes."""
     needed = CHANNEL_SUMS | _needed(params) - {Stat.GRAD_SQ}
+    if any(method.correct_bias for method in params.methods.values()):
+        needed |= {Stat.SUM}  # layer errors of biases that changed are taken from it
     gram = params.calibration.gram
     return needed if gram == "auto" else needed | {Stat.GRAM} if gram else needed - SQUARES
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages._variant import ReadIntegers
 from zpruner.artifacts.results import Layer, Storage
 from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
-from zpruner.checkpoint import Checkpoint
+from zpruner.checkpoint import Checkpoint, SolvedWeights
 from zpruner.evaluate import layer_error, pack_sample, sample_bits, share_of_zeros, storage
 from zpruner.model import PrunableLayer
 from zpruner.patterns import Pattern
@@ -52,7 +52,7 @@ def measure_layers(
     pattern: Pattern,
     stored: Path,
     tables: int,
-    integers: ReadIntegers,
+    solved: SolvedWeights | None,
     step: Callable[[], None],
 ) -> LayerFacts:
     """Return the counts; layer errors that an interrupted run measured are taken from the journal.
@@ -65,7 +65,7 @@ def measure_layers(
         pattern: of the variant.
         stored: a folder with tensors of the same shapes and types: the variant's checkpoint, or the dense one.
         tables: bytes of them that a token does not read (`zpruner.model.table_bytes`).
-        integers: returns what a layer is made from, where it is quantised.
+        solved: integers and biases of the variant; None where it has none that its weights do not tell.
         step: called after each layer.
     """
     entries: list[Layer] = []
@@ -73,6 +73,13 @@ def measure_layers(
     kept: dict[str, Tensor] = {}
     shown = shown_layers(activations)
     total = sum(layer.in_features * layer.out_features for layer in activations.layers)
+
+    def shift(layer: PrunableLayer, device: torch.device) -> Tensor | None:
+        bias = None if solved is None else dense.read_bias(layer)
+        if solved is None or bias is None:
+            return None
+        gained = solved.read_bias(layer, bias).float() - bias.float()
+        return gained.to(device) if bool(gained.any()) else None
 
     def measured() -> Iterator[tuple[Tensor, QuantizedLayer | None]]:
         for layer, pruned in weights:
@@ -85,7 +92,9 @@ def measure_layers(
                     kind=layer.kind,
                     weights=pruned.numel(),
                     sparsity=share_of_zeros([pruned]),
-                    layer_error=layer_error(dense.read_weight(layer).to(pruned.device), pruned, stats),
+                    layer_error=layer_error(
+                        dense.read_weight(layer).to(pruned.device), pruned, stats, shift(layer, pruned.device)
+                    ),
                     expert_tokens=activations.few.get(layer.name),
                 )
                 work.record(layer.name, entry.model_dump())
@@ -95,7 +104,7 @@ def measure_layers(
             bits.append(sample_bits(layer, pruned, total))
             if layer in shown:
                 kept[layer.name] = pruned != 0
-            yield pruned, integers(layer)
+            yield pruned, None if solved is None else solved.read_quantized(layer.name)
             step()
 
     size = storage(stored, measured(), pattern, tables)

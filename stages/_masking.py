@@ -11,9 +11,8 @@ from stages._project import Project
 from zpruner.artifacts.store import ArtifactReader, ArtifactWriter
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint, SolvedWriter
-from zpruner.model import PrunableLayer, resolve_device
+from zpruner.model import PrunableLayer, resolve_device, shifted
 from zpruner.pruning.composition import Composition, Pruned
-from zpruner.pruning.sequential import SolvedLayer
 from zpruner.runtime.transfer import to_device
 from zpruner.types import LayerStats, Mask, Stat
 
@@ -31,13 +30,13 @@ class MaskJob:
     solved: SolvedWriter
 
     @property
-    def quantizes(self) -> bool:
-        """Whether weights are stored beside the masks: those on a grid are found once."""
-        return self.composition.rounding is not None
+    def ahead(self) -> bool:
+        """Whether weights are stored beside the masks: those on a grid, and biases, are found once."""
+        return self.composition.ahead(self.activations.layers)
 
     def has(self, layer: PrunableLayer) -> bool:
         """Return whether a layer is stored already, by a process that was killed."""
-        return self.solved.has(layer.name) or (not self.quantizes and self.masks.work.done(layer.name) is not None)
+        return self.solved.has(layer.name) or (not self.ahead and self.masks.work.done(layer.name) is not None)
 
     def read_dense(self, layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
         """Return a layer's weight and the statistics of the unpruned model, on the CPU."""
@@ -62,11 +61,12 @@ class MaskJob:
             return None
         return self._read_gradient(layer)
 
-    def keep(self, found: Pruned | SolvedLayer) -> None:
-        """Store a layer's mask and its weight; the weight last, since it says that the layer is done."""
+    def keep(self, layer: PrunableLayer, found: Pruned) -> None:
+        """Store a layer's mask, then its weight and a bias that changed, which say that the layer is done."""
         self._write(found.mask)
         self.masks.drain()
-        self.solved.write(found.mask.layer, found.weight, found.quantized)
+        bias = None if found.shift is None else shifted(self.dense.read_bias(layer), found.shift)
+        self.solved.write(layer.name, found.weight, found.quantized, bias)
 
     def keep_mask(self, layer: PrunableLayer, mask: Mask) -> None:
         """Store a layer's mask, with the gradients that its weight update reads: `apply` reads no scores."""

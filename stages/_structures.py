@@ -15,7 +15,8 @@ from zpruner.execution import Runner, choose, open_runner
 from zpruner.model import Inventory
 from zpruner.model.empty import empty_model
 from zpruner.patterns import StructuredPattern
-from zpruner.pruning.structured import Contributions, Distances, StructurePlan
+from zpruner.pruning.structure_plan import StructurePlan
+from zpruner.pruning.structured import Contributions, Distances
 from zpruner.structures import find_couplings
 
 

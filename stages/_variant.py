@@ -13,17 +13,15 @@ from stages._project import Project
 from stages._structures import open_plan
 from zpruner.artifacts.store import ArtifactReader
 from zpruner.artifacts.work import Work
-from zpruner.checkpoint import Checkpoint, SolvedWeights
+from zpruner.calibration import Activations
+from zpruner.checkpoint import Change, Checkpoint, SolvedWeights
 from zpruner.checkpoint.masks import read_mask
 from zpruner.model import PrunableLayer, resolve_device
 from zpruner.patterns import StructuredPattern
 from zpruner.pruning.compose import compose
-from zpruner.pruning.structured import StructurePlan
-from zpruner.quantization import QuantizedLayer
+from zpruner.pruning.structure_plan import StructurePlan
 from zpruner.runtime.transfer import to_device, to_host
 from zpruner.structures import write_cut
-
-ReadIntegers = Callable[[PrunableLayer], QuantizedLayer | None]
 
 
 class VariantWeights:
@@ -49,7 +47,7 @@ class VariantWeights:
         self.masks = ArtifactReader(project.masks(method, sparsity), "masks", expected)
         made_from = self.masks.provenance
         self.activations = project.open_activations(dense, made_from.calibration_hash)
-        ahead = made_from.propagation == "pruned" or self._composition.rounding is not None
+        ahead = made_from.propagation == "pruned" or self._composition.ahead(self.activations.layers)
         own = replace(made_from, dtype=dense.dtype)  # the weights must be this very variant's
         self._solved = SolvedWeights(project.solved(method, sparsity), own) if ahead else None
         self.facts = {
@@ -99,8 +97,14 @@ class VariantWeights:
             self.facts,
             step,
             card,
+            bias=self.bias,
             trust_remote_code=trust,
         )
+
+    @property
+    def bias(self) -> Change | None:
+        """What gives a layer's bias in place of the dense one; None where all biases stay."""
+        return self._solved.read_bias if self._solved is not None and self._composition.correct_bias else None
 
     def prune(self, layer: PrunableLayer, weight: Tensor) -> Tensor:
         """Return the pruned weight, on the CPU, of a layer's dense weight (out, in), in the same dtype."""
@@ -119,21 +123,23 @@ class VariantWeights:
             return to_host(composition.apply(composition.correct(weight, stats), mask, stats))()
 
 
-def open_integers(project: Project, method: str, sparsity: str, model_hash: str, calibration_hash: str) -> ReadIntegers:
-    """Return what reads a layer's integers and scales; None for every layer of a method that does not quantise.
+def open_solved(
+    project: Project, method: str, sparsity: str, activations: Activations, model_hash: str
+) -> SolvedWeights | None:
+    """Return what has integers, scales and biases of a variant; None where its weights tell all.
 
     Args:
         project: with the artifacts of the stages up to mask.
         method: a label under `methods` in params.yaml.
         sparsity: a label under `sparsities`.
+        activations: of the calibration that the variant is made with.
         model_hash: of the unpruned checkpoint.
-        calibration_hash: of the windows that the variant is calibrated on.
 
     Raises:
         ArtifactError: solved weights that are missing or belong to another variant or model.
     """
-    if compose(project.params.method(method)).rounding is None:
-        return lambda _: None
+    if not compose(project.params.method(method)).ahead(activations.layers):
+        return None
+    calibration_hash = activations.provenance.calibration_hash
     own = replace(project.variant(method, sparsity), model_hash=model_hash, calibration_hash=calibration_hash)
-    solved = SolvedWeights(project.solved(method, sparsity), own)
-    return lambda layer: solved.read_quantized(layer.name)
+    return SolvedWeights(project.solved(method, sparsity), own)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import xxhash
+from torch import Tensor
 
 from stages._project import Method, Project, Root, Sparsity, main
 from stages._variant import VariantWeights
@@ -42,7 +43,7 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
         if keep and variant.plan is not None:
             variant.cut(work, step, card)
         elif keep:
-            write_pruned(dense, activations.layers, variant.prune, work, facts, step, card)
+            write_pruned(dense, activations.layers, variant.prune, work, facts, step, card, bias=variant.bias)
         else:
             digest = _digest(work, dense, variant, step)
             write_manifest(work.files, dense.model, **facts, pruned_weights=digest)
@@ -56,12 +57,18 @@ def _digest(work: Work, dense: Checkpoint, variant: VariantWeights, step: Callab
     for layer in variant.activations.layers:
         entry = work.done(layer.name)
         if entry is None:
-            pruned = variant.prune(layer, dense.read_weight(layer)).contiguous()
-            entry = {"checksum": xxhash.xxh3_128_hexdigest(pruned.view(torch.uint8).numpy().data)}
+            digest = xxhash.xxh3_128(_bytes(variant.prune(layer, dense.read_weight(layer))))
+            if variant.bias is not None and (bias := dense.read_bias(layer)) is not None:
+                digest.update(_bytes(variant.bias(layer, bias)))
+            entry = {"checksum": digest.hexdigest()}
             work.record(layer.name, entry)
         found[layer.name] = entry["checksum"]
         step()
     return digest_of(found)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().view(torch.uint8).numpy().data
 
 
 def _facts(project: Project, method: str, masks: ArtifactReader, dense: Checkpoint) -> PruningFacts:

@@ -14,7 +14,7 @@ from stages._layers import measure_layers, shown_layers
 from stages._measure import Step, batches_of, measure, speed_of
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._samples import continued, sample
-from stages._variant import VariantWeights, open_integers
+from stages._variant import VariantWeights, open_solved
 from zpruner.artifacts.files import digest_of
 from zpruner.artifacts.results import (
     Details,
@@ -45,7 +45,15 @@ from zpruner.evaluate import (
     verdict,
 )
 from zpruner.execution import Runner, choose, open_runner
-from zpruner.model import PrunableLayer, get_weight, limits_of, set_weight, table_bytes, take_inventory
+from zpruner.model import (
+    Parameters,
+    PrunableLayer,
+    get_parameters,
+    limits_of,
+    set_parameters,
+    table_bytes,
+    take_inventory,
+)
 from zpruner.patterns import StructuredPattern
 from zpruner.pruning.compose import compose
 from zpruner.runtime.progress import counter
@@ -122,8 +130,8 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             pattern = project.params.pattern(sparsity)
             weights = _weights(runner, unpruned, activations, variant if structured else None)
             tables = table_bytes(runner.model)
-            integers = open_integers(project, method, sparsity, unpruned.model_hash, calibration_hash)
-            facts = measure_layers(work, weights, unpruned, activations, pattern, opened.folder, tables, integers, step)
+            solved = open_solved(project, method, sparsity, activations, unpruned.model_hash)
+            facts = measure_layers(work, weights, unpruned, activations, pattern, opened.folder, tables, solved, step)
         layers = () if facts is None else facts.layers
         metrics = Metrics(
             perplexity=perplexity_of(measured["losses"]),
@@ -191,7 +199,9 @@ def _prune(runner: Runner, variant: VariantWeights, activations: Activations) ->
     def prepare(block: int) -> None:
         for layer in activations.layers:
             if layer.block == block:
-                set_weight(runner.model, layer, variant.prune(layer, get_weight(runner.model, layer)))
+                dense = get_parameters(runner.model, layer)
+                bias = None if variant.bias is None or dense.bias is None else variant.bias(layer, dense.bias)
+                set_parameters(runner.model, layer, Parameters(variant.prune(layer, dense.weight), bias))
 
     runner.change(activations.inventory.n_blocks, prepare)
 

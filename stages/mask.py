@@ -2,8 +2,8 @@
 
 With dense propagation that needs the scores, and where a solver or a refinement looks at them the weights and the
 statistics. With pruned propagation the model is pruned block after block, and this stage also stores the weights that
-it solved, which `apply` puts together. So it does where a composition quantises: the integers and scales are stored
-here, once.
+it solved, which `apply` puts together. So it does where a composition quantises or changes biases: integers, scales and
+biases are stored here, once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from zpruner.pruning.compose import compose
 from zpruner.pruning.composition import derive_mask
 from zpruner.pruning.memory import beside_the_weights
 from zpruner.pruning.sequential import layer_patterns, prune_blocks
-from zpruner.pruning.structured import StructureChoice
+from zpruner.pruning.structured import StructureChoice, look
 from zpruner.runtime.prefetch import ahead
 from zpruner.runtime.progress import progress
 from zpruner.settings.base import canonical_json
@@ -84,16 +84,17 @@ def _patterns(job: MaskJob, pattern: Pattern) -> Mapping[str, SparsityPattern] |
         return layer_patterns(job.composition, pattern, inventory, job.read_dense)
     plan = open_plan(job.project, job.dense, pattern, inventory)
     measures = measuring(job.project, inventory, job.dense, job.masks.work)
-    return plan.look(job.composition, job.read, job.score, *measures)
+    say(f"{job.masks.work.name}: {plan.words}")
+    return look(plan, job.composition, job.read, job.score, *measures)
 
 
 def _select(job: MaskJob, patterns: Mapping[str, SparsityPattern]) -> None:
     """Derive every layer's mask from its scores; solvers and refinements look at weights and statistics too.
 
-    A composition that quantises is carried out whole.
+    A composition that quantises or changes biases is carried out whole.
     """
     composition, layers, work = job.composition, job.activations.layers, job.masks.work
-    looks = composition.solves or job.quantizes or composition.refinement is not None
+    looks = composition.solves or job.ahead or composition.refinement is not None
     todo = [layer for layer in layers if not job.has(layer)]
 
     def read(layer: PrunableLayer) -> tuple[ScoreMatrix | None, tuple[Tensor, LayerStats] | None]:
@@ -103,8 +104,8 @@ def _select(job: MaskJob, patterns: Mapping[str, SparsityPattern]) -> None:
     done = len(layers) - len(todo)
     for layer, (scores, looked_at) in progress(ahead(todo, read), work.name, len(layers), "layer", done):
         pattern = patterns[layer.name]
-        if looked_at is not None and job.quantizes:
-            job.keep(composition.prune(*looked_at, pattern, scores))
+        if looked_at is not None and job.ahead:
+            job.keep(layer, composition.prune(*looked_at, pattern, scores, biased=layer.bias is not None))
         elif looked_at is not None:
             job.keep_mask(layer, composition.mask(*looked_at, pattern, scores))
         elif scores is not None:
@@ -114,7 +115,7 @@ def _select(job: MaskJob, patterns: Mapping[str, SparsityPattern]) -> None:
 def _choose(job: MaskJob, choice: StructureChoice) -> None:
     """Derive the masks of structures block by block, from scores, or from weights and statistics.
 
-    A composition that quantises is carried out whole.
+    A composition that quantises or changes biases is carried out whole.
     """
     composition, inventory = job.composition, job.activations.inventory
     blocks = [[la for la in inventory.layers if la.block == block] for block in range(inventory.n_blocks)]
@@ -125,9 +126,10 @@ def _choose(job: MaskJob, choice: StructureChoice) -> None:
         for layer in layers:
             if job.has(layer):
                 continue
-            if job.quantizes:
+            if job.ahead:
                 weight, stats = job.read(layer)
-                job.keep(composition.prune_by(weight, found[layer.name].to(weight.device), stats))
+                mask = found[layer.name].to(weight.device)
+                job.keep(layer, composition.prune_by(weight, mask, stats, biased=layer.bias is not None))
             else:
                 job.keep_mask(layer, found[layer.name])
 
@@ -152,7 +154,7 @@ def _prune_blocks(job: MaskJob, patterns: Mapping[str, SparsityPattern] | Struct
         batch_size=batch_size,
         min_expert_tokens=params.calibration.min_expert_tokens,
         finished={name: partial(job.solved.read, name, str(runner.device)) for name in done},
-        solved=job.keep,
+        solved=lambda one: job.keep(layers[one.mask.layer], one.pruned),
         runner=runner,
         gradient=lambda name: job.gradient(layers[name]),
     )

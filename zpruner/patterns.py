@@ -150,18 +150,19 @@ class StructuredPattern:
         """Yield the kinds of which structures go."""
         yield from (kind for kind, _ in self.shares)
 
-    def kept(self, kind: StructureKind, count: int, where: str) -> int:
+    def kept(self, kind: StructureKind, count: int, where: str, step: int = 1) -> int:
         """Return how many of `count` structures stay: the nearest number to the share, ties to more.
 
         Args:
             kind: of the structures.
             count: how many there are.
             where: what has them, for messages.
+            step: what that number is a multiple of, beside `multiple`; divides `count`.
 
         Raises:
             InvalidPatternError: that is none, or all of them.
         """
-        unit = self.multiple if kind is StructureKind.NEURONS else 1
+        unit = math.lcm(step, self.multiple if kind is StructureKind.NEURONS else 1)
         share = self.share(kind)
         kept = math.floor(count * (1 - share) / unit + 0.5 + 1e-9) * unit
         if not 0 < kept < count:

@@ -33,6 +33,8 @@ class Stat(StrEnum):
     """X X^T summed over all tokens: float32 (in, in)."""
     GRAM_HALF = "gram_half"
     """X X^T over the first half of the tokens of every batch: with the rest it tells what holds on other text."""
+    SUM_HALF = "sum_half"
+    """Per input channel, the sum over these tokens of the input: float (in,)."""
     CROSS = "cross"
     """X_dense X^T summed over all tokens, X_dense being the input in the unpruned model: float32 (in, in)."""
     DRIFT = "drift"
@@ -64,7 +66,7 @@ _COLLECTED = {
 class LayerStats:
     """Calibration statistics of one layer's input; fields not collected are None.
 
-    Shapes: sq_sum, sum, abs_sum, max_abs (in,); gram, gram_half, cross (in, in); drift, grad_sq (out, in).
+    Shapes: sq_sum, sum, sum_half, abs_sum, max_abs (in,); gram, gram_half, cross (in, in); drift, grad_sq (out, in).
     `tokens` and `windows` count what the sums ran over. `energy` is ||W X||^2 of the unpruned layer, without its bias.
     """
 
@@ -77,6 +79,7 @@ class LayerStats:
     max_abs: Tensor | None = None
     gram: Tensor | None = None
     gram_half: Tensor | None = None
+    sum_half: Tensor | None = None
     grad_sq: Tensor | None = None
     cross: Tensor | None = None
     drift: Tensor | None = None
@@ -127,6 +130,10 @@ class LayerStats:
     def squared_norm(self) -> Tensor:
         """Return a_j, the squared input norm per window: float32 (in,)."""
         return (self.require(Stat.SQ_SUM).double() / self.windows).float()
+
+    def mean(self) -> Tensor:
+        """Return the mean of each input over tokens: float64 (in,)."""
+        return self.require(Stat.SUM).double() / max(self.tokens, 1)
 
     def variance(self) -> Tensor:
         """Return the variance of each input over tokens, times their number: float64 (in,)."""

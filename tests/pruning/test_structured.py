@@ -18,7 +18,8 @@ from zpruner.execution import WholeRunner
 from zpruner.model import get_weight, set_weight, take_inventory
 from zpruner.patterns import StructuredPattern, StructureKind, parse_pattern
 from zpruner.pruning.compose import compose
-from zpruner.pruning.structured import StructurePlan
+from zpruner.pruning.structure_plan import StructurePlan
+from zpruner.pruning.structured import StructureChoice
 from zpruner.settings.params import MethodSettings
 from zpruner.structures import Couplings, find_couplings
 
@@ -147,9 +148,9 @@ def test_experts_go_whole_and_their_routers_with_them() -> None:
     blocks = [[layer for layer in plan.layers if layer.block == block] for block in range(2)]
     keep: dict[str, torch.Tensor] = {}
     for layers in blocks:
-        keep |= plan.choose(
-            compose(MethodSettings(score="magnitude")),
+        keep |= StructureChoice(plan).keep(
             layers,
+            compose(MethodSettings(score="magnitude")),
             lambda layer: (weights[layer.name], zpruner.LayerStats(layer.name, 0, 0)),
             lambda layer: weights[layer.name].abs(),
         )

@@ -114,7 +114,7 @@ def test_other_masks_than_block_by_block_and_the_first_sub_module_the_same(famil
 def test_goes_on_within_a_block_to_the_same_weights(stop):
     whole = solved(tiny.build("llama"), CORRECTED)
     first = solved(tiny.build("llama"), CORRECTED, stop=stop)
-    finished = {name: (lambda weight=layer.weight: weight) for name, layer in first.items()}
+    finished = {name: (lambda found=layer.parameters: found) for name, layer in first.items()}
     model = tiny.build("llama")
     rest = solved(model, CORRECTED, finished=finished)
     assert len(rest) == len(whole) - stop

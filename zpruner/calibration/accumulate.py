@@ -73,15 +73,28 @@ class _Maximum(_ChannelSum):
         torch.maximum(self.value, other, out=self.value)
 
 
-class _ProductSum(_Sum, ABC):
-    """A matrix of products of channels, float32 (in, in)."""
+class _BatchSum(_Sum, ABC):
+    """A statistic that sees the tokens of a batch together, float64 (in,)."""
 
     def __init__(self, width: int, device: torch.device) -> None:
-        super().__init__(torch.zeros(width, width, dtype=torch.float32, device=device))
+        super().__init__(torch.zeros(width, dtype=torch.float64, device=device))
 
     @abstractmethod
     def add(self, inputs: Tensor, others: Mapping[Stat, Tensor]) -> None:
         """Add tokens: float (tokens, in), and what of the same tokens is set against them, by statistic."""
+
+
+class _HalfSum(_BatchSum):
+    def add(self, inputs: Tensor, others: Mapping[Stat, Tensor]) -> None:
+        for chunk in _half(inputs).split(_CHUNK):
+            self.value += chunk.sum(0, dtype=torch.float64)
+
+
+class _ProductSum(_BatchSum, ABC):
+    """A matrix of products of channels, float32 (in, in)."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        _Sum.__init__(self, torch.zeros(width, width, dtype=torch.float32, device=device))
 
 
 class _Gram(_ProductSum):
@@ -92,7 +105,7 @@ class _Gram(_ProductSum):
 
 class _HalfGram(_Gram):
     def add(self, inputs: Tensor, others: Mapping[Stat, Tensor]) -> None:
-        super().add(inputs[: len(inputs) // 2], others)
+        super().add(_half(inputs), others)
 
 
 class _Cross(_ProductSum):
@@ -108,7 +121,12 @@ _CHANNEL_SUMS: dict[Stat, type[_ChannelSum]] = {
     Stat.ABS_SUM: _AbsoluteSum,
     Stat.MAX_ABS: _Maximum,
 }
-_PRODUCT_SUMS: dict[Stat, type[_ProductSum]] = {Stat.GRAM: _Gram, Stat.GRAM_HALF: _HalfGram, Stat.CROSS: _Cross}
+_BATCH_SUMS: dict[Stat, type[_BatchSum]] = {
+    Stat.GRAM: _Gram,
+    Stat.GRAM_HALF: _HalfGram,
+    Stat.SUM_HALF: _HalfSum,
+    Stat.CROSS: _Cross,
+}
 
 
 class InputAccumulator:
@@ -124,7 +142,7 @@ class InputAccumulator:
         self.width, self.stats, self.device = width, frozenset(stats), device
         self.tokens = 0
         self._channels = {stat: kind(width, device) for stat, kind in _CHANNEL_SUMS.items() if stat in self.stats}
-        self._products = {stat: kind(width, device) for stat, kind in _PRODUCT_SUMS.items() if stat in self.stats}
+        self._batches = {stat: kind(width, device) for stat, kind in _BATCH_SUMS.items() if stat in self.stats}
 
     def add(self, inputs: Tensor, others: Mapping[Stat, Tensor] | None = None) -> None:
         """Add the tokens of `inputs`, float (..., in), and for relative statistics what they are set against."""
@@ -135,10 +153,10 @@ class InputAccumulator:
                 size = values.abs()
                 for channel in self._channels.values():
                     channel.add(values, size)
-        if self._products:
+        if self._batches:
             with _exact_products(inputs.dtype):
-                for product in self._products.values():
-                    product.add(rows, others or {})
+                for batch in self._batches.values():
+                    batch.add(rows, others or {})
         self.tokens += rows.shape[0]
 
     def empty_like(self) -> Self:
@@ -172,7 +190,11 @@ class InputAccumulator:
 
     def _sums(self) -> Iterator[tuple[Stat, _Sum]]:
         yield from self._channels.items()
-        yield from self._products.items()
+        yield from self._batches.items()
+
+
+def _half(inputs: Tensor) -> Tensor:
+    return inputs[: len(inputs) // 2]
 
 
 def _add_gram(gram: Tensor, x: Tensor) -> None:

@@ -17,7 +17,7 @@ from zpruner.calibration.collection import Collection
 from zpruner.errors import MEND, ArtifactError
 from zpruner.linalg import output_energy
 from zpruner.model import Inventory, PrunableLayer
-from zpruner.types import CHANNEL_SUMS, SQUARES, LayerStats, Stat
+from zpruner.types import SQUARES, LayerStats, Stat
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _Statistics:
 
 
 _STATISTICS, _LAYER = TypeAdapter(_Statistics), TypeAdapter(PrunableLayer)
-_SHAPES = {stat.value: 2 if stat in SQUARES else 1 for stat in CHANNEL_SUMS | SQUARES | {Stat.SUM}}
+_SHAPES = {stat.value: 2 if stat in SQUARES else 1 for stat in Stat}
 """Dimensions of each statistic, each as long as the layer has inputs."""
 
 

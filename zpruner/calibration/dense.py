@@ -23,6 +23,7 @@ from zpruner.errors import (
 )
 from zpruner.model import (
     Inventory,
+    Parameters,
     PrunableLayer,
     as_windows,
     check_in_memory,
@@ -45,13 +46,13 @@ class Calibration:
 
     `windows` are the token ids, int (windows, seqlen).
     `grad_sq`, where gradients were collected: layer -> sum over windows of the squared gradient, float32 (out, in).
-    `replaced` fills with the weights (out, in) that `prune` overwrites, on the host: what later errors compare with.
+    `replaced` fills with the weights and biases that `prune` overwrites, on the host: what later errors compare with.
     """
 
     inventory: Inventory
     collection: Collection
     grad_sq: Mapping[str, Tensor] = field(default_factory=dict)
-    replaced: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    replaced: dict[str, Parameters] = field(default_factory=dict, compare=False, repr=False)
     windows: Tensor | None = field(default=None, compare=False, repr=False)
 
     def stats(self, layer: str) -> LayerStats:

@@ -25,7 +25,7 @@ from zpruner.calibration.order import SubModule, submodules
 from zpruner.calibration.reached import check_reached
 from zpruner.calibration.recording import record
 from zpruner.execution import Runner, WholeRunner
-from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
+from zpruner.model import Inventory, Parameters, PrunableLayer, get_parameters, set_parameters
 from zpruner.types import RELATIVE, Stat
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class BlockReplay:
         stats: Set[Stat],
         min_expert_tokens: int = MIN_EXPERT_TOKENS,
         part: SubModule | None = None,
-        unpruned: Mapping[PrunableLayer, Tensor] | None = None,
+        unpruned: Mapping[PrunableLayer, Parameters] | None = None,
         last: bool = True,
     ) -> Collection:
         """Return the statistics `stats` of what the layers of `block` read, given the current hidden states.
@@ -92,7 +92,7 @@ class BlockReplay:
             stats: what to collect.
             min_expert_tokens: see `zpruner.calibration.fill_experts`.
             part: of the block, to be measured alone; the pass ends once its layers are reached.
-            unpruned: layers of the block that are pruned by now, and their weights (out, in) in the unpruned model.
+            unpruned: layers of the block that are pruned by now, and what they have in the unpruned model.
             last: whether this is the last that is measured of the block; only then dense hidden states move on.
         """
         collection = Collection(windows=self.windows.shape[0])
@@ -105,7 +105,7 @@ class BlockReplay:
             for index in range(len(self._calls[block])):
                 dense = None
                 if self.dense is not None and (relative or last):
-                    with self._with_weights(unpruned or {}):
+                    with self._with(unpruned or {}):
                         read = self._run_dense(block, index, relative, None if last else reads, added, move=last)
                     dense = read if relative else None
                 with (
@@ -169,16 +169,16 @@ class BlockReplay:
         return kept
 
     @contextmanager
-    def _with_weights(self, weights: Mapping[PrunableLayer, Tensor]) -> Iterator[None]:
-        """Put other weights in place, and those that were there back at the end."""
-        now = {layer: get_weight(self.model, layer).clone() for layer in weights}
+    def _with(self, others: Mapping[PrunableLayer, Parameters]) -> Iterator[None]:
+        """Put other weights and biases in place, and those that were there back at the end."""
+        now = {layer: get_parameters(self.model, layer).copied() for layer in others}
         try:
-            for layer, weight in weights.items():
-                set_weight(self.model, layer, weight)
+            for layer, found in others.items():
+                set_parameters(self.model, layer, found)
             yield
         finally:
-            for layer, weight in now.items():
-                set_weight(self.model, layer, weight)
+            for layer, found in now.items():
+                set_parameters(self.model, layer, found)
 
     def advance(self, block: int) -> None:
         """Run the current hidden states through `block`, as its weights are now."""

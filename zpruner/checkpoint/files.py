@@ -138,6 +138,12 @@ class Checkpoint:
             )
         return layer.view(parameter)
 
+    def read_bias(self, layer: PrunableLayer) -> Tensor | None:
+        """Return a layer's bias (out,), in the checkpoint's dtype; None where it has none."""
+        if layer.bias is None:
+            return None
+        return layer.view_bias(self.read_parameters(self.entry(layer.bias))[layer.bias])
+
     def entry(self, parameter: str) -> Converted:
         """Return the stored tensors that a parameter of the model is made of, with what else they make."""
         return self._converted.get(parameter) or Converted((parameter,), (parameter,))
@@ -186,22 +192,40 @@ class Checkpoint:
                 verified.result()
 
 
+Change = Callable[[PrunableLayer, Tensor], Tensor]
+"""Given a layer, and its weight (out, in) or its bias (out,), returns what it becomes."""
+
+
+def change_parameters(
+    layer: PrunableLayer, parameters: Mapping[str, Tensor], prune: Change, bias: Change | None
+) -> None:
+    """Change in place what `parameters`, by name, has of a layer; its bias stays where `bias` is None."""
+    if layer.tensor in parameters:
+        weight = layer.view(parameters[layer.tensor])
+        weight.copy_(prune(layer, weight))
+    if bias is not None and layer.bias is not None and layer.bias in parameters:
+        vector = layer.view_bias(parameters[layer.bias])
+        vector.copy_(bias(layer, vector))
+
+
 def write_pruned(
     dense: Checkpoint,
     layers: tuple[PrunableLayer, ...],
-    prune: Callable[[PrunableLayer, Tensor], Tensor],
+    prune: Change,
     work: Work,
     facts: Mapping[str, Any],
     on_shard: Callable[[], None],
     card: str,
+    *,
+    bias: Change | None = None,
 ) -> None:
     """Write a pruned copy of `dense` into `work.files`, shard by shard; finished shards are not written again.
 
     A shard is written by a background thread, which journals it once it is on disk, while the next one is pruned: two
     are in memory at most.
 
-    The first shard holds every tensor that no method changes, so that its bytes are the same in every variant; then
-    comes one shard per decoder block.
+    The first shard holds every tensor that the method does not change, so that its bytes are the same in every variant
+    that leaves biases as they are; then comes one shard per decoder block.
 
     Args:
         dense: the unpruned checkpoint.
@@ -211,10 +235,13 @@ def write_pruned(
         facts: goes into the manifest.
         on_shard: called after each shard, for progress.
         card: text of README.md, the model card.
+        bias: as `prune`, of a layer's bias (out,); None: biases stay.
     """
     changed: dict[Converted, list[PrunableLayer]] = {}
     for layer in layers:
         changed.setdefault(dense.entry(layer.tensor), []).append(layer)
+        if bias is not None and layer.bias is not None:
+            changed.setdefault(dense.entry(layer.bias), []).append(layer)
     blocks = sorted({layer.block for layer in layers})
     pruned_names = {name for entry in changed for name in entry.stored}
     kept = [Converted((name,), (name,)) for name in dense.names() if name not in pruned_names]
@@ -225,7 +252,7 @@ def write_pruned(
             if work.done(shard) is None:
                 tensors = {name: dense.later(name) for entry in entries for name in entry.stored}
                 for entry in (found for found in entries if found in changed):
-                    made = _pruned(dense, entry, changed[entry], prune)
+                    made = _pruned(dense, entry, changed[entry], prune, bias)
                     tensors |= {n: replace(tensors[n], read=partial(made.pop, n)) for n in entry.stored}
                 background.submit(partial(_write_shard, work, shard, tensors))
                 del tensors
@@ -255,11 +282,11 @@ def _pruned(
     dense: Checkpoint,
     entry: Converted,
     layers: list[PrunableLayer],
-    prune: Callable[[PrunableLayer, Tensor], Tensor],
+    prune: Change,
+    bias: Change | None,
 ) -> dict[str, Tensor]:
     """Return the stored tensors of `entry`, by name, with its layers pruned."""
     parameters = dense.read_parameters(entry)
     for layer in layers:
-        weight = layer.view(parameters[layer.tensor])
-        weight.copy_(prune(layer, weight))
+        change_parameters(layer, parameters, prune, bias)
     return dense.conversion.to_stored(parameters) if entry in dense.converted else parameters

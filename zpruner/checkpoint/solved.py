@@ -23,6 +23,7 @@ from zpruner.checkpoint.tensors import write_tensors
 from zpruner.errors import MEND, ArtifactError, ZprunerError
 from zpruner.model.layers import PrunableLayer
 from zpruner.model.stored import Stored
+from zpruner.model.weights import Parameters
 from zpruner.quantization import Grid, QuantizedLayer
 
 KIND = "solved"
@@ -43,9 +44,16 @@ class SolvedWriter:
         """Return whether a layer's weight has been written."""
         return self._work.done(layer) is not None
 
-    def write(self, layer: str, weight: Tensor, quantized: QuantizedLayer | None = None) -> None:
-        """Write a layer's weight (out, in) in its own dtype, or the integers and scales that it is made from."""
+    def write(
+        self, layer: str, weight: Tensor, quantized: QuantizedLayer | None = None, bias: Tensor | None = None
+    ) -> None:
+        """Write a layer's weight (out, in) in its own dtype, or the integers and scales that it is made from.
+
+        So is its bias (out,), where that changes.
+        """
         tensors = {"weight": weight} if quantized is None else _parts(quantized)
+        if bias is not None:
+            tensors["bias"] = bias
         path = self._path(layer)
         with atomic_file(path) as file:
             write_tensors(file, {name: Stored.of(tensor) for name, tensor in tensors.items()})
@@ -58,13 +66,14 @@ class SolvedWriter:
             facts |= {"grid": asdict(quantized.grid), "dtype": str(weight.dtype).removeprefix("torch.")}
         self._work.record(layer, {**facts, "checksum": file.checksum}, path, file.checksum)
 
-    def read(self, layer: str, device: str) -> Tensor:
-        """Return a weight that has been written."""
+    def read(self, layer: str, device: str) -> Parameters:
+        """Return a weight that has been written, and the bias beside it; None where that stays as it is."""
         tensors, facts = load(self._path(layer).read_bytes()), self._work.done(layer) or {}
+        bias = tensors["bias"].to(device) if "bias" in tensors else None
         if "grid" not in facts:
-            return tensors["weight"].to(device)
+            return Parameters(tensors["weight"].to(device), bias)
         dtype: torch.dtype = getattr(torch, facts["dtype"])
-        return _quantized(layer, tensors, facts["grid"]).dequantize(dtype).to(device)
+        return Parameters(_quantized(layer, tensors, facts["grid"]).dequantize(dtype).to(device), bias)
 
     def finish(self, out: Path) -> None:
         """Write the index and publish the folder as `out`; without weights it says that nothing was solved ahead."""
@@ -108,11 +117,14 @@ class SolvedWeights:
         """
         path, tensors = self._load(layer.name)
         quantized = self._quantized(path, layer.name, tensors)
-        weight = tensors.get("weight") if quantized is None else quantized.dequantize(like.dtype)
-        if weight is None or weight.shape != like.shape or weight.dtype != like.dtype:
-            got = "no weight" if weight is None else f"{weight.dtype} of shape {tuple(weight.shape)}"
-            raise ArtifactError(str(path), got, f"{like.dtype} of shape {tuple(like.shape)}", MEND)
-        return weight
+        return _like(path, tensors.get("weight") if quantized is None else quantized.dequantize(like.dtype), like)
+
+    def read_bias(self, layer: PrunableLayer, like: Tensor) -> Tensor:
+        """Return a layer's bias on the CPU: `like`, the dense one (out,), where it stays; errors as in `read`."""
+        if "bias" not in self._reader.files[layer.name]["columns"]:
+            return like
+        path, tensors = self._load(layer.name)
+        return _like(path, tensors.get("bias"), like)
 
     def read_quantized(self, layer: str) -> QuantizedLayer | None:
         """Return a layer's integers and scales; None where it was not quantised.
@@ -138,6 +150,13 @@ class SolvedWeights:
             return _quantized(layer, tensors, grid)
         except (ZprunerError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ArtifactError(str(path), f"no quantised layer ({error})", "integers, scales and mask", MEND) from None
+
+
+def _like(path: Path, found: Tensor | None, like: Tensor) -> Tensor:
+    if found is None or found.shape != like.shape or found.dtype != like.dtype:
+        got = "nothing" if found is None else f"{found.dtype} of shape {tuple(found.shape)}"
+        raise ArtifactError(str(path), got, f"{like.dtype} of shape {tuple(like.shape)}", MEND)
+    return found
 
 
 def _parts(found: QuantizedLayer) -> dict[str, Tensor]:

@@ -138,7 +138,7 @@ def prune(
     network, tokenizer = opened.model, opened.tokenizer
     # What cannot be pruned is told before anything is downloaded or measured.
     inventory = take_inventory(network, blocks, ignore or ())
-    check_fit({"--sparsity": pattern}, network, inventory)
+    stays = check_fit({"--sparsity": pattern}, network, inventory)
     windows = load_windows(
         calibration,
         network,
@@ -192,6 +192,8 @@ def prune(
     save(network, tokenizer, output, model_card(opened.folder, facts), opened.source, force, orders)
     lost = f"layer error unknown: {pruned_before}" if pruned_before else f"mean layer error {error:.3g}"
     typer.echo(f"{len(layers)} layers, {achieved:.2%} of their weights removed, {lost}")
+    for words in stays.values():
+        typer.echo(words)
     for name, (dense, pruned) in results.items():
         typer.echo(f"{name}: {dense:.4f} {'before' if pruned_before else 'dense'}, {pruned:.4f} pruned")
     typer.echo(str(output))

@@ -71,10 +71,12 @@ def validate(
     ):
         check_length(seqlen, shapes.longest, f"{where}.seqlen")
     patterns = {f"sparsities.{label}": params.pattern(label) for label in params.sparsities}
-    check_fit(patterns, shapes.model, shapes.inventory)
+    stays = check_fit(patterns, shapes.model, shapes.inventory)
     typer.echo(
         f"model: {len(shapes.layers)} prunable layers in {shapes.inventory.n_blocks} blocks; every pattern fits them"
     )
+    for name, words in stays.items():
+        typer.echo(f"{name}: {words}")
     typer.echo("")
     for line in estimate_table(params, compositions, shapes, root):
         typer.echo(line)

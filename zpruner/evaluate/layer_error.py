@@ -6,20 +6,27 @@ from typing import Literal
 
 from torch import Tensor
 
-from zpruner.linalg import output_energy
+from zpruner.linalg import centred, output_energy
 from zpruner.types import LayerStats
 
 
-def layer_error(weight: Tensor, pruned: Tensor, stats: LayerStats) -> float:
-    """Return ||(W - W') X||^2 / ||W X||^2 over the calibration tokens; see `output_energy`, and `error_basis`.
+def layer_error(weight: Tensor, pruned: Tensor, stats: LayerStats, shift: Tensor | None = None) -> float:
+    """Return ||(W - W') X - s||^2 / ||W X||^2 over the calibration tokens; see `output_energy`, and `error_basis`.
 
     Args:
         weight: float (out, in), dense.
         pruned: float (out, in).
-        stats: of the layer's input.
+        stats: of the layer's input; with a shift also its sum.
+        shift: what the layer's bias gained, float32 (out,); None: nothing.
     """
     whole = output_energy(weight, stats) if stats.energy is None else stats.energy
-    return output_energy(weight.float() - pruned.float(), stats) / whole if whole > 0 else 0.0
+    if whole <= 0:
+        return 0.0
+    lost = weight.float() - pruned.float()
+    if shift is None:
+        return output_energy(lost, stats) / whole
+    mean = lost.double() @ stats.mean() - shift.double()
+    return (output_energy(lost, centred(stats)) + stats.tokens * float(mean @ mean)) / whole
 
 
 def error_basis(stats: LayerStats) -> Literal["gram", "diagonal"]:

@@ -1,5 +1,6 @@
 """Linear algebra of layer-wise pruning: one copy of each algorithm, on plain tensors."""
 
+from zpruner.linalg._centred import centred
 from zpruner.linalg._conjugate_gradients import Solution, masked_cg
 from zpruner.linalg._elimination import Elimination
 from zpruner.linalg._energy import output_energy
@@ -17,6 +18,7 @@ __all__ = [
     "Shrinkage",
     "Solution",
     "Solver",
+    "centred",
     "checked_cholesky",
     "choose_shrinkage",
     "choose_solver",

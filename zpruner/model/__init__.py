@@ -10,11 +10,20 @@ from zpruner.model.load import load_model, resolve_device, resolve_devices
 from zpruner.model.opening import open_checkpoint
 from zpruner.model.tables import table_bytes
 from zpruner.model.undisturbed import check_model, evaluating, undisturbed
-from zpruner.model.weights import check_in_memory, get_weight, set_weight
+from zpruner.model.weights import (
+    Parameters,
+    check_in_memory,
+    get_parameters,
+    get_weight,
+    set_parameters,
+    set_weight,
+    shifted,
+)
 
 __all__ = [
     "TIED_BEFORE",
     "Inventory",
+    "Parameters",
     "PrunableLayer",
     "as_windows",
     "check_in_memory",
@@ -23,6 +32,7 @@ __all__ = [
     "empty_model",
     "evaluating",
     "find_blocks",
+    "get_parameters",
     "get_weight",
     "ignoring",
     "limits_of",
@@ -32,7 +42,9 @@ __all__ = [
     "reading",
     "resolve_device",
     "resolve_devices",
+    "set_parameters",
     "set_weight",
+    "shifted",
     "table_bytes",
     "take_inventory",
     "undisturbed",

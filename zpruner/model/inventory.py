@@ -105,7 +105,8 @@ def _weights(
         if use is None:
             yield name, [], f"{owner} of shape {tuple(parameter.shape)} is not a linear layer"
         else:
-            yield name, list(_matrices(name, tuple(parameter.shape), path, use, standard[name] is None)), ""
+            layers = _matrices(name, tuple(parameter.shape), path, use, standard[name] is None)
+            yield name, [_with_bias(layer, modules, standard[name] is not None) for layer in layers], ""
 
 
 def _standard(name: str, modules: dict[str, nn.Module]) -> Use | None:
@@ -143,6 +144,16 @@ def _matrices(name: str, shape: tuple[int, ...], path: str, use: Use, named_by_l
     else:
         for part in range(use.parts):
             yield replace(layer, name=f"{layer.name}.{part}", part=part, parts=use.parts, pool=name)
+
+
+def _with_bias(layer: PrunableLayer, modules: dict[str, nn.Module], standard: bool) -> PrunableLayer:
+    """Return a layer with the bias that a standard layer adds, or that lies beside a stack, a row for each matrix."""
+    owner, _, leaf = layer.tensor.rpartition(".")
+    own = dict(modules[owner].named_parameters(recurse=False))
+    bias = "bias" if standard else f"{leaf}_bias"
+    shape = (layer.out_features,) if standard else (layer.parts, layer.out_features)
+    found = (standard or layer.parts > 1) and bias in own and own[bias].shape == shape
+    return replace(layer, bias=f"{owner}.{bias}") if found else layer
 
 
 def _product(shape: tuple[int, ...]) -> int:

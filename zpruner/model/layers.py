@@ -20,7 +20,8 @@ class PrunableLayer:
     `name` is the module's path, `tensor` the parameter's name in the model, `block` the index of its decoder block;
     `transposed` says that it is stored as (in, out). A parameter may be a stack of matrices, such as the experts of a
     mixture: then each of its `parts` is a layer, `part` is its index, and the name ends with it. Layers with the same
-    `pool` are counterparts in the experts of one mixture.
+    `pool` are counterparts in the experts of one mixture. `bias` is the parameter that is added to the outputs, of a
+    stack with a row for each part; None where there is none.
     """
 
     name: str
@@ -32,6 +33,7 @@ class PrunableLayer:
     part: int = 0
     parts: int = 1
     pool: str | None = None
+    bias: str | None = None
 
     def view(self, tensor: Tensor) -> Tensor:
         """Return this layer's matrix in a stored tensor as (out, in), sharing its memory."""
@@ -41,6 +43,10 @@ class PrunableLayer:
         whole = self.parts == 1 and tensor.ndim == 2
         matrix = tensor if whole else tensor.view(self.parts, rows, columns)[self.part]
         return matrix.T if self.transposed else matrix
+
+    def view_bias(self, tensor: Tensor) -> Tensor:
+        """Return this layer's bias (out,) in a stored tensor, sharing its memory."""
+        return tensor if self.parts == 1 else tensor[self.part]
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,8 +11,10 @@ from torch import Tensor
 from zpruner.allocations import Allocation
 from zpruner.corrections import Correction
 from zpruner.errors import InvalidSettingError, MissingStatisticError
+from zpruner.linalg import centred
 from zpruner.masks import MaskRefinement, select
 from zpruner.methods import MaskSolver, Method, PruningMethod
+from zpruner.model import PrunableLayer
 from zpruner.parts.registry import Part
 from zpruner.patterns import Pattern, StructuredPattern, StructureKind
 from zpruner.quantization import QuantizedLayer, Rounding
@@ -47,11 +49,13 @@ class Pruned:
         mask: which weights stay.
         weight: (out, in), in the dense weight's dtype, zeros in place.
         quantized: the integers and scales that `weight` is made from; None where the composition does not quantise.
+        shift: what the layer's bias gains, float32 (out,); None where it stays.
     """
 
     mask: Mask
     weight: Tensor
     quantized: QuantizedLayer | None = None
+    shift: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Composition:
     `takes_solution` says that the update is what the solver itself does on its mask: its weights are taken.
     `by_submodule` has sequential pruning measure each sub-module of a block with those before it pruned; `tuning`
     follows when all of the block is. `rounding` comes last and puts what stays on a grid. `structures` has what ranks
-    structures of a kind, where that is not the sum of `method`'s scores.
+    structures of a kind, where that is not the sum of `method`'s scores. With `correct_bias` the mean of what a layer
+    loses goes into its bias, where it has one; solvers then see inputs less their mean.
     """
 
     method: Method
@@ -75,6 +80,7 @@ class Composition:
     tuning: Tuning | None = None
     rounding: Rounding | None = None
     structures: Mapping[StructureKind, PruningMethod | Ranking] = field(default_factory=dict)
+    correct_bias: bool = False
 
     @property
     def solves(self) -> bool:
@@ -121,13 +127,17 @@ class Composition:
     @property
     def needs(self) -> frozenset[Stat]:
         """Every statistic that a part reads of the layer that it prunes."""
-        return frozenset().union(*(part.required() for part in self._parts()))
+        return self._required(self._parts())
 
     @property
     def needs_after_score(self) -> frozenset[Stat]:
         """Every statistic that a part reads once scores are known: all parts but a score."""
-        parts = [part for part in self._parts() if self.solves or part is not self.method]
-        return frozenset().union(*(part.required() for part in parts))
+        return self._required(part for part in self._parts() if self.solves or part is not self.method)
+
+    def _required(self, parts: Iterable[Part]) -> frozenset[Stat]:
+        found: frozenset[Stat] = frozenset().union(*(part.required() for part in parts))
+        means = {Stat.SUM, Stat.SUM_HALF} if Stat.GRAM_HALF in found else {Stat.SUM}
+        return found | means if self.correct_bias else found
 
     @property
     def workspace(self) -> int:
@@ -137,6 +147,14 @@ class Composition:
     def _parts(self) -> list[Part]:
         parts = [self.method, *self.structures.values(), self.refinement, self.update, self.correction, self.rounding]
         return [part for part in parts if part is not None]
+
+    def ahead(self, layers: Iterable[PrunableLayer]) -> bool:
+        """Return whether masks alone do not tell what becomes of these layers: integers, or biases, come with them."""
+        return self.rounding is not None or (self.correct_bias and any(layer.bias for layer in layers))
+
+    def seen(self, stats: LayerStats, biased: bool) -> LayerStats:
+        """Return the statistics that solvers read of a layer: of the input less its mean where a bias carries that."""
+        return centred(stats) if self.correct_bias and biased else stats
 
     def check_propagation(self, propagation: str) -> None:
         """Raise InvalidSettingError where a part needs blocks to be pruned one after another and they are not."""
@@ -175,7 +193,13 @@ class Composition:
         return ScoreMatrix(stats.layer, self.method.score(weight.float(), stats))
 
     def mask(
-        self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, scores: ScoreMatrix | None = None
+        self,
+        weight: Tensor,
+        stats: LayerStats,
+        pattern: SparsityPattern,
+        scores: ScoreMatrix | None = None,
+        *,
+        biased: bool = False,
     ) -> Mask:
         """Return the keep mask of one layer: a solver's, or exact selection; then the refinement where there is one.
 
@@ -184,11 +208,18 @@ class Composition:
             stats: of the layer's input.
             pattern: what is removed.
             scores: where they are known already.
+            biased: whether the layer has a bias.
         """
-        return self._choose(weight, stats, pattern, scores)[0]
+        return self._choose(weight, stats, pattern, scores, self.seen(stats, biased))[0]
 
     def prune(
-        self, dense: Tensor, stats: LayerStats, pattern: SparsityPattern, scores: ScoreMatrix | None = None
+        self,
+        dense: Tensor,
+        stats: LayerStats,
+        pattern: SparsityPattern,
+        scores: ScoreMatrix | None = None,
+        *,
+        biased: bool = False,
     ) -> Pruned:
         """Return mask and pruned weight of one layer, in the dtype of the dense one, every part in turn.
 
@@ -197,18 +228,44 @@ class Composition:
             stats: of the layer's input.
             pattern: what is removed.
             scores: where they are known already, of a weight that is not corrected.
+            biased: whether the layer has a bias.
         """
-        weight = self.correct(dense, stats)
-        if (joint := self._solve_on_grid(weight, stats, pattern)) is not None:
-            return _dequantized(joint, dense.dtype)
-        mask, solved = self._choose(weight, stats, pattern, scores)
-        if solved is not None and self.takes_solution:
-            return self.finish(solved, mask, stats, dense.dtype)
-        return self.finish(self._updated(weight, mask, stats), mask, stats, dense.dtype)
+        weight, seen = self.correct(dense, stats), self.seen(stats, biased)
+        if (joint := self._solve_on_grid(weight, seen, pattern)) is not None:
+            return self._shifted(_dequantized(joint, dense.dtype), weight, stats, biased)
+        mask, solved = self._choose(weight, stats, pattern, scores, seen)
+        if solved is None or not self.takes_solution:
+            solved = self._updated(weight, mask, seen)
+        return self._shifted(self.finish(solved, mask, seen, dense.dtype), weight, stats, biased)
 
-    def prune_by(self, dense: Tensor, mask: Mask, stats: LayerStats) -> Pruned:
-        """Return a layer pruned by a mask that is known, its weight (out, in) in the dtype of the dense one."""
-        return self.finish(self._updated(self.correct(dense, stats), mask, stats), mask, stats, dense.dtype)
+    def prune_by(self, dense: Tensor, mask: Mask, stats: LayerStats, *, biased: bool = False) -> Pruned:
+        """Return a layer pruned by a mask that is known, its weight (out, in) in the dtype of the dense one.
+
+        Args:
+            dense: float (out, in).
+            mask: of the layer.
+            stats: of the layer's input.
+            biased: whether the layer has a bias.
+        """
+        weight, seen = self.correct(dense, stats), self.seen(stats, biased)
+        found = self.finish(self._updated(weight, mask, seen), mask, seen, dense.dtype)
+        return self._shifted(found, weight, stats, biased)
+
+    def finish_tuned(self, tuned: Tensor, before: Pruned, stats: LayerStats, dtype: torch.dtype) -> Pruned:
+        """Return a layer whose weight was tuned after it was pruned: quantised, what that loses in its bias.
+
+        Args:
+            tuned: float (out, in).
+            before: the layer as it was tuned, its bias shifted or not.
+            stats: of the layer's input.
+            dtype: of the result.
+        """
+        biased = before.shift is not None
+        found = self.finish(tuned, before.mask, self.seen(stats, biased), dtype)
+        if before.shift is None:
+            return found
+        last = self._shifted(found, tuned, stats, biased).shift
+        return replace(found, shift=before.shift if last is None else before.shift + last)
 
     def apply(self, weight: Tensor, mask: Mask, stats: LayerStats | None) -> Tensor:
         """Return the pruned weight, zeros in place: updated and quantised as the composition says, or as it was.
@@ -216,6 +273,12 @@ class Composition:
         Shape and dtype stay. Under `sparsegpt` with a rounding that its sweep can do, `prune` does both at once.
         """
         return self.finish(self._updated(weight, mask, stats), mask, stats, weight.dtype).weight
+
+    def _shifted(self, found: Pruned, target: Tensor, stats: LayerStats, biased: bool) -> Pruned:
+        """Return a layer with the mean of what its outputs lost, `(W - W') m`, as the shift of its bias."""
+        if not (self.correct_bias and biased):
+            return found
+        return replace(found, shift=(target.float() - found.weight.float()) @ stats.mean().float())
 
     def _updated(self, weight: Tensor, mask: Mask, stats: LayerStats | None) -> Tensor:
         if self.update is None:
@@ -253,19 +316,24 @@ class Composition:
         return self.method.solve_on_grid(weight.float(), stats, pattern, self.rounding.grid)
 
     def _choose(
-        self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, scores: ScoreMatrix | None = None
+        self,
+        weight: Tensor,
+        stats: LayerStats,
+        pattern: SparsityPattern,
+        scores: ScoreMatrix | None,
+        seen: LayerStats,
     ) -> tuple[Mask, Tensor | None]:
-        """Return the mask, and the weights that a solver found on it."""
+        """Return the mask, and the weights that a solver found on it; `seen` is what a solver reads."""
         solved = None
         if isinstance(self.method, MaskSolver):
             check_weight(weight, stats)
-            found = self.method.solve(weight.float(), stats, pattern)
+            found = self.method.solve(weight.float(), seen, pattern)
             mask, solved = Mask(stats.layer, found.keep), found.weight
         else:
             mask = derive_mask(self, scores or self.score(weight, stats), pattern)
         if self.refinement is None:
             return mask, solved
-        return Mask(stats.layer, self.refinement.refine(weight.float(), mask.keep, stats, pattern)), None
+        return Mask(stats.layer, self.refinement.refine(weight.float(), mask.keep, seen, pattern)), None
 
 
 def _dequantized(found: QuantizedLayer, dtype: torch.dtype) -> Pruned:

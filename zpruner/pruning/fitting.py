@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from zpruner.errors import InvalidPatternError
 from zpruner.model import Inventory
 from zpruner.patterns import Pattern, StructuredPattern
-from zpruner.pruning.structured import StructurePlan
+from zpruner.pruning.structure_plan import StructurePlan
 from zpruner.structures import find_couplings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def check_fit(patterns: Mapping[str, Pattern], model: PreTrainedModel, inventory: Inventory) -> None:
-    """Raise unless every pattern fits a model.
+def check_fit(patterns: Mapping[str, Pattern], model: PreTrainedModel, inventory: Inventory) -> dict[str, str]:
+    """Raise unless every pattern fits a model; return what stays of those that remove structures, in words, by name.
 
     Args:
         patterns: what is removed, by what messages call it.
@@ -28,14 +28,16 @@ def check_fit(patterns: Mapping[str, Pattern], model: PreTrainedModel, inventory
     """
     structured = any(isinstance(pattern, StructuredPattern) for pattern in patterns.values())
     couplings = find_couplings(model, inventory.blocks) if structured else None
+    stays = {}
     for name, pattern in patterns.items():
         try:
             if isinstance(pattern, StructuredPattern):
                 assert couplings is not None
-                StructurePlan.of(pattern, couplings, inventory.layers)
+                stays[name] = StructurePlan.of(pattern, couplings, inventory.layers).words
                 continue
             for layer in inventory.layers:
                 pattern.check_width(layer.in_features, layer.name)
         except InvalidPatternError as error:
             where = f"{name}: {error.where}"
             raise InvalidPatternError(where, error.got, error.expected, error.action) from None
+    return stays

@@ -24,13 +24,16 @@ from zpruner.calibration import calibrate as _calibrate
 from zpruner.errors import InvalidSettingError, ShapeMismatchError, whole_number
 from zpruner.evaluate import layer_error
 from zpruner.model import (
+    Parameters,
     PrunableLayer,
     as_windows,
     check_in_memory,
+    get_parameters,
     get_weight,
     ignoring,
     reading,
-    set_weight,
+    set_parameters,
+    shifted,
     take_inventory,
     undisturbed,
 )
@@ -166,15 +169,16 @@ def prune(
     else:
         patterns = layer_patterns(composition, pattern, inventory, read)
     results: list[PrunedLayer] = []
-    weights: deque[Tensor] = deque()
+    new: deque[Parameters] = deque()
     for layer, found in progress(_pruned(patterns, composition, layers, read), "prune", len(layers), "layer"):
-        weight, stats = read(layer)
-        results.append(_result(found.mask, weight, found.weight, stats, calibration.replaced.get(layer.name)))
-        weights.append(to_host(found.weight)())  # an accelerator need not hold the model twice
+        before, stats = get_parameters(model, layer), calibration.stats(layer.name)
+        after = Parameters(found.weight, shifted(before.bias, found.shift))
+        results.append(_result(found.mask, before, after, stats, calibration.replaced.get(layer.name)))
+        new.append(Parameters(to_host(after.weight)(), after.bias))  # an accelerator need not hold the model twice
     for layer in layers:
         if layer.name not in calibration.replaced:
-            calibration.replaced[layer.name] = get_weight(model, layer).to("cpu", copy=True)
-        set_weight(model, layer, weights.popleft())
+            calibration.replaced[layer.name] = get_parameters(model, layer).copied("cpu")
+        set_parameters(model, layer, new.popleft())
     if isinstance(patterns, StructureChoice):
         cut_in_place(model, patterns, [found.mask for found in results])
     return PrunedLayers(results)
@@ -230,7 +234,7 @@ def prune_sequentially(
     results = []
 
     def solved(found: SolvedLayer) -> None:
-        results.append(_result(found.mask, found.dense, found.weight, found.stats))
+        results.append(_result(found.mask, found.dense, found.parameters, found.stats))
 
     blocks_done = prune_blocks(
         model,
@@ -262,7 +266,7 @@ def _pruned(
         yield from patterns.prune(layers, composition, read)
         return
     for layer in layers:
-        yield layer, composition.prune(*read(layer), patterns[layer.name])
+        yield layer, composition.prune(*read(layer), patterns[layer.name], biased=layer.bias is not None)
 
 
 def _check_calibration(calibration: object) -> None:
@@ -271,13 +275,15 @@ def _check_calibration(calibration: object) -> None:
         raise InvalidSettingError("calibration", got, "what zpruner.calibrate returns", action)
 
 
-def _result(mask: Mask, before: Tensor, after: Tensor, stats: LayerStats, dense: Tensor | None = None) -> PrunedLayer:
-    """Return what was done to a layer, given its weight (out, in) before and after, and the dense one where known."""
-    zeros = float((before == 0).sum()) / before.numel()
+def _result(
+    mask: Mask, before: Parameters, after: Parameters, stats: LayerStats, dense: Parameters | None = None
+) -> PrunedLayer:
+    """Return what was done to a layer, given what it had before and has after, and the dense model's where known."""
+    zeros = float((before.weight == 0).sum()) / before.weight.numel()
     if not mask.keep.any():  # gone with its block, with nothing measured that it would read
         return PrunedLayer(mask.layer, mask, 1.0, 1.0, zeros)
-    if dense is not None:
-        error = layer_error(dense.to(before.device), after, stats)
-    else:
-        error = layer_error(before, after, stats) if zeros < _PRUNED else math.nan
+    error = math.nan
+    if dense is not None or zeros < _PRUNED:
+        whole = dense or before
+        error = layer_error(whole.weight.to(after.weight.device), after.weight, stats, after.shift_since(whole))
     return PrunedLayer(mask.layer, mask, mask.sparsity, error, zeros)

@@ -18,6 +18,8 @@ _BEST: Mapping[str, Any] = {
     "update": {"name": "least_squares", "settings": {"damping": 0.1, "shrinkage": "auto"}},
     "correct": {},
     "measure": "submodule",
+    # The mean of what is lost goes into biases, where there are some.
+    "correct_bias": True,
     # Of structures those that the rest can make up for least, on a Hessian regularised as much.
     "structures": {"neurons": "obs", "groups": "obs", "blocks": "cosine", "experts": "reap"},
 }
@@ -43,8 +45,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "alps": {"score": "alps", "update": "least_squares"},
     # arXiv 2406.02924
     "pruner_zero": {"score": "pruner_zero", "group": "row"},
-    # arXiv 2312.11983: its score, as many structures in every block
-    "flap": {"score": "wanda", "structures": {"neurons": "flap", "groups": "flap"}},
+    # arXiv 2312.11983: its score and its biases where a model has some, as many structures in every block
+    "flap": {"score": "wanda", "structures": {"neurons": "flap", "groups": "flap"}, "correct_bias": True},
     "best": _BEST,
     # The same, after which gradients of each block's own outputs tune what was kept; under pruned propagation only.
     "best_tuned": {**_BEST, "tune": {}},

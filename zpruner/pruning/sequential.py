@@ -13,11 +13,19 @@ from torch import Tensor
 from zpruner.allocations import Unpruned
 from zpruner.calibration import MIN_EXPERT_TOKENS, BlockReplay, Collection, together
 from zpruner.execution import Runner
-from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
-from zpruner.pruning.composition import Composition
+from zpruner.model import (
+    Inventory,
+    Parameters,
+    PrunableLayer,
+    get_parameters,
+    get_weight,
+    set_parameters,
+    set_weight,
+    shifted,
+)
+from zpruner.pruning.composition import Composition, Pruned
 from zpruner.pruning.structured import StructureChoice
 from zpruner.pruning.tuned import BlockTuning
-from zpruner.quantization import QuantizedLayer
 from zpruner.tuning import KeptWeights
 from zpruner.types import RELATIVE, LayerStats, Mask, SparsityPattern, Stat
 
@@ -27,16 +35,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SolvedLayer:
-    """One layer of sequential pruning: its mask, new and dense weight (out, in), and what it was measured with.
+    """One layer of sequential pruning: what became of it, what the dense model has, and what it was measured with."""
 
-    `quantized` holds the integers and scales of the new weight, where the composition quantises.
-    """
-
-    mask: Mask
-    weight: Tensor
-    dense: Tensor
+    pruned: Pruned
+    dense: Parameters
     stats: LayerStats
-    quantized: QuantizedLayer | None = None
+
+    @property
+    def mask(self) -> Mask:
+        """Which weights stay."""
+        return self.pruned.mask
+
+    @property
+    def weight(self) -> Tensor:
+        """The new weight (out, in)."""
+        return self.pruned.weight
+
+    @property
+    def parameters(self) -> Parameters:
+        """The layer's new weight and bias."""
+        return Parameters(self.pruned.weight, shifted(self.dense.bias, self.pruned.shift))
 
 
 def prune_blocks(
@@ -49,7 +67,7 @@ def prune_blocks(
     batch_size: int,
     stats: Set[Stat] = frozenset({Stat.SQ_SUM}),
     min_expert_tokens: int = MIN_EXPERT_TOKENS,
-    finished: Mapping[str, Callable[[], Tensor]] | None = None,
+    finished: Mapping[str, Callable[[], Parameters]] | None = None,
     solved: Callable[[SolvedLayer], None] = lambda _: None,
     runner: Runner | None = None,
     gradient: Callable[[str], Tensor | None] = lambda _: None,
@@ -70,7 +88,7 @@ def prune_blocks(
         batch_size: windows per call.
         stats: what to collect besides what the composition needs; the least that layer errors are taken from.
         min_expert_tokens: see `zpruner.calibration.fill_experts`.
-        finished: names of the layers that an interrupted run had finished -> what gives the weight (out, in) that it
+        finished: names of the layers that an interrupted run had finished -> what gives the weight and bias that it
             gave them. A block all of whose layers are finished is only run, and not yielded; one that is tuned and not
             finished is pruned anew, to the same weights.
         solved: called with every layer as soon as it is pruned, or where blocks are tuned, when its block is.
@@ -95,18 +113,18 @@ def prune_blocks(
         return found if grad_sq is None else replace(found, grad_sq=grad_sq.to(replay.runner.device))
 
     def solve(layer: PrunableLayer, stats: LayerStats, mask: Mask | None) -> None:
-        dense = get_weight(model, layer).clone()
+        dense, biased = get_parameters(model, layer).copied(), layer.bias is not None
         if isinstance(patterns, StructureChoice):
             assert mask is not None
-            found = first.prune_by(dense, mask.to(dense.device), stats)
+            found = first.prune_by(dense.weight, mask.to(dense.weight.device), stats, biased=biased)
         else:
-            found = first.prune(dense, stats, patterns[layer.name])
-        one = SolvedLayer(found.mask, found.weight, dense, stats, found.quantized)
+            found = first.prune(dense.weight, stats, patterns[layer.name], biased=biased)
+        one = SolvedLayer(found, dense, stats)
         if tuning is None:
             solved(one)
         else:
             waiting.append(one)
-        set_weight(model, layer, found.weight)
+        set_parameters(model, layer, one.parameters)
 
     def masks_of(layers: Sequence[PrunableLayer], collection: Collection) -> dict[str, Mask]:
         """Return the masks that say which structures go from layers, none of which is pruned yet."""
@@ -124,13 +142,13 @@ def prune_blocks(
         if not composition.by_submodule:
             prune_layers(replay.measure(block, wanted, min_expert_tokens), layers)
             return
-        unpruned: dict[PrunableLayer, Tensor] = {}
+        unpruned: dict[PrunableLayer, Parameters] = {}
         parts = replay.parts(block)
         if isinstance(patterns, StructureChoice):  # what goes is chosen in all layers that carry it at once
             parts = together(parts, [patterns.plan.names_in(found) for found in patterns.plan.within(layers)])
         open_parts = [part for part in parts if any(layer.name not in known for layer in part.layers)]
         for part in parts:
-            dense = {layer: get_weight(model, layer).clone() for layer in part.layers}
+            dense = {layer: get_parameters(model, layer).copied() for layer in part.layers}
             if part in open_parts:
                 last = part is open_parts[-1]
                 prune_layers(replay.measure(block, wanted, min_expert_tokens, part, unpruned, last), part.layers)
@@ -151,16 +169,17 @@ def prune_blocks(
     def put_known(layers: Iterable[PrunableLayer]) -> None:
         for layer in layers:
             if layer.name in known:
-                set_weight(model, layer, known[layer.name]())
+                set_parameters(model, layer, known[layer.name]())
 
     def take_out(block: int, layers: list[PrunableLayer]) -> None:
         """Remove a block whole: its layers are zeros, and what comes after it reads what it was given."""
         replay.leave_out(block)
         for layer in layers:
-            dense = get_weight(model, layer)
-            nothing = torch.zeros_like(dense)
+            dense = get_parameters(model, layer)
+            nothing = torch.zeros_like(dense.weight)
             if layer.name not in known:
-                solved(SolvedLayer(Mask(layer.name, nothing.bool()), nothing, dense, LayerStats(layer.name, 0, 0)))
+                gone = Pruned(Mask(layer.name, nothing.bool()), nothing)
+                solved(SolvedLayer(gone, dense, LayerStats(layer.name, 0, 0)))
             set_weight(model, layer, nothing)
 
     def tune_block(tune: BlockTuning, layers: list[PrunableLayer]) -> None:
@@ -168,14 +187,15 @@ def prune_blocks(
             one.mask.layer: KeptWeights(one.weight, one.mask.keep, one.stats.require(Stat.SQ_SUM)) for one in waiting
         }
         tuned = tune.tune(kept)
-        weights: dict[str, Tensor] = {}
+        found: dict[str, Parameters] = {}
         for one in waiting:
-            last = composition.finish(tuned[one.mask.layer], one.mask, one.stats, one.dense.dtype)
-            weights[one.mask.layer] = last.weight
-            if one.mask.layer not in (finished or {}):
-                solved(replace(one, weight=last.weight, quantized=last.quantized))
+            name, dtype = one.mask.layer, one.dense.weight.dtype
+            last = replace(one, pruned=composition.finish_tuned(tuned[name], one.pruned, one.stats, dtype))
+            found[name] = last.parameters
+            if name not in (finished or {}):
+                solved(last)
         for layer in layers:
-            set_weight(model, layer, weights[layer.name])
+            set_parameters(model, layer, found[layer.name])
         waiting.clear()
 
     for block in range(inventory.n_blocks):
@@ -200,8 +220,8 @@ def prune_blocks(
 
 
 def _whole_blocks(
-    inventory: Inventory, known: Mapping[str, Callable[[], Tensor]]
-) -> Mapping[str, Callable[[], Tensor]]:
+    inventory: Inventory, known: Mapping[str, Callable[[], Parameters]]
+) -> Mapping[str, Callable[[], Parameters]]:
     """Return those of the layers that are known whose block is known whole: what is tuned, is tuned together."""
     open_blocks = {layer.block for layer in inventory.layers if layer.name not in known}
     return {layer.name: known[layer.name] for layer in inventory.layers if layer.block not in open_blocks}

@@ -15,7 +15,8 @@ from zpruner.execution import WholeRunner
 from zpruner.model import Inventory, PrunableLayer
 from zpruner.patterns import StructuredPattern
 from zpruner.pruning.composition import Composition
-from zpruner.pruning.structured import Read, StructureChoice, StructurePlan
+from zpruner.pruning.structure_plan import StructurePlan
+from zpruner.pruning.structured import Read, StructureChoice, look
 from zpruner.structures import cut, find_couplings
 from zpruner.types import Mask
 
@@ -70,7 +71,7 @@ def choose_in_memory(
     def contributions(mixtures: Mapping[str, int]) -> Mapping[str, Tensor]:
         return expert_contributions(runner, mixtures, seen(), batch_size)
 
-    return plan.look(composition, read, scores, distances, contributions)
+    return look(plan, composition, read, scores, distances, contributions)
 
 
 def cut_in_place(model: PreTrainedModel, choice: StructureChoice, masks: Iterable[Mask]) -> None:

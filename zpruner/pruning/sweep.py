@@ -12,7 +12,7 @@ from torch import Tensor
 from zpruner.calibration import Calibration
 from zpruner.errors import InvalidSettingError, shown
 from zpruner.evaluate import perplexity
-from zpruner.model import as_windows, check_in_memory, get_weight, set_weight, undisturbed
+from zpruner.model import as_windows, check_in_memory, get_parameters, set_parameters, undisturbed
 from zpruner.patterns import parse_pattern
 from zpruner.pruning.compose import Method, composition_of
 from zpruner.pruning.in_memory import calibrate, prune
@@ -114,9 +114,7 @@ def sweep(
         for stat in composition_of(method).needs - RELATIVE:
             calibration.stats(layers[0].name).require(stat)
     pruned_before = {
-        layer.name: get_weight(model, layer).to("cpu", copy=True)
-        for layer in layers
-        if layer.name in calibration.replaced
+        layer.name: get_parameters(model, layer).copied("cpu") for layer in layers if layer.name in calibration.replaced
     }
     rows = []
     variants = [(label, method, pattern) for label, method in named.items() for pattern in patterns]
@@ -132,7 +130,7 @@ def sweep(
             replaced = known.replaced | pruned_before  # of the layers that were reached
             for layer in layers:
                 if layer.name in replaced:
-                    set_weight(model, layer, replaced[layer.name])
+                    set_parameters(model, layer, replaced[layer.name])
         rows.append(SweepRow(label, str(pattern), pruned.sparsity, pruned.layer_error, measured, seconds))
     return Sweep(rows)
 

@@ -23,9 +23,9 @@ class BlockTuning:
 
     def __init__(self, tuning: Tuning, replay: BlockReplay, block: int) -> None:
         self._tuning, self._replay, self._block = tuning, replay, block
-        self._run = BlockFunction(replay, block)
+        run = BlockFunction(replay, block)
         with torch.no_grad():
-            replayed = (self._run({}, index) for index in range(len(replay.hidden)))
+            replayed = (run({}, index) for index in range(len(replay.hidden)))
             self._replayed = [found.to(replay.hidden[0].dtype) for found in replayed]
 
     def tune(self, layers: Mapping[str, KeptWeights]) -> dict[str, Tensor]:
@@ -35,13 +35,14 @@ class BlockTuning:
             ModelStructureError: gradients do not pass the block.
         """
         goals: list[Goal] = []
+        run = BlockFunction(self._replay, self._block)  # with biases as they are by now
         while self._replayed:
             index, replayed = len(goals), self._replayed.pop(0)
             dense = self._replay.dense[index] if self._replay.dense and self._tuning.follows_dense else None
             with self._replay.present(index) as given:
                 goals.append(Goal(self._tuning.target(replayed, dense), given))
         try:
-            return self._tuning.tune(layers, self._run, goals)
+            return self._tuning.tune(layers, run, goals)
         except RuntimeError as error:
             if "memory" in str(error).lower():
                 raise

@@ -154,7 +154,8 @@ class MethodSettings(Settings):
     measured together before any of it is pruned: a whole block, or a sub-module of it (layers that read one input);
     `tune` (`{}` for the defaults) lets gradients of a block's own outputs change what is kept in it. `quantize` comes
     last and puts what stays on a grid. `structures` (kind -> ranking or score) ranks what structured patterns remove,
-    where the score, summed over each, does not.
+    where the score, summed over each, does not. `correct_bias` puts the mean of what a layer loses into its bias, where
+    it has one.
     """
 
     score: str
@@ -168,6 +169,7 @@ class MethodSettings(Settings):
     measure: Literal["block", "submodule"] = "block"
     tune: Annotated[Choice | None, BeforeValidator(_named("reconstruct"))] = None
     structures: dict[StructureKind, Annotated[Choice, BeforeValidator(_as_choice)]] = Field(default_factory=dict)
+    correct_bias: bool = False
 
 
 class Params(Settings):

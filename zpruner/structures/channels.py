@@ -133,6 +133,7 @@ class _Maker:
     ) -> None:
         self._probe, self._weights, self._layer, self._count, self._rows = probe, weights, layer, count, rows
         self._layers = {(entry.tensor, entry.part): entry for entry in layers}
+        self._biases = {entry.bias for entry in layers if entry.parts == 1}
         self._columns = torch.arange(layer.in_features).view(count, -1)
 
     def everywhere(self, block: int) -> Iterator[Channels]:
@@ -152,9 +153,8 @@ class _Maker:
             writer = writer or self._layers.get((name, 0))
             if writer is not None:
                 yield Slices(name, 0, rows.index, writer)
-                bias = f"{name.removesuffix('weight')}bias"
-                if writer.parts == 1 and self._weights[name].ndim == 2 and bias in self._weights:
-                    yield Slices(bias, 0, rows.index)
+                if writer.parts == 1 and writer.bias is not None:
+                    yield Slices(writer.bias, 0, rows.index)
             elif layer.parts > 1 and rows.axis > 0 and self._weights[name].shape[0] == layer.parts:
                 yield Slices(name, rows.axis - 1, rows.index, part=layer.part)
             elif not self._is_bias(name):
@@ -165,7 +165,7 @@ class _Maker:
 
         Of its rows some may have no gradient: softmax does not see what is added to all keys alike.
         """
-        return name.endswith(".bias") and (f"{name.removesuffix('bias')}weight", 0) in self._layers
+        return name in self._biases
 
     def _of_expert(self, name: str, layer: PrunableLayer) -> str:
         """Return the counterpart of a parameter in the expert of `layer`, where experts are modules."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -126,9 +127,12 @@ class Couplings:
         kept = {}
         for kind in pattern:
             for coupling in self.of(kind):
-                units = coupling.count // coupling.step
-                steps = "" if coupling.step == 1 else f", in steps of {coupling.step}"
-                kept[coupling.name] = pattern.kept(kind, units, f"{coupling.name}{steps}") * coupling.step
+                alike = [other for other in self.found if other.size == coupling.size]
+                # The share that all of them can keep: what a multiple asks of one, it asks of all.
+                multiple = pattern.multiple if kind is StructureKind.NEURONS else 1
+                units = math.lcm(*(multiple // math.gcd(multiple, other.step) for other in alike))
+                step = coupling.step * units
+                kept[coupling.name] = pattern.kept(kind, coupling.count, coupling.name, step)
         return kept
 
     def check(self, keep: Mapping[str, Tensor]) -> None:

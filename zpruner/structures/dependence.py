@@ -67,7 +67,7 @@ class Followed:
         self._layers = {layer.tensor: layer for layer in layers if layer.block == block}
         self._scales: dict[tuple[str, int], Tensor] = {}
         self._probe, self._weights, self._block = probe, weights, block
-        self._biases = {f"{name.removesuffix('weight')}bias" for name in self._layers}
+        self._biases = {layer.bias for layer in self._layers.values() if layer.parts == 1}
         """Are part of what layers put out, which is scaled."""
         self.readers, self.hidden = self._run()
         """What layers of the block read, and the width of the hidden state that it puts out."""

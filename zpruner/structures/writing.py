@@ -14,7 +14,7 @@ from torch import Tensor
 from zpruner.artifacts.files import atomic_file, write_json
 from zpruner.artifacts.work import Work
 from zpruner.checkpoint.conversion import Converted, find_converted
-from zpruner.checkpoint.files import Checkpoint
+from zpruner.checkpoint.files import Change, Checkpoint, change_parameters
 from zpruner.checkpoint.manifest import SHARD_INDEX, write_manifest
 from zpruner.checkpoint.tensors import write_tensors
 from zpruner.model.config import quiet_transformers
@@ -31,12 +31,13 @@ def write_cut(
     inventory: Inventory,
     couplings: Couplings,
     keep: Mapping[str, Tensor],
-    prune: Callable[[PrunableLayer, Tensor], Tensor],
+    prune: Change,
     work: Work,
     facts: Mapping[str, Any],
     on_shard: Callable[[], None],
     card: str,
     *,
+    bias: Change | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Write `dense` without some of its structures into `work.files`; finished shards are not written again.
@@ -55,6 +56,7 @@ def write_cut(
         facts: goes into the manifest.
         on_shard: called after each shard, for progress.
         card: text of README.md, the model card.
+        bias: as `prune`, of a layer's bias (out,); None: biases stay, but for what is cut of them.
         trust_remote_code: whether code in the checkpoint may run.
 
     Raises:
@@ -66,13 +68,14 @@ def write_cut(
     cuts = cuts_of(couplings.found, keep)
     layers: dict[str, list[PrunableLayer]] = {}
     for layer in inventory.layers:
-        layers.setdefault(layer.tensor, []).append(layer)
+        for name in (layer.tensor, *([layer.bias] if layer.bias else [])):
+            layers.setdefault(name, []).append(layer)
     with closing(Background(1, "shard-writer")) as background:
         for shard, entries in zip(names, shards, strict=True):
             if work.done(shard) is None:
                 made: dict[str, Tensor] = {}
                 for entry in entries:
-                    made |= _smaller(dense, entry, couplings, keep, cuts, layers, prune)
+                    made |= _smaller(dense, entry, couplings, keep, cuts, layers, prune, bias)
                 background.submit(partial(_write_shard, work, shard, made))
                 del made
             on_shard()
@@ -121,14 +124,14 @@ def _smaller(
     keep: Mapping[str, Tensor],
     cuts: Cuts,
     layers: Mapping[str, list[PrunableLayer]],
-    prune: Callable[[PrunableLayer, Tensor], Tensor],
+    prune: Change,
+    bias: Change | None,
 ) -> dict[str, Tensor]:
     """Return the stored tensors of `entry` in the smaller model, by name."""
     found = {}
     for name, parameter in dense.read_parameters(entry).items():
         for layer in layers.get(name, ()):
-            weight = layer.view(parameter)
-            weight.copy_(prune(layer, weight))
+            change_parameters(layer, {name: parameter}, prune, bias)
         new = renamed(name, couplings, keep)
         assert new is not None, name
         with torch.no_grad():

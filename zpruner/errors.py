@@ -140,7 +140,7 @@ class LockedError(ZprunerError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "Did you mean 'x'?" for the nearest of `known`, or the list of them, cut where it is long."""
-    names = sorted(known)
+    names = sorted(set(known))
     if close := difflib.get_close_matches(name[:_QUOTED], names, n=1, cutoff=0.5):
         return f"Did you mean '{close[0]}'?"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -137,12 +137,31 @@ def test_an_original_that_cannot_be_restored_is_named(whole: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "index", [b"{", b"[]", b'{"weight_map": {"a": "../x.safetensors"}}', b'{"weight_map": {"a": "no.safetensors"}}']
+    "index",
+    [
+        b"{",
+        b"[]",
+        b"[" * 100_000,
+        b'{"weight_map": {"a": "../x.safetensors"}}',
+        b'{"weight_map": {"a": "no.safetensors"}}',
+    ],
 )
 def test_an_index_of_what_is_not_there_is_named(index: bytes, tmp_path: Path) -> None:
     (tmp_path / "zpruner.safetensors.index.json").write_bytes(index)
     with pytest.raises(ArtifactError, match=r"no file|neither zpruner.safetensors"):
         unpack(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("config", [b"{", b"[" * 100_000, b"[1]", b"null", b"\xe9", b"{}"])
+def test_a_config_of_another_kind_is_named_where_no_original_is_known(
+    config: bytes, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "copy")
+    (tmp_path / "copy" / "zpruner.json").unlink()
+    (tmp_path / "copy" / "config.json").write_bytes(config)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ArtifactError, match=r"copy: got a config\.json that is not of a packed checkpoint"):
+        unpack(tmp_path / "copy", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["../stray.safetensors", "/tmp/stray.safetensors", "a/../../stray", ""])

@@ -18,6 +18,7 @@ from zpruner.packed.layout import INDEX, METHOD, SIGNS, WEIGHTS
 from zpruner.packed.pack import CARD, signs_name
 from zpruner.packed.reader import PackedFile, packed_files, restore_signs
 from zpruner.packed.source import raw_bytes
+from zpruner.runtime.plain_json import read_json
 
 
 def unpack(folder: Path, out: Path, step: Callable[[], None] = lambda: None) -> None:
@@ -132,9 +133,13 @@ def _write_anew(folder: Path, files: list[Path], out: Path, step: Callable[[], N
         step()
     if files[0].name != WEIGHTS:
         write_json(out / SHARD_INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config.pop("transformers_weights", None)
-    if (config.pop("quantization_config", None) or {}).get("quant_method") != METHOD:
+    try:
+        config = read_json(folder / "config.json")
+        config.pop("transformers_weights", None)
+        method = (config.pop("quantization_config", None) or {}).get("quant_method")
+    except (OSError, ValueError, TypeError, AttributeError):
+        method = None
+    if method != METHOD:
         raise ArtifactError(
             str(folder), "a config.json that is not of a packed checkpoint", METHOD, "Check the folder."
         )

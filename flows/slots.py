@@ -12,7 +12,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from zpruner.runtime.machine import cores, free_memory
 VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK"}
 """The variable by which a process of each kind of accelerator is shown one device only."""
 POLL_SECONDS = 0.1
+_YOURS = "a folder that is yours alone"
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,23 @@ def lock_folder() -> Path:
     """Return the folder of this user's slots: one for the machine, as devices are.
 
     Raises:
-        ArtifactError: somebody else can write to what has its name.
+        ArtifactError: it cannot be made, or somebody else can write to what has its name.
     """
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"zpruner-slots-{os.getuid()}"
-    with suppress(FileExistsError):
+    try:
         folder.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        got, action = error.strerror or str(error), f"Set XDG_RUNTIME_DIR to {_YOURS}."
+        raise ArtifactError(str(folder), got, "a folder that can be made", action) from None
     os.close(_open_private(folder))
     return folder
 
 
 def _open_private(folder: Path) -> int:
     """Return a descriptor of a folder that is this user's alone, and no link: names in /tmp are anybody's to take."""
-    remedy = "Remove it, or set XDG_RUNTIME_DIR to a folder that is yours alone."
+    remedy = f"Remove it, or set XDG_RUNTIME_DIR to {_YOURS}."
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:

@@ -181,6 +181,12 @@ def test_a_folder_that_others_can_reach_is_refused(runtime: Path, way: str, monk
     assert list(victim.iterdir()) == []
 
 
+def test_a_runtime_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))  # as after `su`
+    with pytest.raises(ArtifactError, match=r"gone/zpruner-slots-\d+: got No such file.*Set XDG_RUNTIME_DIR"):
+        processor_slots(1, "p")
+
+
 @pytest.mark.parametrize("how", ["one", "all"])
 def test_a_link_in_place_of_a_slot_is_not_followed(runtime: Path, how: str) -> None:
     slots = processor_slots(1, "p")

@@ -1,8 +1,10 @@
 """Packed weights against their controls: products out of cache, and a random model of Llama-3.2-1B's shape.
 
-    python benchmarks/packed.py gemv                      # seconds; --threads 1: by its own clock; --values int8, int4
-    python benchmarks/packed.py model --folder /tmp/big   # minutes, 6 GB of memory, 5 GB of disk
-    python benchmarks/packed.py bytes DENSE_CHECKPOINT    # what 50, 60 and 70 % of zeros save
+    python benchmarks/packed.py gemv                  # seconds; --threads 1: by its own clock; --values int8, int4
+    python benchmarks/packed.py batches               # 1 to 512 rows of x
+    python benchmarks/packed.py model                 # minutes, 6 GB of memory, 5 GB of disk; --values int8, int4
+    python benchmarks/packed.py model CHECKPOINT      # the same of another shape
+    python benchmarks/packed.py bytes CHECKPOINT      # what 50, 60 and 70 % of zeros save
 
 Others' load on the machine is in every number: rows take turns, and minima (gemv) or medians of pairs are shown.
 """
@@ -10,7 +12,6 @@ Others' load on the machine is in every number: rows take turns, and minima (gem
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import tempfile
 import time
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from _packed_model import config_of, make_packed, zeroed
 from torch import Tensor
 
 from zpruner.bench import Plan, bench, control, markdown, measure
@@ -32,10 +34,6 @@ from zpruner.packed.pack import pack
 from zpruner.runtime import pages
 
 SHAPES = ((11008, 4096), (4096, 11008), (8192, 8192))
-
-
-def zeroed(weight: Tensor, share: float) -> Tensor:
-    return weight.masked_fill_(torch.rand(weight.shape) < share, 0)
 
 
 def matrix(kernels: Kernels, layout: Layout, parts: Parts) -> PackedMatrix:
@@ -134,35 +132,11 @@ def batches(threads: int) -> None:
         print(f"| {rows} | {times['torch']:.2f} | {times['packed']:.2f} | {ratio:.2f} |")
 
 
-def model(folder: Path, share: float, plan: Plan, layers: int) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=128256,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=layers,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=64,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-    )
-    dense, made = folder / "dense", folder / f"packed-{share:.0%}".rstrip("%")
+def model(folder: Path, checkpoint: Path | None, share: float, values: str, plan: Plan, layers: int) -> None:
+    shape = "1b" if checkpoint is None else checkpoint.name
+    made = folder / f"{shape}-{layers}-{share:.0%}-{values}".replace("%", "") / "packed"
     if not made.exists():
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.bfloat16)
-        network = LlamaForCausalLM(config)
-        torch.set_default_dtype(before)
-        with torch.no_grad():
-            for name, weight in network.named_parameters():
-                if "proj" in name:
-                    zeroed(weight, share)
-        network.save_pretrained(dense)
-        del network
-        made.mkdir(parents=True)
-        print(pack(dense, made))
-        shutil.rmtree(dense)
+        print(make_packed(config_of(checkpoint, layers), share, values, made))
     if torch.get_num_threads() == 1:  # its own clock: what others do on the machine counts less
         measure.perf_counter = control.perf_counter = time.thread_time
     found = bench([made], plan)
@@ -214,12 +188,8 @@ def main() -> None:
     elif given.what == "batches":
         batches(given.threads)
     elif given.what == "model":
-        model(
-            given.folder,
-            given.zeros,
-            Plan(new_tokens=given.tokens, prefill=given.prefill, rounds=given.rounds),
-            given.layers,
-        )
+        plan = Plan(new_tokens=given.tokens, prefill=given.prefill, rounds=given.rounds)
+        model(given.folder, given.checkpoint, given.zeros, given.values, plan, given.layers)
     else:
         sizes(given.checkpoint)
 

@@ -9,9 +9,10 @@
 #define ABI 2
 #define FEW 2      /* rows of x that meet each weight as it is expanded; more of them meet rows of W in a buffer */
 #define TILE 4     /* rows of W, and of x, whose sums are in registers together */
-#define ROW_GROUP 16   /* rows of W in a buffer, a multiple of TILE */
-#define PIECE 8    /* words of them that meet all rows of x before the next ones do: they stay in the first cache */
+#define ROW_GROUP 8   /* rows of W in a buffer, a multiple of TILE */
+#define PIECE 16    /* words of them that meet all rows of x before the next ones do: they stay in the first cache */
 #define AHEAD 8192 /* bytes */
+#define PAGE 4096  /* bytes */
 #define BLOCK 32   /* integers of 4 bits whose low and high halves of bytes lie together; groups are whole blocks */
 #define WORD 64    /* columns of a bitmask's word */
 #define INLINE static inline __attribute__((always_inline))

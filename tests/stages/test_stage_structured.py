@@ -14,10 +14,16 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
-from stages import apply, check, evaluate, mask, report, score
+import zpruner
+from stages import apply, check, evaluate, mask, pack, report, score
+from zpruner.artifacts.costs import Cost
 from zpruner.artifacts.work import Work
 from zpruner.cli import main
 from zpruner.errors import InvalidPatternError, InvalidSettingError
+from zpruner.kernels import Codes
+from zpruner.packed.reader import PackedFile, packed_files
+from zpruner.packed.unpack import unpack
+from zpruner.packed.variant import counterparts
 from zpruner.structures import find_couplings
 
 METHODS = {
@@ -125,6 +131,12 @@ def test_made_in_memory_it_has_the_same_numbers(project: Path, tmp_path: Path) -
         assert not list((root / "data/pruned" / variant[0] / variant[1]).glob("*.safetensors"))
 
 
+def main_ends(arguments: list[str], code: int) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == code
+
+
 class Killed(BaseException):
     """Stands for a kill right after something was journalled."""
 
@@ -190,14 +202,43 @@ def test_it_is_exported_as_it_is_and_has_nothing_to_pack(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for form, code in (("dense", 0), ("packed", 1)):
-        with pytest.raises(SystemExit) as end:
-            main(["export", "summed", "w25", "-o", str(tmp_path / form), "--root", str(project), "--format", form])
-        assert end.value.code == code
+        main_ends(
+            ["export", "summed", "w25", "-o", str(tmp_path / form), "--root", str(project), "--format", form], code
+        )
     assert "--format: got packed for neurons:0.25, expected dense" in capsys.readouterr().err
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
     assert exported.config.intermediate_size == 36
     assert "Whole structures were removed" in (tmp_path / "dense/README.md").read_text(encoding="utf-8")
     assert not (tmp_path / "packed").exists()
+
+
+def test_quantised_it_is_packed_as_integers(project: Path, tmp_path: Path) -> None:
+    root = again(project, tmp_path, "machine.device", "cpu")
+    quantized = {**METHODS["ranked"], "quantize": {"bits": 4}}
+    for name, value in {
+        "methods": {"ranked": quantized},
+        "sparsities": {"mix": SPARSITIES["mix"]},
+        "packed": {"variants": "*/*", "rounds": 0},
+    }.items():
+        staged.change_params(root, name, value, plan=False)
+    tiny.plan(root)
+    score.run("ranked", root)
+    for stage in (mask, apply, pack):
+        stage.run("ranked", "mix", root)
+    evaluate.run("ranked", "mix", root=root)
+    (tmp_path / "back").mkdir()
+    unpack(root / "data/packed/ranked/mix", tmp_path / "back")
+    assert tiny.files_of(tmp_path / "back") == tiny.files_of(root / "data/pruned/ranked/mix")
+    found = [t for path in packed_files(root / "data/packed/ranked/mix") for t in PackedFile(path).packed.values()]
+    assert [(tensor.codes, tensor.masked) for tensor in found] == [(Codes(4, 32), False)] * 14
+    saved = Cost.read(root / "data/costs/pack/ranked/mix.json", "").packed
+    counted = metrics(root, "ranked", "mix")["bytes"]
+    assert saved is not None
+    assert counted["bitmask"] == saved.packed < saved.dense == counted["stored"]
+    main_ends(["export", "ranked", "mix", "-o", str(tmp_path / "out"), "--root", str(root), "--format", "packed"], 0)
+    packed, plain = (zpruner.load(folder, device="cpu")[0] for folder in (tmp_path / "out", tmp_path / "back"))
+    ids = torch.randint(3, 90, (2, 24))
+    assert torch.equal(packed(input_ids=ids).logits, plain(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize("project", ["dense"], indirect=True)
@@ -213,3 +254,9 @@ def test_masks_name_what_stays(project: Path) -> None:
         )
         assert torch.equal(down, gate.T)
         assert int(down[0].sum()) == 36
+
+
+def test_layers_that_stay_keep_their_order() -> None:
+    whole = [f"h.{block}.experts.{expert}.w" for block in (2, 10) for expert in (1, 9, 11)]
+    smaller = [f"h.{block}.experts.{expert}.w" for block in (0, 1) for expert in (0, 1, 2)]
+    assert counterparts(reversed(whole), smaller) == dict(zip(smaller, whole, strict=True))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,12 +62,8 @@ def export(
             "a checkpoint on disk",
             f"Add '{method}/{sparsity}' to evaluation.checkpoints in params.yaml and run `dvc repro`.",
         )
-    pattern = checkpoint.manifest.get("pattern")
-    structured = isinstance(pattern, str) and isinstance(parse_pattern(pattern), StructuredPattern)
-    if format is Format.packed and structured:
-        raise InvalidSettingError(
-            "--format", f"packed for {pattern}", "dense: structures went whole, no zeros are left", "Leave it out."
-        )
+    if format is Format.packed:
+        check_packs(checkpoint.manifest)
     checkpoint.verify_all()
     calibration = calibrated_on(root, checkpoint.folder / "README.md")
     facts = {key: value for key, value in checkpoint.manifest.items() if key not in ("model", "hash", "files")}
@@ -81,6 +79,20 @@ def export(
             (staging / "README.md").write_text(card, encoding="utf-8")
             write_manifest(staging, checkpoint.model, **facts)
     typer.echo(f"{output}: {len(found)} measurements in its README.md")
+
+
+def check_packs(made: Mapping[str, Any]) -> None:
+    """Raise InvalidSettingError for a variant that has nothing to leave out: whole structures went, no integers came.
+
+    Args:
+        made: the manifest of its checkpoint.
+    """
+    pattern, settings = made.get("pattern"), json.loads(str(made.get("settings") or "{}"))
+    structured = isinstance(pattern, str) and isinstance(parse_pattern(pattern), StructuredPattern)
+    if structured and not settings.get("quantize"):
+        raise InvalidSettingError(
+            "--format", f"packed for {pattern}", "dense: structures went whole, no zeros are left", "Leave it out."
+        )
 
 
 def made_from(root: Path, checkpoint: Checkpoint, method: str, sparsity: str) -> Known:

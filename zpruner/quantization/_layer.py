@@ -85,6 +85,12 @@ class QuantizedLayer:
             )
         return weight
 
+    def compact(self) -> QuantizedLayer:
+        """Return it without the rows and columns of which nothing is kept, as a smaller checkpoint has it."""
+        rows, columns = self.keep.any(1), self.keep.any(0)
+        integers, keep = (matrix[rows][:, columns] for matrix in (self.integers, self.keep))
+        return QuantizedLayer(self.layer, self.grid, integers, self.scales[rows], keep)
+
     def _used(self, counts: Tensor) -> Tensor:
         return torch.arange(self.scales.shape[1], device=counts.device) < counts.unsqueeze(1)
 

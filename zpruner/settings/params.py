@@ -198,10 +198,13 @@ class Params(Settings):
         return chosen == "all" or any(fnmatchcase(f"{method}/{sparsity}", pattern) for pattern in chosen)
 
     def packs(self, method: str, sparsity: str) -> bool:
-        """Return whether a variant is also written without its zeros: one that lost structures has none."""
-        if isinstance(self.pattern(sparsity), StructuredPattern):
-            return False
-        return any(fnmatchcase(f"{method}/{sparsity}", pattern) for pattern in self.packed.variants)
+        """Return whether a variant is also packed."""
+        chosen = any(fnmatchcase(f"{method}/{sparsity}", pattern) for pattern in self.packed.variants)
+        return chosen and self.can_pack(method, sparsity)
+
+    def can_pack(self, method: str, sparsity: str) -> bool:
+        """Return whether a variant has what `pack` leaves out: zeros, which no lost structure leaves, or integers."""
+        return not isinstance(self.pattern(sparsity), StructuredPattern) or self.method(method).quantize is not None
 
     def the_search(self) -> SearchSettings:
         """Return the settings of the search.

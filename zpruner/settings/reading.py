@@ -10,7 +10,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from zpruner.errors import InvalidSettingError, did_you_mean, shown
-from zpruner.patterns import StructuredPattern
 from zpruner.settings.explain import explain
 from zpruner.settings.moved import settle
 from zpruner.settings.params import Params
@@ -79,15 +78,13 @@ def check_params(data: object, where: str) -> Params:
         "evaluation.checkpoints": () if checkpoints == "all" else checkpoints,
         "packed.variants": params.packed.variants,
     }
-    single = [
-        variant for variant in variants if not isinstance(params.pattern(variant.split("/")[1]), StructuredPattern)
-    ]
+    packable = [variant for variant in variants if params.can_pack(*variant.split("/"))]
     for key, pattern in ((key, pattern) for key, patterns in chosen.items() for pattern in patterns):
-        may = variants if key == "evaluation.checkpoints" else single
+        may = variants if key == "evaluation.checkpoints" else packable
         if not any(fnmatchcase(variant, pattern) for variant in may):
             raise InvalidSettingError(
                 f"{where}: {key}",
-                f"'{pattern}', which matches no variant" + ("" if may is variants else " with zeros to leave out"),
+                f"'{pattern}', which matches no variant" + ("" if may is variants else " with zeros or integers"),
                 "patterns of METHOD/SPARSITY" + (", or all" if may is variants else ""),
                 did_you_mean(pattern, may),
             )

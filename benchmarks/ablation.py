@@ -21,6 +21,7 @@ import torch
 import typer
 
 import zpruner
+from zpruner.calibration import gradients_of
 from zpruner.model import take_inventory
 from zpruner.pruning.compose import compose
 from zpruner.pruning.presets import PRESETS
@@ -30,7 +31,7 @@ from zpruner.settings.params import MethodSettings
 from zpruner.settings.reading import read_params
 from zpruner.sources import read_text, resolve_source
 from zpruner.text import evaluation_windows, read_windows
-from zpruner.types import SparsityPattern
+from zpruner.types import SparsityPattern, Stat
 
 BEST = PRESETS["best"]
 FIXED = {"damping": 0.1, "shrinkage": 0.2}
@@ -43,6 +44,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "less regularised": {**BEST, "settings": {"shrinkage": 0.0}, "update": "least_squares"},
     "ALPS' support": {**BEST, "score": "alps", "settings": FIXED},
     "OBS' support": {**BEST, "score": "sparsegpt", "settings": FIXED},
+    "best_guided": PRESETS["best_guided"],
+    "guided by all of the gradient": {**BEST, "settings": {**BEST["settings"], "sensitivity": 1.0}},
     "best_tuned": PRESETS["best_tuned"],
     "tuned to the block's own outputs": {**PRESETS["best_tuned"], "tune": {"share": 0.0}},
     "alps": PRESETS["alps"],
@@ -102,9 +105,11 @@ def fill(todo: list[tuple[str, str]], log: Path, texts: list[Path], setup: Mappi
         if variant != "dense":
             composition = compose(MethodSettings(**VARIANTS[variant]))
             patterns = layer_patterns(composition, SparsityPattern.parse(pattern), inventory, lambda _: _unused())
+            ids = calibration[: setup["windows"]]
+            gradients = gradients_of(model, inventory, ids) if Stat.GRAD_SQ in composition.needs else {}
+            blocks = prune_blocks(model, inventory, ids, composition, patterns, batch_size=8, gradient=gradients.get)
             with torch.no_grad():
-                ids = calibration[: setup["windows"]]
-                for _ in prune_blocks(model, inventory, ids, composition, patterns, batch_size=8):
+                for _ in blocks:
                     pass
         seconds = process_time() - start
         found = [zpruner.perplexity(model, ids) for ids in evaluations]

@@ -28,7 +28,7 @@ from zpruner.settings.params import MethodSettings
 from zpruner.types import Stat
 
 PATTERNS = ["0.5", "0.6", "0.7", "2:4", "4:8"]
-METHODS = [name for name in PRESETS if name != "pruner_zero"]  # it needs gradients
+METHODS = [name for name in PRESETS if name != "pruner_zero"]
 
 
 def main(

@@ -1,5 +1,6 @@
 """The preconditioned ADMM against its steps written out, and against ALPS on layers like those of trained models."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from zpruner.errors import InvalidPatternError, MissingStatisticError, SolverErr
 from zpruner.masks import pruned_count, select
 from zpruner.methods.admm import Admm
 from zpruner.methods.alps import Alps
-from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern
+from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
 from zpruner.updates.least_squares import LeastSquares
 
 PATTERNS = [SparsityPattern(ratio=0.5), SparsityPattern(ratio=0.7), SparsityPattern(kept=2, group_size=4)]
@@ -27,8 +28,8 @@ def problem(out=24, width=64, tokens=400, seed=0, dead=()):
     return torch.randn(out, width, generator=generator), stats
 
 
-def steps_written_out(weight, gram, pattern, damping, shrinkage, steps):
-    weight, gram = weight.double(), gram.double()
+def steps_written_out(weight, gram, pattern, damping, shrinkage, steps, rows=1.0):
+    weight, gram = weight.double() * rows, gram.double()
     diagonal = gram.diagonal()
     hessian = gram + torch.diag(shrinkage * diagonal + damping * diagonal.mean())
     root = hessian.diagonal().sqrt()
@@ -98,3 +99,49 @@ def test_errors():
     singular = LayerStats("blocks.0.up", 1, 1, gram=torch.full((64, 64), -1.0) + 1.5 * torch.eye(64))
     with pytest.raises(SolverError, match=r"layer blocks\.0\.up"):
         Admm(shrinkage=0.0).solve(weight, singular, PATTERNS[0])
+
+
+def with_gradients(stats, out, seed=0):
+    """The same statistics, with gradients that differ a lot from row to row."""
+    generator = torch.Generator().manual_seed(seed)
+    loud = torch.logspace(-2, 2, out)[torch.randperm(out, generator=generator)].unsqueeze(1)
+    grad_sq = torch.rand(out, stats.width, generator=generator) * loud
+    return replace(stats, grad_sq=grad_sq)
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0])
+def test_rows_count_by_a_power_of_their_gradients_norm(power):
+    weight, stats = problem()
+    stats = with_gradients(stats, 24)
+    found = Admm(damping=0.02, shrinkage=0.2, sensitivity=power).solve(weight, stats, PATTERNS[0])
+    norms = stats.grad_sq.double().sum(1, keepdim=True).sqrt()
+    expected = steps_written_out(weight, stats.gram, PATTERNS[0], 0.02, 0.2, 12, norms**power)
+    assert int((found.keep != expected).sum()) <= 2
+    assert torch.equal(found.weight != 0, found.keep)
+    plain = Admm(damping=0.02, shrinkage=0.2).solve(weight, stats, PATTERNS[0])
+    both = found.keep & plain.keep  # the weights are those of W, whatever rows count
+    assert float((found.weight - plain.weight)[both].norm() / plain.weight[both].norm()) < 0.5
+    kept = found.keep.sum(1)[norms[:, 0].argsort()]
+    assert int(kept[-6:].sum()) > 2 * int(kept[:6].sum())
+
+
+def test_rows_whose_gradients_are_alike_count_alike():
+    weight, stats = problem()
+    alike = replace(stats, grad_sq=torch.rand(1, 64).expand(24, 64) * 1e-12)
+    settings: dict[str, Any] = {"damping": 0.02, "shrinkage": 0.2}
+    plain = Admm(**settings).solve(weight, stats, PATTERNS[0])
+    for given in (alike, replace(stats, grad_sq=torch.zeros(24, 64))):  # as of an expert without a token
+        found = Admm(**settings, sensitivity=0.5).solve(weight, given, PATTERNS[0])
+        assert int((found.keep != plain.keep).sum()) <= 2
+    mixed = with_gradients(stats, 24)
+    mixed.grad_sq[3] = 0.0
+    found = Admm(**settings, sensitivity=0.5).solve(weight, mixed, PATTERNS[2])  # N:M compares inside rows
+    assert torch.equal(found.keep, Admm(**settings).solve(weight, stats, PATTERNS[2]).keep)
+
+
+def test_gradients_are_read_where_they_count():
+    weight, stats = problem()
+    assert Stat.GRAD_SQ not in Admm().required()
+    assert Stat.GRAD_SQ in Admm(sensitivity=0.5).required()
+    with pytest.raises(MissingStatisticError, match="grad_sq"):
+        Admm(sensitivity=0.5).solve(weight, stats, PATTERNS[0])

@@ -31,6 +31,7 @@ def layer_stats(dead=(), scale=1.0):
         max_abs=x.abs().amax(1),
         gram=x @ x.T,
         gram_half=x[:, : TOKENS // 2] @ x[:, : TOKENS // 2].T,
+        sum_half=x[:, : TOKENS // 2].sum(1),
         grad_sq=grad.square().sum(0),
         cross=1.5 * x @ x.T,
         drift=grad.sum(0),

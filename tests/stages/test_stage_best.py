@@ -13,24 +13,30 @@ from zpruner.pruning.presets import PRESETS
 from zpruner.text import read_windows
 
 
-@pytest.mark.parametrize("measure", ["dense", "block", "submodule", "tuned"])
+@pytest.mark.parametrize(
+    "measure", ["dense", "block", "submodule", "guided", pytest.param("guided, dense", marks=pytest.mark.slow), "tuned"]
+)
 def test_best(tmp_path, measure):
     """In bfloat16, as the default model, where a correction is computed in float32."""
     if measure == "tuned":
         method = {**PRESETS["best"], "tune": {"rate": 0.01}}
+    elif measure.startswith("guided"):
+        method = dict(PRESETS["best_guided"])
     else:
         method = {**PRESETS["best"], "measure": "submodule" if measure == "dense" else measure}
-    propagation = "dense" if measure == "dense" else "pruned"
+    propagation = "dense" if measure.endswith("dense") else "pruned"
     project = staged.make(tmp_path, methods={METHOD: method}, propagation=propagation, gram="auto")
+    pattern = "0.5" if measure.startswith("guided") else "2:4"  # which does not depend on what rows count
+    staged.change_params(project, f"sparsities.{SPARSITY}", pattern, plan=False)
     staged.change_params(project, "model.dtype", "bfloat16", plan=False)
     root = staged.run_all(project, "apply")
     model = load_model(root / "data" / "models" / "dense", device="cpu")
     windows = read_windows(root / "data" / "calibration" / "tokens.arrow")[0]
     if propagation == "pruned":
-        zpruner.prune_sequentially(model, windows, method=method, sparsity="2:4", batch_size=2)
+        zpruner.prune_sequentially(model, windows, method=method, sparsity=pattern, batch_size=2)
     else:
         calibration = zpruner.calibrate(model, windows, stats=zpruner.needs(method), batch_size=2)
-        zpruner.prune(model, calibration, method=method, sparsity="2:4")
+        zpruner.prune(model, calibration, method=method, sparsity=pattern)
     pruned = load_model(root / "data" / "pruned" / METHOD / SPARSITY, device="cpu").state_dict()
     assert all(torch.equal(value, pruned[name]) for name, value in model.state_dict().items())
 

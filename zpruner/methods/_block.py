@@ -8,6 +8,9 @@ from torch import Tensor
 from zpruner.masks import pruned_count, select
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
 
+_FAINTEST = 1e-3
+"""Of rows' gradients, the least that counts: below it noise decides."""
+
 
 def loudest(weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Tensor:
     """Return the mask of `|W| sqrt(diag G)` over the matrix, bool (out, in): what a solver begins with.
@@ -44,3 +47,23 @@ def keep_in_block(saliency: Tensor, start: int, pattern: SparsityPattern, layer:
     if due == saliency.numel():
         return torch.zeros_like(saliency, dtype=torch.bool)
     return select(saliency, SparsityPattern(ratio=due / saliency.numel()), ComparisonGroup.LAYER, layer)
+
+
+def row_weights(stats: LayerStats, power: float) -> Tensor:
+    """Return how much each row of a layer counts, float32 (out, 1): a power of its gradient's norm.
+
+    The norms are relative to their root mean square, and at least a thousandth of it; a layer without a gradient, such
+    as an expert that no token was routed to, has rows that are all alike.
+
+    Args:
+        stats: with `grad_sq`.
+        power: of the norm; 0 makes rows alike.
+
+    Raises:
+        MissingStatisticError: `stats` has no grad_sq.
+    """
+    square = stats.require(Stat.GRAD_SQ).double().sum(dim=1, keepdim=True)
+    mean = square.mean()
+    if not bool(mean):
+        return torch.ones_like(square, dtype=torch.float32)
+    return square.div_(mean).sqrt_().clamp_min_(_FAINTEST).pow_(power).float()

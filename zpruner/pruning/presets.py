@@ -25,6 +25,9 @@ _BEST: Mapping[str, Any] = {
     "structures": {"neurons": "obs", "groups": "obs", "blocks": "cosine", "experts": "reap"},
 }
 
+# One backward pass more: rows compete by what the loss of the unpruned model says of them (arXiv 2505.07004).
+_GUIDED: Mapping[str, Any] = {**_BEST, "settings": {**_BEST["settings"], "sensitivity": 0.5}}
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Han et al. 2015
     "magnitude": {"score": "magnitude", "group": "layer"},
@@ -49,6 +52,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # arXiv 2312.11983: its score and its biases where a model has some, as many structures in every block
     "flap": {"score": "wanda", "structures": {"neurons": "flap", "groups": "flap"}, "correct_bias": True},
     "best": _BEST,
+    "best_guided": _GUIDED,
     # The same, after which gradients of each block's own outputs tune what was kept; under pruned propagation only.
-    "best_tuned": {**_BEST, "tune": {}},
+    "best_tuned": {**_GUIDED, "tune": {}},
 }

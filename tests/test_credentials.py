@@ -1,4 +1,4 @@
-"""No message shows a password, a token or a query string of a URL."""
+"""No message shows a password, a token or a query string of a URL, nor anything that a terminal obeys."""
 
 from __future__ import annotations
 
@@ -53,6 +53,11 @@ def test_half_a_password_is_not_shown_either(length: int) -> None:
         message = str(SourceError(part, part, part, f"Look at {part}."))
         assert "S3CR3T" not in message
         assert "host" in message
+
+
+@pytest.mark.parametrize("text", ["\x1b[2Jx", "a\rb", "\x9b31m", "\u202ex", "\udcff", "\0"])
+def test_a_message_is_one_printable_line(text: str) -> None:
+    assert str(SourceError(text, text, text, f"Did you mean '{text}'?")).isprintable()
 
 
 def test_a_source_is_quoted_whole_or_without_what_may_be_secret() -> None:

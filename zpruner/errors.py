@@ -60,7 +60,7 @@ class ZprunerError(Exception):
         """
         where, got, expected = (one_line(part, _LINE) for part in (self.where, self.got, self.expected))
         where, action = (_in_words(part, wording) for part in (where, without_credentials(self.action)))
-        return f"{where}: got {got}, expected {expected}. {action}"
+        return _printable(f"{where}: got {got}, expected {expected}. {action}")
 
     def __str__(self) -> str:
         return self.told(self.wording)
@@ -193,6 +193,11 @@ def one_line(text: str, length: int = _QUOTED) -> str:
     """Return a text as one line of at most `length` characters and "...", without credentials or half of one."""
     line = without_credentials(" ".join(text[:_SEARCHED].splitlines()))
     return line if len(line) <= length and len(text) <= _SEARCHED else f"{line[:length]}..."
+
+
+def _printable(text: str) -> str:
+    """Return a text without what a terminal obeys, or cannot write."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _in_words(text: str, wording: Mapping[str, str]) -> str:

@@ -57,6 +57,14 @@ def fetched(data: bytes, folder: Path) -> str:
     return "read"
 
 
+def test_a_header_alone_makes_up_no_model(tmp_path: Path) -> None:
+    """Of its name transformers takes the sizes of the first Llama: 27 GB of random weights."""
+    name, value = b"general.architecture", b"llama"
+    text = struct.pack(f"<Q{len(name)}sIQ{len(value)}s", len(name), name, 8, len(value), value)
+    data = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + text
+    assert "got 0 weights, expected the 6,607,343,616 of the model" in fetched(data + bytes(64), tmp_path)
+
+
 @pytest.mark.parametrize(
     "seeds", [range(20), pytest.param(range(20, 320), marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )

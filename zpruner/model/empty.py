@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 EMPTY = torch.device("meta")
-_MOST = 1_000_000
+MOST = 1_000_000
 """Modules and parameters of a model of which nothing but the config is at hand."""
 
 
@@ -29,7 +29,7 @@ def empty_model(folder: Path, dtype: torch.dtype | None = None, *, trust_remote_
         SourceError, ModelStructureError: as `read_config`; a config from which no model can be built.
     """
     config = read_config(folder, trust_remote_code=trust_remote_code)
-    return build(folder, config, dtype, trust_remote_code, _MOST)
+    return build(folder, config, dtype, trust_remote_code, MOST)
 
 
 def build(

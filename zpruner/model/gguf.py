@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zpruner.errors import IncompleteCheckpointError
 from zpruner.model.config import check_causal, one_sentence, quiet_transformers
+from zpruner.model.empty import MOST, build
 from zpruner.model.gguf_header import check_header
 from zpruner.model.matching import check_loaded
 from zpruner.runtime.quiet import quiet
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def load_gguf(file: Path, dtype: str) -> PreTrainedModel:
@@ -30,10 +33,12 @@ def load_gguf(file: Path, dtype: str) -> PreTrainedModel:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
-    check_header(file)
+    header = check_header(file)
     with one_sentence(file), quiet(), quiet_transformers():
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
         check_causal(file, config)
+    _check_size(file, config, header.weights)
+    with one_sentence(file), quiet(), quiet_transformers():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             config=config,
@@ -50,6 +55,16 @@ def load_gguf(file: Path, dtype: str) -> PreTrainedModel:
     vars(model.config).pop("quantization_config", None)
     found: PreTrainedModel = model
     return found
+
+
+def _check_size(file: Path, config: PretrainedConfig, weights: int) -> None:
+    """Refuse a file without most weights of its model: transformers would make them up before it says so."""
+    model = build(file, deepcopy(config), None, trust_remote_code=False, limit=MOST)
+    needed = sum(parameter.numel() for parameter in model.parameters())
+    if needed > 2 * weights:  # those that are tied may stand there once
+        raise IncompleteCheckpointError(
+            str(file), f"{weights:,} weights", f"the {needed:,} of the model that its header describes", "Get it again."
+        )
 
 
 @contextmanager

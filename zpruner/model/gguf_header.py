@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 from zpruner.errors import one_line
@@ -20,14 +21,27 @@ _KEPT = 100
 """Of what is said of the origin, at most: entries of a list, and letters of a text."""
 
 
-def check_header(file: Path) -> dict[str, str | list[str]]:
-    """Return what a header says of the model's origin: the texts, and lists of texts, under `general.`.
+@dataclass(frozen=True)
+class GgufHeader:
+    """What a header says.
+
+    Attributes:
+        origin: of the model: the texts, and lists of texts, under `general.`.
+        weights: numbers in all its tensors.
+    """
+
+    origin: dict[str, str | list[str]]
+    weights: int
+
+
+def check_header(file: Path) -> GgufHeader:
+    """Return what a header says.
 
     Args:
         file: a GGUF file, version 2 or 3, little-endian.
 
     Raises:
-        SourceError: lengths that lead beyond the file, lists beyond any vocabulary.
+        SourceError: lengths that lead beyond the file, lists beyond any vocabulary, more weights than the file holds.
     """
     origin: dict[str, str | list[str]] = {}
     with (
@@ -49,9 +63,12 @@ def check_header(file: Path) -> dict[str, str | list[str]]:
                 origin[name] = value
             elif (problem := too_large(value, name)) is not None:
                 raise ValueError(f"{problem[0]}, expected {problem[1]}")
+        weights = 0
         for _ in range(tensors):
-            header.tensor()
-    return origin
+            weights += header.tensor()
+            if weights > 8 * len(data):  # no type takes less than a bit per weight
+                raise ValueError(f"more than {weights} weights")
+    return GgufHeader(origin, weights)
 
 
 class _Header:
@@ -103,16 +120,16 @@ class _Header:
                 kept.append(_shortened(text))
         return kept
 
-    def tensor(self) -> None:
-        """Skip a tensor's name, shape, type and place."""
+    def tensor(self) -> int:
+        """Skip a tensor's name, shape, type and place; return how many weights it has."""
         name, dimensions = self.text(), self.number("I")
         if dimensions > _DIMENSIONS:
             raise ValueError(f"'{name[:60]}' with {dimensions} dimensions")
         shape = [self.number("Q") for _ in range(dimensions)]
         self.number("I")
-        # No type takes less than a bit per weight.
         if math.prod(shape) > 8 * len(self._data) or self.number("Q") > len(self._data):
             raise ValueError(f"'{name[:60]}', larger than the file")
+        return math.prod(shape)
 
 
 def _shortened(text: bytes) -> str:

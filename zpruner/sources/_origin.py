@@ -43,7 +43,7 @@ def keep_origin(place: Path, destination: Path) -> None:
         return
     from zpruner.model.gguf_header import check_header  # torch comes with it
 
-    said = check_header(place)
+    said = check_header(place).origin
     metadata: dict[str, Any] = {key: said[name] for key, name in _HEADER.items() if said.get(name)}
     addresses = (_REPOSITORY.fullmatch(str(said.get(name))) for name in _REPOSITORIES)
     if (base := next((found[1] for found in addresses if found), None)) is not None:

@@ -196,8 +196,8 @@ def one_line(text: str, length: int = _QUOTED) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return a text without what a terminal obeys, or cannot write."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+    """Return a text without what a terminal obeys, lines apart, or cannot write."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 def _in_words(text: str, wording: Mapping[str, str]) -> str:

@@ -8,9 +8,10 @@ that the file has is not measured again, so that a run can be interrupted; `--ta
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import process_time
 from typing import Annotated, Any
@@ -36,14 +37,21 @@ METHODS: dict[str, dict[str, Any]] = {
     "magnitude + least squares": {"score": "magnitude", **SOLVED},
 }
 POINTS = (
-    "neurons:0.25",
     "neurons:0.125",
+    "neurons:0.25",
+    "neurons:0.375",
     "groups:1/3",
     "blocks:0.1",
-    "neurons:0.375",
-    "neurons:0.125 groups:1/3 blocks:0.1",
     "blocks:0.2",
+    "neurons:0.125 groups:1/3 blocks:0.1",
 )
+ORDER = (
+    ("dense", ("best", "wanda_sp", "flap", "magnitude")),
+    ("pruned", ("best", "wanda_sp", "flap")),
+    ("dense", ("wanda_sp + least squares", "flap + least squares", "magnitude + least squares")),
+    ("pruned", ("wanda_sp + least squares", "flap + least squares", "magnitude", "magnitude + least squares")),
+)
+"""What is measured first: a run may be stopped anywhere."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +78,24 @@ def main(
     points: str = ",".join(POINTS),
     table: Annotated[bool, typer.Option(help="Print what the file has, and measure nothing.")] = False,
 ) -> None:
-    """Measure every row that the file lacks, dense propagation first."""
+    """Measure every row that the file lacks."""
     if not table:
         wanted = [
             (point, method, propagation)
-            for propagation in propagations.split(",")
+            for propagation, some in ORDER
             for point in points.split(",")
-            for method in methods.split(",")
-            if "blocks" not in point or method in ("best", "wanda_sp")
+            for method in some
+            if propagation in propagations.split(",") and method in methods.split(",") and _differs(point, method)
         ]
         _measure(text, model, calibration, out, windows, seqlen, wanted)
     for line in _table(out):
         print(line)
+
+
+def _differs(point: str, method: str) -> bool:
+    """Return whether a method ranks something at a point: FLAP no blocks, and of blocks alone nothing makes up."""
+    alone = point.startswith("blocks")
+    return not alone or not ("flap" in method or "least squares" in method)
 
 
 def _measure(
@@ -95,18 +109,19 @@ def _measure(
     if ("", "dense", "") not in known:
         _add(out, Row("", "dense", "", zpruner.perplexity(network, evaluated, 4), _parameters(network), 0.0))
     shared: zpruner.Calibration | None = None
+    dense = [METHODS[method] for _, method, propagation in wanted if propagation == "dense"]
     for point, method, propagation in wanted:
         if (point, method, propagation) in known:
             continue
         if propagation == "dense" and shared is None:
             start = process_time()
-            shared = zpruner.calibrate(network, tokens, for_methods=list(METHODS.values()))
+            shared = zpruner.calibrate(network, tokens, for_methods=dense)
             print(f"calibration: {process_time() - start:.0f} s of processor time", flush=True)
-        smaller, _ = zpruner.load(model)
+        smaller = copy.deepcopy(network)
         start = process_time()
         if propagation == "dense":
             assert shared is not None
-            zpruner.prune(smaller, shared, method=METHODS[method], sparsity=point)
+            zpruner.prune(smaller, replace(shared, replaced={}), method=METHODS[method], sparsity=point)
         else:
             zpruner.prune_sequentially(smaller, tokens, method=METHODS[method], sparsity=point)
         seconds = process_time() - start

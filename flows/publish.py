@@ -100,8 +100,8 @@ def _at(row: dict[str, Any], path: tuple[str, ...]) -> float:
 
 
 def _rounded(value: float, shown: Shown) -> float:
-    """Return four figures of a number, one decimal place of MB."""
-    return round(value, 1) if shown.form == "bytes" else float(f"{value:.4g}")
+    """Return four figures of a number, one decimal place of what is counted in millions."""
+    return round(value, 1) if shown.is_size else float(f"{value:.4g}")
 
 
 def publish(root: Path, graph: Graph) -> None:

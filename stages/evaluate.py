@@ -36,6 +36,7 @@ from zpruner.evaluate import (
 from zpruner.evaluate import (
     check_protocol,
     error_basis,
+    flops_per_token,
     mean_interval,
     perplexity_interval,
     perplexity_of,
@@ -144,6 +145,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             seqlen=windows.shape[1],
             bytes=_stored(folder, runner) if facts is None else facts.bytes,
             parameters=sum(parameter.numel() for parameter in runner.model.parameters()),
+            flops=flops_per_token(runner.model.config, project.params.model.blocks),
             divergence=_divergence(measured["kl"], measured["agreement"]),
             zero_shot=None
             if tasks is None

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from zpruner.artifacts.files import read_sealed_json, write_sealed_json
 from zpruner.errors import ArtifactError, mend
 
-Form = Literal["number", "perplexity", "share", "error", "bytes"]
+Form = Literal["number", "perplexity", "share", "error", "bytes", "parameters", "flops"]
+_UNITS: dict[Form, float] = {"bytes": 1e6, "parameters": 1e6, "flops": 1e9}
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,12 @@ class Shown:
 
     Attributes:
         title: over its column.
-        form: how its values are written; `bytes` in MB.
+        form: how its values are written; `bytes` in MB, `parameters` in millions, `flops` in thousand millions.
         detail: added to the title where a metric stands alone; names in braces are fields of the same result.
         dense: what the unpruned model has, where it is not measured there; None: it is measured.
         in_table: whether it is a column of the report's table.
         in_summary: whether it is one of the few numbers of `dvc metrics`.
+        where_it_differs: whether it is a column of the table only where some model's differs from the others'.
     """
 
     title: str
@@ -39,10 +41,16 @@ class Shown:
     dense: float | None = None
     in_table: bool = True
     in_summary: bool = True
+    where_it_differs: bool = False
+
+    @property
+    def is_size(self) -> bool:
+        """Whether it says how large a model is: counted in millions."""
+        return self.form in _UNITS
 
     def number(self, value: float) -> float:
         """Return a value as it stands under the title: bytes in MB."""
-        return value / 1e6 if self.form == "bytes" else value
+        return value / _UNITS[self.form] if self.is_size else value
 
 
 class Record(BaseModel):

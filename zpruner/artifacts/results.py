@@ -91,6 +91,7 @@ class Metrics(Result):
         seqlen: tokens per window.
         bytes: what the model takes.
         parameters: of the model, zeros included; None where they were not counted.
+        flops: floating-point operations of a token's products with weights, zeros included; None where not counted.
         divergence: None where none was measured.
         zero_shot: None where no tasks were run.
         verdict: a sentence where the variant no longer predicts; None otherwise.
@@ -107,7 +108,10 @@ class Metrics(Result):
     tokens: Count
     seqlen: Count
     bytes: Storage
-    parameters: Count | None = None
+    parameters: Annotated[
+        Count | None, Shown("M parameters", "parameters", in_summary=False, where_it_differs=True)
+    ] = None
+    flops: Annotated[Count | None, Shown("GFLOP per token", "flops", in_summary=False, where_it_differs=True)] = None
     divergence: Divergence | None = None
     zero_shot: ZeroShot | None = None
     verdict: str | None = None

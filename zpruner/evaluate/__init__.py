@@ -2,6 +2,7 @@
 
 from zpruner.evaluate.continuation import continuation
 from zpruner.evaluate.divergence import Comparison, compare_batches
+from zpruner.evaluate.flops import flops_per_token
 from zpruner.evaluate.intervals import mean_interval, perplexity_interval, ratio_interval
 from zpruner.evaluate.layer_error import error_basis, layer_error
 from zpruner.evaluate.masks import jaccard, pack_sample, sample_bits, score_histogram
@@ -28,6 +29,7 @@ __all__ = [
     "evaluation_text",
     "find_tasks",
     "first_choices",
+    "flops_per_token",
     "jaccard",
     "layer_error",
     "mean_interval",

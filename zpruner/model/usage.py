@@ -61,7 +61,7 @@ def observe_use(model: PreTrainedModel, blocks: str, parameters: Iterable[str]) 
     first: dict[Kind, int] = {}  # kind -> index of the first block that holds one
     for name in parameters:
         first.setdefault(kind_of(modules, name), int(name.removeprefix(f"{blocks}.").split(".")[0]))
-    hollow = {name: _zeros(p) for name, p in model.named_parameters()}
+    hollow = {name: hollow_like(p) for name, p in model.named_parameters()}
     buffers = {name: _buffer(b) for name, b in model.named_buffers()}
     addresses = {memory_of(hollow[name]): name for name in parameters if name in hollow}
     found: dict[Kind, Use | None] = dict.fromkeys(first)
@@ -127,7 +127,7 @@ def _use(weight: Tensor, parameter: Tensor) -> Use | None:
     return Use(parts, transposed=True) if weight.stride() == (1, out_features) else None
 
 
-def _zeros(like: Tensor) -> Tensor:
+def hollow_like(like: Tensor) -> Tensor:
     """Return zeros on the CPU whose memory is not touched until somebody does.
 
     Floating-point ones are float32 whatever `like` is, as all others here: code that casts a weight to float32 then
@@ -143,5 +143,5 @@ def _buffer(buffer: Tensor) -> Tensor:
     if not buffer.is_meta:
         return buffer.cpu().float() if buffer.is_floating_point() else buffer.cpu()
     if buffer.is_floating_point() or buffer.dtype == torch.bool:
-        return _zeros(buffer)
+        return hollow_like(buffer)
     return torch.ones_like(buffer, device="cpu")

@@ -14,6 +14,7 @@ from zpruner.model.buffers import compute_buffers
 from zpruner.model.empty import EMPTY
 from zpruner.model.layers import PrunableLayer
 from zpruner.model.products import Products, memory_of
+from zpruner.model.usage import hollow_like
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -103,6 +104,14 @@ class Probe:
                 made[name] = _random(name, single, inputs.get(name), rows, generator).expand(empty.shape)
                 tied[id(empty)] = made[name]
         return made
+
+    def hollow_weights(self) -> dict[str, Tensor]:
+        """Return zeros that occupy no memory for every parameter and stored buffer, by name."""
+        made: dict[int, Tensor] = {}
+        for tensor in (state := self.model.state_dict(keep_vars=True)).values():
+            if id(tensor) not in made:
+                made[id(tensor)] = hollow_like(tensor) if tensor.device == EMPTY else tensor.detach().float()
+        return {name: made[id(tensor)] for name, tensor in state.items()}
 
     def block_of(self, name: str) -> int | None:
         """Return the index of the block that holds a parameter; None for one outside the blocks."""

@@ -36,14 +36,18 @@ def figure(report: Report) -> Figure:
 
 def table(report: Report) -> Table:
     """Return the table: dense, then every variant; the best of each sparsity is marked."""
-    fields = {path: shown for path, shown in shown_fields(Metrics).items() if shown.in_table and path != _PERPLEXITY}
+    fields = {
+        path: shown
+        for path, shown in shown_fields(Metrics).items()
+        if shown.in_table and path != _PERPLEXITY and not (shown.where_it_differs and _equal(report.data, path))
+    }
     columns = (
         Column("method"),
         Column("pattern"),
         Column("perplexity", numeric=True, css="p"),
         Column("change", numeric=True),
         Column("95 % interval", numeric=True, css="i", wide_only=True),
-        *(Column(shown.title, numeric=True, wide_only=shown.form == "bytes") for shown in fields.values()),
+        *(Column(shown.title, numeric=True, wide_only=shown.is_size) for shown in fields.values()),
         Column("time", numeric=True),
     )
     rows = (_dense(report.data, fields), *(_row(report, standing, fields) for standing in report.standings))
@@ -70,6 +74,11 @@ def _row(report: Report, standing: Standing, fields: Mapping[tuple[str, ...], Sh
     )
     filters = {"method": spec.method, "pattern": spec.kind, "sparsity": spec.share_text}
     return Row(cells, "best" if standing.best else "", filters)
+
+
+def _equal(data: ReportData, path: tuple[str, ...]) -> bool:
+    """Return whether a metric is the same in all models."""
+    return len({value_at(evaluation.metrics, path) for evaluation in data.named.values()}) == 1
 
 
 def _cell(metrics: BaseModel, path: tuple[str, ...], shown: Shown) -> Cell:

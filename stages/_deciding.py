@@ -86,7 +86,8 @@ def _deciding(params: Params, instance: Instance) -> dict[str, Any]:
         case ("pack", method, sparsity):
             bench = _json(params.packed, "rounds", "new_tokens", "prefill")
             said = {"continuation": _continued(params)}
-            return {"packed": {**layers, **bench, **said} if params.packs(method, sparsity) else None}
+            used = params.packs(method, sparsity) or params.times(method, sparsity)
+            return {"packed": {**layers, **bench, **said} if used else None}
         case ("evaluate", "dense"):
             return {**layers, **_measured(params)}
         case ("evaluate", method, sparsity):

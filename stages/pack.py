@@ -1,4 +1,7 @@
-"""Pack: the pruned checkpoint without its zeros, and its speed beside the same weights with them."""
+"""Pack: the pruned checkpoint without its zeros, and its speed beside the same weights with them.
+
+Of a variant that lost structures it is the speed beside the dense model.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,23 @@ from pathlib import Path
 
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._samples import packed_continued
-from zpruner.artifacts.costs import Packed, PackedSpeed
-from zpruner.bench import Bench, Plan, bench
+from zpruner.artifacts.costs import Packed, PackedSpeed, SpeedBesideDense
+from zpruner.bench import Bench, Plan, bench, row_count
 from zpruner.bench.measure import CONTROL, PACKED, TORCH
 from zpruner.checkpoint import write_manifest
 from zpruner.checkpoint.card import packed_card
 from zpruner.errors import ArtifactError
 from zpruner.packed.pack import pack
 from zpruner.packed.variant import known_of_variant
+from zpruner.patterns import StructuredPattern
 from zpruner.runtime.progress import counter
 
 
 def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     """Write data/packed/METHOD/SPARSITY, from which `zpruner unpack` makes the very files of the pruned checkpoint.
 
-    Where packed.variants leaves the variant out, only a manifest is written.
+    Where packed.variants leaves the variant out, or where it has neither zeros nor integers, only a manifest is
+    written.
 
     Args:
         method: a label under `methods` in params.yaml.
@@ -74,24 +79,31 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
                     card=packed_card((pruned.folder / "README.md").read_text(encoding="utf-8")),
                     trust_remote_code=model.trust_remote_code,
                 )
-            speed = None
         work.publish(out)
+        rows: Bench | None = None
+        structured = isinstance(project.params.pattern(sparsity), StructuredPattern)
+        if project.params.times(method, sparsity) and (chosen or structured):
+            plan = Plan(new_tokens=settings.new_tokens, prefill=settings.prefill, rounds=settings.rounds)
+            folders = [out if chosen else pruned.folder, *([project.dense] if structured else [])]
+            with counter(f"bench {method} {sparsity}", row_count(folders) * (plan.rounds + 1), "run") as step:
+                rows = bench(folders, plan, memory=False, step=step)
         if chosen:
-            if settings.rounds:
-                plan = Plan(new_tokens=settings.new_tokens, prefill=settings.prefill, rounds=settings.rounds)
-                with counter(f"bench {method} {sparsity}", 3 * (plan.rounds + 1), "run") as step:
-                    speed = _speed(bench([out], plan, memory=False, step=step))
+            speed = None if rows is None else _speed(rows)
             said = packed_continued(work, project, out)
             found = Packed(dense=saved.dense, packed=saved.packed, speed=speed, continuation=said)
             say(
                 f"packed {method} {sparsity}: {saved.packed / 1e6:.1f} MB instead of {saved.dense / 1e6:.1f} MB "
                 f"({saved.share:.2f} x)"
             )
-        project.write_cost("pack", method, sparsity, seconds=work.seconds, packed=found)
+        beside = _beside_dense(rows) if structured and rows is not None else None
+        if beside is not None:
+            ratios = f"decode {beside.decode_over_dense:.2f} x, prefill {beside.prefill_over_dense:.2f} x"
+            say(f"{method} {sparsity}: {ratios} the dense model's")
+        project.write_cost("pack", method, sparsity, seconds=work.seconds, packed=found, beside_dense=beside)
 
 
 def _speed(found: Bench) -> PackedSpeed:
-    rows = {row.how: row for row in found.rows}
+    rows = {row.how: row for row in reversed(found.rows)}  # those of the first model
     packed, control, torch = (rows[how] for how in (PACKED, CONTROL, TORCH))
     return PackedSpeed(
         kernels=found.kernels,
@@ -102,6 +114,19 @@ def _speed(found: Bench) -> PackedSpeed:
         prefill=packed.prefill,
         control_prefill=control.prefill,
         torch_prefill=torch.prefill,
+    )
+
+
+def _beside_dense(found: Bench) -> SpeedBesideDense:
+    """Return the speed of the first of two models, packed or by torch, and of the dense one by torch."""
+    own = next(row for row in found.rows if row.how != CONTROL)
+    dense = next(row for row in reversed(found.rows) if row.how == TORCH)
+    return SpeedBesideDense(
+        threads=found.threads,
+        decode=own.decode,
+        dense_decode=dense.decode,
+        prefill=own.prefill,
+        dense_prefill=dense.prefill,
     )
 
 

@@ -49,7 +49,8 @@ def read(project: Project, ran: frozenset[str] | None = None) -> ReportData:
     """
     params = project.params
     for instance in instances(params):  # a cost file that is gone would be left out in silence
-        if instance[0] != "report" and (instance[0] != "pack" or params.packs(*instance[1:])):
+        used = instance[0] != "pack" or params.packs(*instance[1:]) or params.times(*instance[1:])
+        if instance[0] != "report" and used:
             Cost.read(project.cost_file(*instance), "dvc repro")
     provenance = {**_commit(project.root), "python": platform.python_version(), **_versions(params)}
     return load_project(project, params, provenance=provenance, computed=ran)

@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from zpruner.artifacts.costs import median_ratio
-from zpruner.bench import Bench, Plan, bench, markdown
+from zpruner.bench import Bench, Plan, bench, markdown, row_count
 from zpruner.bench.control import bandwidth, control, packed_layers, read_per_token, rounded, torch_int8
 from zpruner.bench.measure import CONTROL, INT4, INT8, PACKED, TORCH, TORCH_INT8, Row
 from zpruner.bench.page import sentences
@@ -59,6 +59,19 @@ def test_every_row_is_measured_in_every_round(folders: tuple[Path, Path]) -> Non
     assert "Beside dense int4 by the same code packed decodes at" in page
     assert "zpruner advise" in page
     assert found.to_json()["rows"][5]["how"] == "packed"
+
+
+def test_ordinary_models_stand_beside_the_first(tmp_path: Path) -> None:
+    for name, width in (("dense", 48), ("smaller", 24)):
+        tiny.llama(intermediate_size=width).save_pretrained(tmp_path / name)
+    folders = [tmp_path / "dense", tmp_path / "smaller"]
+    found = bench(folders, Plan(new_tokens=2, prompt=2, prefill=8, rounds=1), memory=False)
+    assert len(found.rows) == row_count(folders)
+    (said,) = sentences(found)
+    smaller, dense = (row for row in reversed(found.rows) if row.how == TORCH)
+    assert said.startswith(f"smaller decodes at {smaller.decode[0] / dense.decode[0]:.2f} x dense, ")
+    assert f"it takes {smaller.disk / dense.disk:.2f} x the bytes on disk" in said
+    assert smaller.read < dense.read
 
 
 def test_the_control_computes_the_same_with_the_same_memory(folders: tuple[Path, Path]) -> None:

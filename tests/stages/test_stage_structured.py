@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 import zpruner
 from stages import apply, check, evaluate, mask, pack, report, score
 from zpruner.artifacts.costs import Cost
+from zpruner.artifacts.layout import Layout
 from zpruner.artifacts.work import Work
 from zpruner.cli import main
 from zpruner.errors import InvalidPatternError, InvalidSettingError
@@ -24,6 +25,9 @@ from zpruner.kernels import Codes
 from zpruner.packed.reader import PackedFile, packed_files
 from zpruner.packed.unpack import unpack
 from zpruner.packed.variant import counterparts
+from zpruner.report.load import load_project
+from zpruner.report.offers import offers
+from zpruner.settings.reading import read_params
 from zpruner.structures import find_couplings
 
 METHODS = {
@@ -175,12 +179,24 @@ def test_a_killed_stage_ends_with_the_same_bytes(
 def test_the_report_takes_them_like_any_other(project: Path, tmp_path: Path) -> None:
     root = tmp_path / "reported"
     shutil.copytree(project, root)
-    staged.change_params(root, "methods", {"summed": METHODS["summed"]})
+    staged.change_params(root, "methods", {"summed": METHODS["summed"]}, plan=False)
+    staged.change_params(root, "packed", {"variants": ["summed/*"], "rounds": 1, "new_tokens": 2, "prefill": 8}, False)
     staged.change_params(root, "sparsities", {"w25": "neurons:0.25"})
-    tiny.plan(root)
+    pack.run("summed", "w25", root)
+    cost = Cost.read(root / "data/costs/pack/summed/w25.json", "")
+    assert cost.packed is None
+    assert cost.beside_dense is not None
+    assert len(cost.beside_dense.decode) == len(cost.beside_dense.dense_prefill) == 1
     report.run(root=root)
     text = (root / "data/report/report.md").read_text(encoding="utf-8").replace("\u202f", " ")
     assert "neurons 25 %" in text
+    assert "M parameters" in text
+    assert "GFLOP per token" in text
+    data = load_project(Layout(root), read_params(root / "params.yaml"), provenance={})
+    (offer,) = [one for one in offers(data) if not one.is_dense]
+    assert offer.decode is not None
+    assert offer.decode.over_dense == pytest.approx(cost.beside_dense.decode_over_dense)
+    assert offer.form == "plain"
 
 
 @pytest.mark.parametrize("project", ["dense"], indirect=True)

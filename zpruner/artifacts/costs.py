@@ -57,6 +57,26 @@ class PackedSpeed(Record):
         return median_ratio(self.prefill, self.torch_prefill)
 
 
+class SpeedBesideDense(Record):
+    """Tokens a second of a variant and of the dense model by torch, in turns in one process."""
+
+    threads: Count
+    decode: tuple[float, ...]
+    dense_decode: tuple[float, ...]
+    prefill: tuple[float, ...]
+    dense_prefill: tuple[float, ...]
+
+    @property
+    def decode_over_dense(self) -> float:
+        """Decode speed, times the dense model's."""
+        return median_ratio(self.decode, self.dense_decode)
+
+    @property
+    def prefill_over_dense(self) -> float:
+        """Prefill speed, times the dense model's."""
+        return median_ratio(self.prefill, self.dense_prefill)
+
+
 def median_ratio(first: Iterable[float], second: Iterable[float]) -> float:
     """Return the median over rounds of first / second, measured in turns."""
     return statistics.median(a / b for a, b in zip(first, second, strict=True))
@@ -92,6 +112,7 @@ class Cost(Result):
         source: SHA-256 of the local file or folder that was fetched; empty for what came from elsewhere.
         batch_divisor: what batch sizes were divided by after memory had run out.
         packed: what packing the variant saved.
+        beside_dense: speed of a variant that lost structures.
         tokens_per_second: of the variant; the fields below say of what, beside which dense model, and on what.
     """
 
@@ -107,6 +128,7 @@ class Cost(Result):
     source: str | None = None
     batch_divisor: Count | None = None
     packed: Packed | None = None
+    beside_dense: SpeedBesideDense | None = None
     tokens_per_second: float | None = None
     dense_tokens_per_second: float | None = None
     speed_tokens: Count | None = None

@@ -140,6 +140,11 @@ def bench(
     return Bench(choose().why, torch.get_num_threads(), bandwidth(), plan, tuple(measured))
 
 
+def row_count(folders: Iterable[Path], quantized: bool = False) -> int:
+    """Return how many rows `bench` measures."""
+    return sum(3 if is_packed(folder) else 2 for folder in folders) + 3 * quantized
+
+
 def weight_bytes(folder: Path) -> int:
     """Return the bytes of a checkpoint's weights' files."""
     stem = "zpruner" if is_packed(folder) else "model"

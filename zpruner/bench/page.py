@@ -33,8 +33,9 @@ def markdown(bench: Bench) -> str:
 
 
 def sentences(bench: Bench) -> list[str]:
-    """Return what follows from the numbers, one sentence per packed model, and what was not measured."""
-    found = []
+    """Return what follows from the numbers, one sentence per model after the first, and what was not measured."""
+    found = _beside_first(bench)
+    plain = len(found)
     for row in bench.rows:
         beside = {other.how: other for other in bench.rows if other.model == row.model}
         if row.how != PACKED or CONTROL not in beside or TORCH not in beside:
@@ -48,7 +49,7 @@ def sentences(bench: Bench) -> list[str]:
             f"{row.read / beside[TORCH].read:.2f} x the bytes."
         )
         found += [_against(row, other) for other in bench.rows if other.how in QUANTIZED]
-    if not found:
+    if len(found) == plain:
         return found
     if any(row.how in QUANTIZED for row in bench.rows):
         said = "Speed and bytes are half of the matter: `zpruner advise` sets what the models predict beside them."
@@ -58,6 +59,22 @@ def sentences(bench: Bench) -> list[str]:
             "pruning: compare before you choose."
         )
     return [*found, said]
+
+
+def _beside_first(bench: Bench) -> list[str]:
+    """Return how ordinary models stand beside the first one, where that is one, too: both by torch."""
+    plain = [row for row in bench.rows if row.how == TORCH and row.disk is not None]
+    if not plain or plain[0].model != bench.rows[0].model:
+        return []
+    first = plain[0]
+    assert first.disk is not None
+    return [
+        f"{row.model} decodes at {median_ratio(row.decode, first.decode):.2f} x {first.model}, its prefill runs at "
+        f"{median_ratio(row.prefill, first.prefill):.2f} x, it takes {row.disk / first.disk:.2f} x the bytes on disk, "
+        f"and a token reads {row.read / first.read:.2f} x: both are ordinary checkpoints run by torch."
+        for row in plain[1:]
+        if row.disk is not None
+    ]
 
 
 def _against(packed: Row, dense: Row) -> str:

@@ -25,15 +25,13 @@ def bench(
     """Measure sizes and speeds: packed models beside the same weights with their zeros, by torch and the same code."""
     import torch
 
-    from zpruner.bench import Plan, markdown
+    from zpruner.bench import Plan, markdown, row_count
     from zpruner.bench import bench as measure
-    from zpruner.model.config import is_packed
     from zpruner.runtime.progress import counter
 
     if threads is not None:
         torch.set_num_threads(threads)
-    rows = sum(3 if is_packed(folder) else 2 for folder in models) + 3 * quantized
     plan = Plan(new_tokens=new_tokens, prefill=prefill, rounds=rounds, quantized=quantized)
-    with counter("bench", (rounds + 1) * rows, "run") as step:
+    with counter("bench", (rounds + 1) * row_count(models, quantized), "run") as step:
         found = measure(models, plan, memory=memory, step=step)
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else markdown(found), nl=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from zpruner.artifacts.costs import Cost, Packed, Speed
+from zpruner.artifacts.costs import Cost, Packed, Speed, SpeedBesideDense
 from zpruner.artifacts.results import Continuation, Details, Metrics
 from zpruner.patterns import Pattern, StructuredPattern, parse_pattern
 
@@ -111,6 +111,11 @@ class Variant:
     def packed(self) -> Packed | None:
         """What packing the variant saved, None where it was not packed."""
         return next((found.cost.packed for found in self.costs if found.cost.packed is not None), None)
+
+    @property
+    def beside_dense(self) -> SpeedBesideDense | None:
+        """Speed beside the dense model, of a variant that lost structures; None where it was not measured."""
+        return next((found.cost.beside_dense for found in self.costs if found.cost.beside_dense is not None), None)
 
     @property
     def seconds(self) -> float:

@@ -68,8 +68,8 @@ def _next(report: Report) -> Iterator[tuple[str, str]]:
         yield "publish the best", f"zpruner export {spec.method} {spec.sparsity} -o RELEASE"
     if BEST not in report.data.methods:
         yield "lose less", f"list `{BEST}` under methods in params.yaml (docs/quality.md)"
-    if not any(v.packed is not None and v.packed.speed is not None for v in report.data.variants):
-        yield "how fast", "packed.rounds: 3 in params.yaml measures packed variants (docs/packed.md)"
+    if not any(v.beside_dense or (v.packed and v.packed.speed) for v in report.data.variants):
+        yield "how fast", "packed.rounds: 3 in params.yaml measures packed and smaller variants (docs/packed.md)"
     yield "your own model", "model.source in params.yaml, then run again"
 
 

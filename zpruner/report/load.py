@@ -137,7 +137,7 @@ class _Costs:
         pack = self._root / "pack" / spec.method / f"{spec.sparsity}.json"
         paths |= {"pack": pack} if pack.is_file() else {}
         found = [self._read(stage, path, command) for stage, path in paths.items()]
-        return tuple(entry for entry in found if entry.stage != "pack" or entry.cost.packed is not None)
+        return tuple(entry for entry in found if entry.stage != "pack" or entry.cost.packed or entry.cost.beside_dense)
 
     def shared(self) -> tuple[StageCost, ...]:
         """Return the costs of the stages that run once for all variants."""

@@ -28,8 +28,8 @@ def offers(data: ReportData) -> tuple[Offer, ...]:
     """
     if not math.isfinite(data.dense.metrics.perplexity):
         return ()
-    speed = next((v.packed.speed for v in data.variants if v.packed is not None and v.packed.speed is not None), None)
-    dense = None if speed is None else Decode(statistics.median(speed.torch_decode), 1.0)
+    decoded = next((rounds for variant in data.variants if (rounds := _dense_decode(variant))), None)
+    dense = None if decoded is None else Decode(statistics.median(decoded), 1.0)
     found = [_offer("dense", "dense", data.dense, _Form("plain", data.dense.metrics.bytes.stored, False), dense, 1.0)]
     found += [_variant_offer(data, variant) for variant in data.variants if not data.is_dense(variant.spec)]
     return tuple(offer for offer in found if math.isfinite(offer.perplexity))
@@ -95,15 +95,26 @@ def _form(variant: Variant) -> _Form:
     return _Form("plain", stored, False)
 
 
+def _dense_decode(variant: Variant) -> tuple[float, ...] | None:
+    """Return the dense model's speed, measured in turns with a variant's; None where it was not."""
+    if variant.beside_dense is not None:
+        return variant.beside_dense.dense_decode
+    speed = None if variant.packed is None else variant.packed.speed
+    return None if speed is None else speed.torch_decode
+
+
 def _decode(variant: Variant) -> Decode | None:
-    found = None if variant.packed is None else variant.packed.speed
-    if found is None:
-        return None
-    return Decode(statistics.median(found.decode), found.over_torch, found.over_control)
+    packed, beside = None if variant.packed is None else variant.packed.speed, variant.beside_dense
+    over_control = None if packed is None else packed.over_control
+    if beside is not None:
+        return Decode(statistics.median(beside.decode), beside.decode_over_dense, over_control)
+    return None if packed is None else Decode(statistics.median(packed.decode), packed.over_torch, over_control)
 
 
 def _prefill(variant: Variant) -> float | None:
     """Return the speed of forward passes in the form that is offered: that of zeros in place is not of a packed one."""
+    if variant.beside_dense is not None:
+        return variant.beside_dense.prefill_over_dense
     if variant.packed is not None:
         return None if variant.packed.speed is None else variant.packed.speed.prefill_over_torch
     if _form(variant).name == "packed" or variant.speed is None:

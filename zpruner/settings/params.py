@@ -82,7 +82,8 @@ class PackedSettings(Settings):
     """Which variants are also written without their zeros, and how their speed is measured.
 
     `variants` are shell-style patterns of METHOD/SPARSITY. Speeds are measured `rounds` times (0: not at all) beside
-    the same weights with their zeros: the model is in memory twice for that.
+    the same weights with their zeros, those of structured variants beside the dense model: two models are in memory
+    for that. A structured variant has no zeros, so that only its speed is measured where it is not quantised.
     """
 
     variants: Annotated[Annotated[tuple[str, ...], Field(max_length=1000)], BeforeValidator(_as_patterns)] = ()
@@ -199,12 +200,15 @@ class Params(Settings):
 
     def packs(self, method: str, sparsity: str) -> bool:
         """Return whether a variant is also packed."""
-        chosen = any(fnmatchcase(f"{method}/{sparsity}", pattern) for pattern in self.packed.variants)
-        return chosen and self.can_pack(method, sparsity)
+        has = not isinstance(self.pattern(sparsity), StructuredPattern) or self.method(method).quantize is not None
+        return has and self._names(method, sparsity)  # zeros, which no lost structure leaves, or integers
 
-    def can_pack(self, method: str, sparsity: str) -> bool:
-        """Return whether a variant has what `pack` leaves out: zeros, which no lost structure leaves, or integers."""
-        return not isinstance(self.pattern(sparsity), StructuredPattern) or self.method(method).quantize is not None
+    def times(self, method: str, sparsity: str) -> bool:
+        """Return whether the speed of a variant is measured."""
+        return self.packed.rounds > 0 and self._names(method, sparsity)
+
+    def _names(self, method: str, sparsity: str) -> bool:
+        return any(fnmatchcase(f"{method}/{sparsity}", pattern) for pattern in self.packed.variants)
 
     def the_search(self) -> SearchSettings:
         """Return the settings of the search.

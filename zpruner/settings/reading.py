@@ -78,19 +78,18 @@ def check_params(data: object, where: str) -> Params:
         "evaluation.checkpoints": () if checkpoints == "all" else checkpoints,
         "packed.variants": params.packed.variants,
     }
-    packable = [variant for variant in variants if params.can_pack(*variant.split("/"))]
     for key, pattern in ((key, pattern) for key, patterns in chosen.items() for pattern in patterns):
-        may = variants if key == "evaluation.checkpoints" else packable
-        if not any(fnmatchcase(variant, pattern) for variant in may):
+        if not any(fnmatchcase(variant, pattern) for variant in variants):
             raise InvalidSettingError(
                 f"{where}: {key}",
-                f"'{pattern}', which matches no variant" + ("" if may is variants else " with zeros or integers"),
-                "patterns of METHOD/SPARSITY" + (", or all" if may is variants else ""),
-                did_you_mean(pattern, may),
+                f"'{pattern}', which matches no variant",
+                "patterns of METHOD/SPARSITY" + (", or all" if key == "evaluation.checkpoints" else ""),
+                did_you_mean(pattern, variants),
             )
     for variant in variants:
         method, sparsity = variant.split("/")
-        if params.packs(method, sparsity) and not params.keeps_checkpoint(method, sparsity):
+        used = params.packs(method, sparsity) or params.times(method, sparsity)
+        if used and not params.keeps_checkpoint(method, sparsity):
             raise InvalidSettingError(
                 f"{where}: packed.variants",
                 f"'{variant}', whose checkpoint is not written",

@@ -154,6 +154,8 @@ def _note(found: tuple[Offer, ...], data: ReportData) -> str:
         words += f"{COMPUTED}: {COMPUTED_WORDS}. "
     words += "MB a token: the weights that computing one token reads: all but embeddings of which it takes a row."
     speeds = [v.packed.speed for v in data.variants if v.packed is not None and v.packed.speed is not None]
+    if any(variant.beside_dense is not None for variant in data.variants):
+        words += " Structured variants are ordinary checkpoints, timed beside the dense model, both by torch."
     if speeds:
         how = "; ".join(sorted({f"{speed.kernels.split(',')[0]}, {speed.threads} threads" for speed in speeds}))
         words += (

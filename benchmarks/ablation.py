@@ -19,19 +19,22 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from torch import Tensor
+from transformers import PreTrainedModel
 
 import zpruner
 from zpruner.calibration import gradients_of
-from zpruner.model import take_inventory
+from zpruner.model import PrunableLayer, get_weight, take_inventory
 from zpruner.pruning.compose import compose
 from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.sequential import layer_patterns, prune_blocks
+from zpruner.pruning.structured import Read
 from zpruner.runtime.allocator import keep_freed_memory
 from zpruner.settings.params import MethodSettings
 from zpruner.settings.reading import read_params
 from zpruner.sources import read_text, resolve_source
 from zpruner.text import evaluation_windows, read_windows
-from zpruner.types import SparsityPattern, Stat
+from zpruner.types import LayerStats, SparsityPattern, Stat
 
 BEST = PRESETS["best"]
 FIXED = {"damping": 0.1, "shrinkage": 0.2}
@@ -46,6 +49,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "OBS' support": {**BEST, "score": "sparsegpt", "settings": FIXED},
     "best_guided": PRESETS["best_guided"],
     "guided by all of the gradient": {**BEST, "settings": {**BEST["settings"], "sensitivity": 1.0}},
+    "best_allocated": PRESETS["best_allocated"],
+    "best_allocated, tuned": {**PRESETS["best_allocated"], "tune": {}},
     "best_tuned": PRESETS["best_tuned"],
     "tuned to the block's own outputs": {**PRESETS["best_tuned"], "tune": {"share": 0.0}},
     "alps": PRESETS["alps"],
@@ -104,9 +109,10 @@ def fill(todo: list[tuple[str, str]], log: Path, texts: list[Path], setup: Mappi
         start = process_time()
         if variant != "dense":
             composition = compose(MethodSettings(**VARIANTS[variant]))
-            patterns = layer_patterns(composition, SparsityPattern.parse(pattern), inventory, lambda _: _unused())
             ids = calibration[: setup["windows"]]
             gradients = gradients_of(model, inventory, ids) if Stat.GRAD_SQ in composition.needs else {}
+            read = unpruned(model, ids, gradients) if composition.allocation is not None else _unused
+            patterns = layer_patterns(composition, SparsityPattern.parse(pattern), inventory, read)
             blocks = prune_blocks(model, inventory, ids, composition, patterns, batch_size=8, gradient=gradients.get)
             with torch.no_grad():
                 for _ in blocks:
@@ -122,8 +128,17 @@ def fill(todo: list[tuple[str, str]], log: Path, texts: list[Path], setup: Mappi
             model.load_state_dict(state)
 
 
-def _unused() -> Any:
-    raise AssertionError("no variant allocates")
+def unpruned(model: PreTrainedModel, ids: Tensor, gradients: Mapping[str, Tensor]) -> Read:
+    """Return what gives a layer's weight and statistics in the unpruned model."""
+    found = zpruner.calibrate(model, ids, stats=[Stat.SQ_SUM])
+    return lambda layer: (
+        get_weight(model, layer),
+        replace(found.stats(layer.name), grad_sq=gradients.get(layer.name)),
+    )
+
+
+def _unused(_: PrunableLayer) -> tuple[Tensor, LayerStats]:
+    raise AssertionError("the variant does not allocate")
 
 
 def read(log: Path) -> list[dict[str, Any]]:

@@ -51,6 +51,7 @@ def main(
         if (propagation, pattern, method) not in read(log)
         and not (method == "apt_sm" and ":" not in pattern)
         and not (propagation == "dense" and "tune" in PRESETS[method])
+        and not (":" in pattern and "allocate" in PRESETS[method])
     ]
     if todo and not table:
         fill(todo, log, text, windows, seqlen)

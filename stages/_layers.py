@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zpruner.artifacts.results import Layer, Storage
+from zpruner.artifacts.store import ArtifactReader
 from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint, SolvedWeights
@@ -53,6 +54,7 @@ def measure_layers(
     stored: Path,
     tables: int,
     solved: SolvedWeights | None,
+    masks: ArtifactReader,
     step: Callable[[], None],
 ) -> LayerFacts:
     """Return the counts; layer errors that an interrupted run measured are taken from the journal.
@@ -66,6 +68,7 @@ def measure_layers(
         stored: a folder with tensors of the same shapes and types: the variant's checkpoint, or the dense one.
         tables: bytes of them that a token does not read (`zpruner.model.table_bytes`).
         solved: integers and biases of the variant; None where it has none that its weights do not tell.
+        masks: of the variant: they come with what their solver chose.
         step: called after each layer.
     """
     entries: list[Layer] = []
@@ -96,6 +99,7 @@ def measure_layers(
                         dense.read_weight(layer).to(pruned.device), pruned, stats, shift(layer, pruned.device)
                     ),
                     expert_tokens=activations.few.get(layer.name),
+                    shrinkage=masks.files[layer.name].get("shrinkage"),
                 )
                 work.record(layer.name, entry.model_dump())
             else:

@@ -39,14 +39,18 @@ class MaskJob:
         return self.solved.has(layer.name) or (not self.ahead and self.masks.work.done(layer.name) is not None)
 
     def read_dense(self, layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
-        """Return a layer's weight and the statistics of the unpruned model, on the CPU."""
-        return self.dense.read_weight(layer), self.activations.stats(layer.name)
+        """Return a layer's weight and the statistics of the unpruned model, on the CPU.
+
+        With gradients, where they are computed with.
+        """
+        stats = self.activations.stats(layer.name)
+        return self.dense.read_weight(layer), replace(stats, grad_sq=self.gradient(layer))
 
     def read(self, layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
-        """Return a layer's weight and statistics, gradients included, where they are computed with."""
+        """Return the same where it is computed with."""
         weight, stats = self.read_dense(layer)
         device = resolve_device(self.project.params.machine.device)
-        return to_device(weight, device), replace(stats, grad_sq=self.gradient(layer)).to(device)
+        return to_device(weight, device), stats.to(device)
 
     def score(self, layer: PrunableLayer) -> Tensor:
         """Return a layer's scores, float32 (out, in); under pruned propagation none are stored: they are taken anew."""
@@ -79,4 +83,5 @@ class MaskJob:
 
     def _write(self, mask: Mask, gradient: Tensor | None = None) -> None:
         columns = {"keep": mask.keep} if gradient is None else {"keep": mask.keep, "grad_sq": gradient}
-        self.masks.write(mask.layer, columns, kept=int(mask.keep.sum()), weights=mask.keep.numel())
+        chosen = {} if mask.shrinkage is None else {"shrinkage": mask.shrinkage}
+        self.masks.write(mask.layer, columns, kept=int(mask.keep.sum()), weights=mask.keep.numel(), **chosen)

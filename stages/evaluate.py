@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from zpruner.artifacts.results import (
     Task,
     ZeroShot,
 )
+from zpruner.artifacts.store import ArtifactReader
 from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
@@ -132,7 +134,11 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             weights = _weights(runner, unpruned, activations, variant if structured else None)
             tables = table_bytes(runner.model)
             solved = open_solved(project, method, sparsity, activations, unpruned.model_hash)
-            facts = measure_layers(work, weights, unpruned, activations, pattern, opened.folder, tables, solved, step)
+            own = replace(project.variant(method, sparsity), model_hash=unpruned.model_hash)
+            masks = ArtifactReader(project.masks(method, sparsity), "masks", own)
+            facts = measure_layers(
+                work, weights, unpruned, activations, pattern, opened.folder, tables, solved, masks, step
+            )
         layers = () if facts is None else facts.layers
         metrics = Metrics(
             perplexity=perplexity_of(measured["losses"]),

@@ -190,10 +190,14 @@ class ScoreMatrix:
 
 @dataclass(frozen=True, repr=False)
 class Mask:
-    """Which weights of one layer stay: bool (out, in), True = kept."""
+    """Which weights of one layer stay: bool (out, in), True = kept.
+
+    `shrinkage` is what a solver's setting of that name came to, where it chooses itself.
+    """
 
     layer: str
     keep: Tensor
+    shrinkage: float | None = None
 
     def __post_init__(self) -> None:
         if self.keep.ndim != 2 or self.keep.dtype != torch.bool:
@@ -214,7 +218,7 @@ class Mask:
 
     def to(self, device: torch.device | str) -> Mask:
         """Return the same mask on `device`."""
-        return Mask(self.layer, to_device(self.keep, device))
+        return replace(self, keep=to_device(self.keep, device))
 
 
 def check_weight(weight: Tensor, stats: LayerStats) -> None:

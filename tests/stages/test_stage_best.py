@@ -14,19 +14,22 @@ from zpruner.text import read_windows
 
 
 @pytest.mark.parametrize(
-    "measure", ["dense", "block", "submodule", "guided", pytest.param("guided, dense", marks=pytest.mark.slow), "tuned"]
+    "measure",
+    ["dense", "block", "submodule", "allocated", pytest.param("allocated, dense", marks=pytest.mark.slow), "tuned"],
 )
 def test_best(tmp_path, measure):
     """In bfloat16, as the default model, where a correction is computed in float32."""
     if measure == "tuned":
         method = {**PRESETS["best"], "tune": {"rate": 0.01}}
-    elif measure.startswith("guided"):
-        method = dict(PRESETS["best_guided"])
+    elif measure == "allocated":
+        method = dict(PRESETS["best_allocated"])
+    elif measure == "allocated, dense":  # gradients that no other part reads
+        method = {"score": "wanda", "group": "row", "allocate": {"name": "sensitivity"}}
     else:
         method = {**PRESETS["best"], "measure": "submodule" if measure == "dense" else measure}
     propagation = "dense" if measure.endswith("dense") else "pruned"
     project = staged.make(tmp_path, methods={METHOD: method}, propagation=propagation, gram="auto")
-    pattern = "0.5" if measure.startswith("guided") else "2:4"  # which does not depend on what rows count
+    pattern = "0.5" if measure.startswith("allocated") else "2:4"  # which does not depend on what rows count
     staged.change_params(project, f"sparsities.{SPARSITY}", pattern, plan=False)
     staged.change_params(project, "model.dtype", "bfloat16", plan=False)
     root = staged.run_all(project, "apply")

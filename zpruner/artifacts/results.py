@@ -120,7 +120,8 @@ class Metrics(Result):
 class Layer(Record):
     """One pruned layer: its path, decoder block, kind (path inside the block), size and results.
 
-    `expert_tokens` is how many tokens an expert met that met too few for statistics of its own.
+    `expert_tokens` is how many tokens an expert met that met too few for statistics of its own; `shrinkage` is what a
+    solver's `shrinkage: auto` came to.
     """
 
     layer: str
@@ -130,6 +131,7 @@ class Layer(Record):
     sparsity: Share
     layer_error: float
     expert_tokens: Count | None = None
+    shrinkage: float | None = None
 
 
 class Histogram(Record):

@@ -44,6 +44,8 @@ class Solution:
     keep: Tensor
     weight: Tensor
     """Exactly zero where pruned."""
+    shrinkage: float | None = None
+    """What `shrinkage: auto` came to; None where it was given, or there is none."""
 
 
 class MaskSolver(Method):

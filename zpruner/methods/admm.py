@@ -96,7 +96,8 @@ class Admm(MaskSolver):
             torch.mul(shifted, keep, out=sparse)
             torch.sub(shifted, sparse, out=dual).mul_(rho)
         assert keep is not None
-        return Solution(keep, sparse.mul_(scale).div_(root).div_(rows))
+        chosen = hessian.shrinkage if self.shrinkage == "auto" else None
+        return Solution(keep, sparse.mul_(scale).div_(root).div_(rows), chosen)
 
 
 def _shift(least: float, typical: float, rho: float) -> float:

@@ -38,8 +38,8 @@ class SparseGPT(MaskSolver):
 
     def solve(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Solution:
         """Return mask and weights of one sweep; errors as `MaskSolver.solve`."""
-        found, keep = self._sweep(weight, stats, pattern)
-        return Solution(keep, found)
+        found, keep, shrinkage = self._sweep(weight, stats, pattern)
+        return Solution(keep, found, shrinkage if self.shrinkage == "auto" else None)
 
     def solve_on_grid(
         self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, grid: Grid
@@ -48,14 +48,15 @@ class SparseGPT(MaskSolver):
 
         Before it a sweep without a grid says what weights to expect in the groups that scales are chosen for.
         """
-        expected, kept = self._sweep(weight, stats, pattern)
+        expected, kept, _ = self._sweep(weight, stats, pattern)
         scales = RunningScales(expected, kept, grid, stats.require(Stat.GRAM).diagonal())
-        found, keep = self._sweep(weight, stats, pattern, column_grid(grid, scales))
+        found, keep, _ = self._sweep(weight, stats, pattern, column_grid(grid, scales))
         return QuantizedLayer.nearest(stats.layer, found, scales.finish(keep), keep, grid)
 
     def _sweep(
         self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, grid: ColumnGrid | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, float]:
+        """Return weights, mask, and the shrinkage of the Hessian."""
         pattern.check_width(weight.shape[1], stats.layer)
         hessian = shrunk_hessian(weight, lambda: loudest(weight, stats, pattern), stats, self.damping, self.shrinkage)
 
@@ -63,7 +64,8 @@ class SparseGPT(MaskSolver):
             return keep_in_block(saliency, start, pattern, stats.layer)
 
         step = pattern.group_size or self.block_size
-        return obs_sweep(weight, hessian, choose, step=step, block_size=self.block_size, grid=grid)
+        found, keep = obs_sweep(weight, hessian, choose, step=step, block_size=self.block_size, grid=grid)
+        return found, keep, hessian.shrinkage
 
     def same_as_update(self) -> tuple[str, Mapping[str, object]] | None:
         """Return `obs` with the settings of this sweep; it would choose another shrinkage, as it sees another mask."""

@@ -145,8 +145,8 @@ class Composition:
         return max(part.workspace for part in self._parts())
 
     def _parts(self) -> list[Part]:
-        parts = [self.method, *self.structures.values(), self.refinement, self.update, self.correction, self.rounding]
-        return [part for part in parts if part is not None]
+        solving = (self.method, *self.structures.values(), self.refinement, self.update, self.correction, self.rounding)
+        return [part for part in (*solving, self.allocation) if part is not None]
 
     def ahead(self, layers: Iterable[PrunableLayer]) -> bool:
         """Return whether masks alone do not tell what becomes of these layers: integers, or biases, come with them."""
@@ -328,12 +328,12 @@ class Composition:
         if isinstance(self.method, MaskSolver):
             check_weight(weight, stats)
             found = self.method.solve(weight.float(), seen, pattern)
-            mask, solved = Mask(stats.layer, found.keep), found.weight
+            mask, solved = Mask(stats.layer, found.keep, found.shrinkage), found.weight
         else:
             mask = derive_mask(self, scores or self.score(weight, stats), pattern)
         if self.refinement is None:
             return mask, solved
-        return Mask(stats.layer, self.refinement.refine(weight.float(), mask.keep, seen, pattern)), None
+        return replace(mask, keep=self.refinement.refine(weight.float(), mask.keep, seen, pattern)), None
 
 
 def _dequantized(found: QuantizedLayer, dtype: torch.dtype) -> Pruned:

@@ -53,6 +53,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "flap": {"score": "wanda", "structures": {"neurons": "flap", "groups": "flap"}, "correct_bias": True},
     "best": _BEST,
     "best_guided": _GUIDED,
+    # The same, and layers, too, lose what the loss lets them: for ratios, since N:M fixes every layer's sparsity.
+    "best_allocated": {**_GUIDED, "allocate": {"name": "sensitivity"}},
     # The same, after which gradients of each block's own outputs tune what was kept; under pruned propagation only.
     "best_tuned": {**_GUIDED, "tune": {}},
 }

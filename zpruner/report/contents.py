@@ -38,7 +38,7 @@ CONTENTS: tuple[Section[Report], ...] = (
     ("Bytes and speed", (offers.answers, frontier.figure, offers.figure)),
     ("Perplexity", (change.figure,)),
     ("Predictions", (samples.continued, divergence.figure, samples.figure, tasks.figure, published.figure)),
-    ("Layers", (blocks.layer_error, blocks.sparsity, heat.layer_error, heat.sparsity)),
+    ("Layers", (blocks.layer_error, blocks.sparsity, heat.layer_error, heat.sparsity, heat.shrinkage)),
     ("Masks", (overlap.figure, scores.figure)),
     ("Cost", (cost.figure,)),
     ("Provenance", (facts.figure, commands.figure)),

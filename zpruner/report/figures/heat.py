@@ -20,6 +20,8 @@ from zpruner.report.theme import HEAT
 
 Cells = Mapping[tuple[str, int], float]
 """(kind, block) -> value."""
+Measure = Callable[[Sequence[Layer]], float | None]
+"""Of the layers that share a cell; None: nothing to show."""
 
 
 def layer_error(report: Report) -> Figure | None:
@@ -29,21 +31,45 @@ def layer_error(report: Report) -> Figure | None:
         "its sparsity, so that an outlier hides no difference. Point at a cell, or focus a map and use the arrow keys, "
         "to read its number."
     )
-    return _figure(report, 1, fmt.error, "Layer error, layer by layer", caption)
+    return _figure(report, lambda layers: aggregate(layers)[1], fmt.error, "Layer error, layer by layer", caption)
 
 
 def sparsity(report: Report) -> Figure | None:
     """Return one map per variant, of the sparsities that methods spread unevenly."""
     caption = "Share of zeros in every layer; each shade holds a tenth of all layers of its sparsity."
-    return _figure(report, 0, fmt.percent, "Achieved sparsity, layer by layer", caption)
+    return _figure(
+        report, lambda layers: aggregate(layers)[0], fmt.percent, "Achieved sparsity, layer by layer", caption, UNIFORM
+    )
 
 
-def _figure(report: Report, column: int, show: Callable[[float], str], title: str, caption: str) -> Figure | None:
+def shrinkage(report: Report) -> Figure | None:
+    """Return one map per variant, of what `shrinkage: auto` came to in every layer."""
+    caption = (
+        "Share of each entry of a Hessian's diagonal that was added to it: 0.2, and more where updates found on half "
+        "the calibration do not hold on the other, as where a layer has more inputs than tokens can tell apart."
+    )
+    return _figure(report, _largest_shrinkage, fmt.error, "Shrinkage that chose itself, layer by layer", caption)
+
+
+def _largest_shrinkage(layers: Sequence[Layer]) -> float | None:
+    return max((layer.shrinkage for layer in layers if layer.shrinkage is not None), default=None)
+
+
+def _figure(
+    report: Report,
+    measure: Measure,
+    show: Callable[[float], str],
+    title: str,
+    caption: str,
+    even: float = -1.0,
+) -> Figure | None:
+    """Return maps of what `measure` makes of layers, but not where all of it lies within `even`."""
     groups = Markup()
     for variants in report.data.by_sparsity.values():
-        maps = [(variant, _cells(variant.details.layers, column)) for variant in variants if variant.details.layers]
+        maps = [(variant, _cells(variant.details.layers, measure)) for variant in variants]
+        maps = [(variant, cells) for variant, cells in maps if cells]
         values = sorted(value for _, cells in maps for value in cells.values() if math.isfinite(value))
-        if not values or (column == 0 and values[-1] - values[0] < UNIFORM):
+        if not values or values[-1] - values[0] < even:
             continue
         edges = [values[len(values) * i // len(HEAT)] for i in range(1, len(HEAT))]
         tables = Markup().join(_map(report, variant, cells, edges, show) for variant, cells in maps)
@@ -53,13 +79,14 @@ def _figure(report: Report, column: int, show: Callable[[float], str], title: st
     return Figure(groups, title, caption) if groups else None
 
 
-def _cells(layers: Sequence[Layer], column: int) -> Cells:
+def _cells(layers: Sequence[Layer], measure: Measure) -> Cells:
     # Numbered modules inside a block (experts) share a row, or a mixture model would have hundreds.
     members: dict[tuple[str, int], list[Layer]] = {}
     for layer in layers:
         kind = re.sub(r"(?<=\.)\d+(?=\.)", "*", layer.kind)
         members.setdefault((kind, layer.block), []).append(layer)
-    return {place: aggregate(group)[column] for place, group in members.items()}
+    measured = {place: measure(group) for place, group in members.items()}
+    return {place: value for place, value in measured.items() if value is not None}
 
 
 def _scale(values: Sequence[float], show: Callable[[float], str]) -> Markup:

@@ -12,6 +12,7 @@ from zpruner.artifacts.store import ArtifactReader, ArtifactWriter
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint, SolvedWriter
 from zpruner.model import PrunableLayer, resolve_device, shifted
+from zpruner.patterns import Pattern
 from zpruner.pruning.composition import Composition, Pruned
 from zpruner.runtime.transfer import to_device
 from zpruner.types import LayerStats, Mask, Stat
@@ -19,10 +20,11 @@ from zpruner.types import LayerStats, Mask, Stat
 
 @dataclass(frozen=True)
 class MaskJob:
-    """One variant: its composition, the artifacts that are read, and those that are written."""
+    """One variant: its composition and pattern, the artifacts that are read, and those that are written."""
 
     project: Project
     composition: Composition
+    pattern: Pattern
     activations: Activations
     dense: Checkpoint
     scores: ArtifactReader
@@ -31,8 +33,8 @@ class MaskJob:
 
     @property
     def ahead(self) -> bool:
-        """Whether weights are stored beside the masks: those on a grid, and biases, are found once."""
-        return self.composition.ahead(self.activations.layers)
+        """Whether weights are stored beside the masks: those on a grid, of a solver's sweep, and biases: found once."""
+        return self.composition.ahead(self.activations.layers, self.pattern)
 
     def has(self, layer: PrunableLayer) -> bool:
         """Return whether a layer is stored already, by a process that was killed."""

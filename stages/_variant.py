@@ -47,7 +47,7 @@ class VariantWeights:
         self.masks = ArtifactReader(project.masks(method, sparsity), "masks", expected)
         made_from = self.masks.provenance
         self.activations = project.open_activations(dense, made_from.calibration_hash)
-        ahead = made_from.propagation == "pruned" or self._composition.ahead(self.activations.layers)
+        ahead = made_from.propagation == "pruned" or self._composition.ahead(self.activations.layers, pattern)
         own = replace(made_from, dtype=dense.dtype)  # the weights must be this very variant's
         self._solved = SolvedWeights(project.solved(method, sparsity), own) if ahead else None
         self.facts = {
@@ -138,7 +138,7 @@ def open_solved(
     Raises:
         ArtifactError: solved weights that are missing or belong to another variant or model.
     """
-    if not compose(project.params.method(method)).ahead(activations.layers):
+    if not compose(project.params.method(method)).ahead(activations.layers, project.params.pattern(sparsity)):
         return None
     calibration_hash = activations.provenance.calibration_hash
     own = replace(project.variant(method, sparsity), model_hash=model_hash, calibration_hash=calibration_hash)

@@ -2,8 +2,8 @@
 
 With dense propagation that needs the scores, and where a solver or a refinement looks at them the weights and the
 statistics. With pruned propagation the model is pruned block after block, and this stage also stores the weights that
-it solved, which `apply` puts together. So it does where a composition quantises or changes biases: integers, scales and
-biases are stored here, once.
+it solved, which `apply` puts together. So it does with the weights of SparseGPT's sweep, and where a composition
+quantises or changes biases: integers, scales and biases are stored here, once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
 from zpruner.checkpoint import SolvedWriter
 from zpruner.execution import choose, open_runner
 from zpruner.model import PrunableLayer
-from zpruner.patterns import Pattern, StructuredPattern
+from zpruner.patterns import StructuredPattern
 from zpruner.pruning.compose import compose
 from zpruner.pruning.composition import derive_mask
 from zpruner.pruning.memory import beside_the_weights
@@ -64,8 +64,8 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     solved_work = project.work("mask", method, sparsity, part="solved", **inputs)
     with artifact_writer(mask_work, "masks", provenance) as masks, solved_work:
         solved = SolvedWriter(solved_work, solved_from)
-        job = MaskJob(project, composition, activations, dense, scores, masks, solved)
-        patterns = _patterns(job, pattern)
+        job = MaskJob(project, composition, pattern, activations, dense, scores, masks, solved)
+        patterns = _patterns(job)
         if propagation == "pruned":
             _prune_blocks(job, patterns)
         elif isinstance(patterns, StructureChoice):
@@ -77,9 +77,9 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
         project.write_cost("mask", method, sparsity, seconds=mask_work.seconds, layers=len(activations.layers))
 
 
-def _patterns(job: MaskJob, pattern: Pattern) -> Mapping[str, SparsityPattern] | StructureChoice:
+def _patterns(job: MaskJob) -> Mapping[str, SparsityPattern] | StructureChoice:
     """Return each layer's pattern, or what a structured one removes: both are found in the unpruned model."""
-    inventory = job.activations.inventory
+    inventory, pattern = job.activations.inventory, job.pattern
     if not isinstance(pattern, StructuredPattern):
         return layer_patterns(job.composition, pattern, inventory, job.read_dense)
     plan = open_plan(job.project, job.dense, pattern, inventory)
@@ -91,7 +91,7 @@ def _patterns(job: MaskJob, pattern: Pattern) -> Mapping[str, SparsityPattern] |
 def _select(job: MaskJob, patterns: Mapping[str, SparsityPattern]) -> None:
     """Derive every layer's mask from its scores; solvers and refinements look at weights and statistics too.
 
-    A composition that quantises or changes biases is carried out whole.
+    A composition whose weights are stored is carried out whole.
     """
     composition, layers, work = job.composition, job.activations.layers, job.masks.work
     looks = composition.solves or job.ahead or composition.refinement is not None
@@ -115,7 +115,7 @@ def _select(job: MaskJob, patterns: Mapping[str, SparsityPattern]) -> None:
 def _choose(job: MaskJob, choice: StructureChoice) -> None:
     """Derive the masks of structures block by block, from scores, or from weights and statistics.
 
-    A composition that quantises or changes biases is carried out whole.
+    A composition whose weights are stored is carried out whole.
     """
     composition, inventory = job.composition, job.activations.inventory
     blocks = [[la for la in inventory.layers if la.block == block] for block in range(inventory.n_blocks)]

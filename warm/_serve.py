@@ -46,6 +46,7 @@ def preload(names: list[str]) -> None:
     for name in names:
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             importlib.import_module(name)
+    _fill_tables()
     accelerator = sys.modules.get("torch")
     if accelerator is not None and accelerator.cuda.is_initialized():
         sys.exit("worker: importing a library initialised an accelerator, which does not survive a fork")
@@ -54,6 +55,12 @@ def preload(names: list[str]) -> None:
     _forget_exits()
     gc.collect()
     gc.freeze()  # keeps the collector from writing to, and so copying, shared pages
+
+
+def _fill_tables() -> None:
+    """Have libraries fill the tables that they make at first use: transformers' of renamed weights takes a second."""
+    if (renamed := sys.modules.get("transformers.conversion_mapping")) is not None:
+        renamed.get_checkpoint_conversion_mapping("")
 
 
 def _forget_exits() -> None:

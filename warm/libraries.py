@@ -7,6 +7,7 @@ LIBRARIES = (
     "pyarrow.compute",
     "safetensors.torch",
     "tokenizers",
+    "transformers.conversion_mapping",
     "transformers.generation",
     "transformers.modeling_layers",
     "transformers.models.auto.modeling_auto",

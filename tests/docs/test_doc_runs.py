@@ -16,6 +16,8 @@ from zpruner.cli import main
 TYPED = ("README.md", "docs/start/tutorial.md", "docs/start/command_line.md")
 RUN = {"prune", "evaluate", "inspect", "pack", "unpack", "methods", "kernels"}
 ELSEWHERE = ("ORG/NAME", "--protocol", "MODEL")
+FETCHED = "pip:"
+"""A text out of a package on the index: the tiny one takes its place."""
 PYTHON = ("README.md", "docs/start/python.md")
 NOTEBOOK = ROOT / "docs/start/first_steps.ipynb"
 
@@ -26,7 +28,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model = tiny.llama(max_position_embeddings=1024, num_hidden_layers=2)
     model.save_pretrained(tmp_path / "data/models/dense")
     tiny.tokenizer().save_pretrained(tmp_path / "data/models/dense")
-    text = tmp_path / "articles.txt"
+    text = tmp_path / "news.txt"
     text.write_text(tiny.words(66_000))
     shutil.copytree(ROOT / "tasks", tmp_path / "tasks")
     monkeypatch.setattr("zpruner.cli._options.NEWS", str(text))
@@ -42,7 +44,7 @@ def typed(page: str) -> list[list[str]]:
         words for block in blocks(ROOT / page) if block.language in ("bash", "console") for words in commands(block)
     ]
     return [
-        words[1:]
+        ["news.txt" if word.startswith(FETCHED) else word for word in words[1:]]
         for words in found
         if words[0] == "zpruner" and words[1] in RUN and not any(word in ELSEWHERE for word in words)
     ]

@@ -87,11 +87,37 @@ def test_limit_and_few_shot_examples_arrive(root: Path, llama_model: PreTrainedM
     assert (found["samples"], found["num_fewshot"]) == (5, 1)
 
 
-def test_it_is_quiet(root: Path, llama_model: PreTrainedModel, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_is_quiet_outside_git_too(
+    root: Path, llama_model: PreTrainedModel, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))
     ZeroShot(llama_model, tiny.tokenizer(), SETTINGS, root).run("words_local")
     out, err = capfd.readouterr()
     assert out == ""
     assert "it/s" not in err
+    assert "fatal" not in err
+
+
+@pytest.mark.parametrize("num_fewshot", [None, 0, 2])
+def test_results_are_those_of_the_harness_itself(
+    root: Path, llama_model: PreTrainedModel, num_fewshot: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    settings = SETTINGS.model_copy(update={"num_fewshot": num_fewshot, "limit": 6})
+    ours = ZeroShot(llama_model, tiny.tokenizer(), settings, root).run("words_local")
+    monkeypatch.chdir(root)
+    theirs = simple_evaluate(
+        HFLM(pretrained=llama_model, tokenizer=tiny.tokenizer(), batch_size=4),
+        tasks=["words_local"],
+        num_fewshot=num_fewshot,
+        limit=6,
+        task_manager=TaskManager(include_path="tasks", include_defaults=False),
+        log_samples=False,
+    )
+    assert ours == scores(theirs)
 
 
 def test_missing_data_is_one_sentence(tmp_path: Path, root: Path, llama_model: PreTrainedModel) -> None:

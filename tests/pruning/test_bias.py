@@ -15,6 +15,7 @@ from torch import Tensor
 import zpruner
 from zpruner.errors import MissingStatisticError
 from zpruner.model import get_parameters, take_inventory
+from zpruner.patterns import parse_pattern
 from zpruner.pruning.compose import compose
 from zpruner.settings.params import MethodSettings
 from zpruner.structures import Couplings, find_couplings
@@ -181,5 +182,6 @@ def test_a_calibration_without_sums_is_told_before_anything_changes() -> None:
 def test_what_it_reads() -> None:
     found = compose(MethodSettings(score="wanda", update=SOLVED["update"], correct_bias=True))
     assert {"sum", "sum_half", "gram", "gram_half"} <= {stat.value for stat in found.needs}
-    assert not compose(MethodSettings(score="wanda", correct_bias=True)).ahead(take_inventory(tiny.llama()).layers)
-    assert compose(MethodSettings(score="wanda", correct_bias=True)).ahead(take_inventory(tiny.opt()).layers)
+    composition, pattern = compose(MethodSettings(score="wanda", correct_bias=True)), parse_pattern(0.5)
+    assert not composition.ahead(take_inventory(tiny.llama()).layers, pattern)
+    assert composition.ahead(take_inventory(tiny.opt()).layers, pattern)

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import staged
 import tiny
+import torch
 from typer.testing import CliRunner
 
+import zpruner
 from stages import apply, evaluate, report
 from zpruner.checkpoint import Checkpoint
 from zpruner.cli import app
 from zpruner.errors import InvalidSettingError
+from zpruner.text import read_windows
 
 NAME = f"{staged.METHOD}/{staged.SPARSITY}"
 
@@ -65,6 +68,24 @@ def test_the_numbers_are_those_of_the_checkpoint(written: Path, streaming: str, 
     staged.change_params(root, "evaluation.checkpoints", ["*/s24"])
     apply.run(staged.METHOD, staged.SPARSITY, root)
     assert Checkpoint(folder).model_hash == Checkpoint(written / folder.relative_to(root)).model_hash
+
+
+def test_a_solver_s_sweep_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"methods": {staged.METHOD: {"score": "sparsegpt", "update": "obs"}}}
+    root = staged.run_all(staged.make(tmp_path / "project", **changes), until="mask")
+    windows, _ = read_windows(root / "data/calibration/tokens.arrow")
+    model, _ = zpruner.load(root / "data/models/dense")
+    calibration = zpruner.calibrate(model, windows, batch_size=2, for_methods="sparsegpt")
+    zpruner.prune(model, calibration, method="sparsegpt", sparsity="2:4")
+
+    def again(*_: object) -> None:
+        raise AssertionError("the update was run")
+
+    monkeypatch.setattr("zpruner.updates.obs.Obs.update", again)
+    apply.run(staged.METHOD, staged.SPARSITY, root)
+    found, _ = zpruner.load(root / "data/pruned" / NAME)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight), name
 
 
 def test_the_end_of_a_run_is_printed_once(

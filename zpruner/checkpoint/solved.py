@@ -1,6 +1,7 @@
 """Weights that are solved together with their masks: one safetensors file per layer, and an index.
 
-Pruned propagation solves them block after block; a composition that quantises solves integers and scales.
+Pruned propagation solves them block after block; SparseGPT in one sweep with the mask; a composition that quantises
+solves integers and scales.
 """
 
 from __future__ import annotations

@@ -113,7 +113,10 @@ def estimate(params: Params, compositions: Mapping[str, Composition], shapes: Sh
     scored = 0 if pruned else sum(not composition.solves for composition in compositions.values())
     yield Estimate("score", tuple((method,) for method in compositions), scored * 4 * weights)
     masks = len(variants) * -(-weights // 8)
-    yield Estimate("mask", variants, masks + len(variants) * weights * shapes.itemsize * pruned)
+    solved = sum(
+        pruned or compositions[method].ahead(shapes.layers, params.pattern(sparsity)) for method, sparsity in variants
+    )
+    yield Estimate("mask", variants, masks + solved * weights * shapes.itemsize)
     kept = sum(params.keeps_checkpoint(*variant) for variant in variants)
     yield Estimate("apply", variants, kept * checkpoint)
     yield Estimate("evaluate", (("dense",), *variants), (1 + len(variants)) * _DETAILS)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
 
 from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError, did_you_mean
 from zpruner.runtime.quiet import first_line, quiet
 from zpruner.sources import http_errors
 
 if TYPE_CHECKING:
-    import torch
     from lm_eval.tasks import TaskManager
     from transformers import PreTrainedModel
 
     from zpruner.settings.params import ZeroShotSettings
 
 _SEED = 1234
-"""The harness's own default for few-shot examples; the harness seeds every generator itself."""
+"""The harness's own default for few-shot examples, numpy and torch; Python's generator starts from 0."""
 
 
 class ZeroShot:
@@ -70,20 +73,12 @@ class ZeroShot:
         Raises:
             SourceError: the task's data set cannot be had.
         """
-        from lm_eval import simple_evaluate
+        from lm_eval import evaluate
 
-        settings = self.settings
         try:
             with _quiet_harness(), chdir(self.root):
-                found = simple_evaluate(
-                    model=self._model,
-                    tasks=[task],
-                    num_fewshot=settings.num_fewshot,
-                    limit=settings.limit,
-                    task_manager=self._tasks,
-                    log_samples=False,
-                    fewshot_random_seed=_SEED,
-                )
+                loaded = self._load(task)
+                found = evaluate(self._model, loaded, limit=self.settings.limit, log_samples=False)
         except _data_errors() as error:
             raise SourceError(
                 f"zero-shot task '{task}'",
@@ -92,6 +87,23 @@ class ZeroShot:
                 "Check the network, or write the task over a local file: see docs/zero_shot.md.",
             ) from None
         return scores(found)
+
+    def _load(self, task: str) -> Any:
+        """Return a task prepared as `lm_eval.simple_evaluate` does.
+
+        That also asks git and the machine's tools for their versions, which takes seconds and prints errors of theirs.
+        """
+        random.seed(0)
+        np.random.seed(_SEED)
+        torch.manual_seed(_SEED)
+        loaded = self._tasks.load([task])
+        for found in loaded["tasks"].values():
+            own, given = found.get_config("num_fewshot"), self.settings.num_fewshot
+            if given is None or own == 0:  # 0 says that the task makes no sense with examples
+                given = own or 0
+            found.set_config(key="num_fewshot", value=given)
+            found.set_fewshot_seed(seed=_SEED)
+        return loaded
 
 
 def find_tasks(settings: ZeroShotSettings, root: Path) -> TaskManager:

@@ -148,9 +148,11 @@ class Composition:
         solving = (self.method, *self.structures.values(), self.refinement, self.update, self.correction, self.rounding)
         return [part for part in (*solving, self.allocation) if part is not None]
 
-    def ahead(self, layers: Iterable[PrunableLayer]) -> bool:
-        """Return whether masks alone do not tell what becomes of these layers: integers, or biases, come with them."""
-        return self.rounding is not None or (self.correct_bias and any(layer.bias for layer in layers))
+    def ahead(self, layers: Iterable[PrunableLayer], pattern: Pattern) -> bool:
+        """Return whether more than masks is kept of these layers: integers, biases, or the weights of a solution."""
+        if self.rounding is not None or (self.correct_bias and any(layer.bias for layer in layers)):
+            return True
+        return self.takes_solution and self.refinement is None and not isinstance(pattern, StructuredPattern)
 
     def seen(self, stats: LayerStats, biased: bool) -> LayerStats:
         """Return the statistics that solvers read of a layer: of the input less its mean where a bias carries that."""

@@ -12,7 +12,7 @@ from zpruner.errors import InvalidSettingError, shown, whole_number
 from zpruner.model import check_model, limits_of
 from zpruner.pruning.opening import open_source
 from zpruner.pruning.semi_structured import PATTERN, use_semi_structured
-from zpruner.runtime.downloads import DOWNLOADS, NEWS, NEWS_SHA256
+from zpruner.runtime.downloads import DOWNLOADS
 from zpruner.settings.wording import speaks_of_arguments
 from zpruner.sources import read_text, resolve_source
 from zpruner.text import Bos, calibration_windows
@@ -100,8 +100,6 @@ def load_windows(
     seed, part = whole_number("seed", seed, 0), _part(part)
     check_model(model)
     _check_tokenizer(tokenizer)
-    if source == NEWS and sha256 is None:
-        sha256 = NEWS_SHA256
     text = read_text(resolve_source(str(source), "dataset"), sha256, Path(downloads))
     vocab_size, longest = limits_of(model.config)
     return calibration_windows(

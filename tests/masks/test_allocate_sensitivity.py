@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from zpruner.allocations import Unpruned
 from zpruner.allocations.sensitivity import Sensitivity
-from zpruner.errors import InvalidPatternError, InvalidSettingError, MissingStatisticError
+from zpruner.errors import InvalidPatternError, MissingStatisticError
 from zpruner.masks import pruned_count
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern
 
@@ -86,6 +86,15 @@ def test_scales_drop_out():
     assert Sensitivity().targets(0.0, model(problem())) == dict.fromkeys(SHAPES, 0.0)
 
 
+@pytest.mark.parametrize("sparsity", [0.1, 0.9])
+def test_near_the_ends_every_layer_keeps_something(sparsity):
+    targets = Sensitivity(spread=0.9).targets(sparsity, model(problem(louder=(1e-9, 1.0, 1e9, 1e18))))
+    assert targets["a.q"] == pytest.approx(0.6 if sparsity == 0.1 else 1 - 0.1 / 6)  # all that goes, or the most
+    assert min(targets.values()) >= 0.0
+    total = sum(targets[name] * out * width for name, (out, width) in SHAPES.items())
+    assert total == pytest.approx(sparsity * sum(out * width for out, width in SHAPES.values()), rel=1e-9)
+
+
 def test_what_met_no_token_keeps_the_common_sparsity():
     found = problem(louder=(1.0, 30.0, 0.0, 2.0))
     targets = Sensitivity().targets(0.5, model(found))
@@ -103,8 +112,6 @@ def test_what_met_no_token_keeps_the_common_sparsity():
 def test_errors():
     with pytest.raises(InvalidPatternError, match="N:M"):
         Sensitivity().check(SparsityPattern(kept=2, group_size=4))
-    with pytest.raises(InvalidSettingError, match=r"allocation\.spread: got 0\.15 at sparsity 0\.95"):
-        Sensitivity().check(SparsityPattern(ratio=0.95))
     weight, stats = problem()["a.q"]
     bare = {"a.q": (weight, LayerStats("a.q", 64, 4, sq_sum=stats.sq_sum))}
     with pytest.raises(MissingStatisticError, match="grad_sq"):

@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Tensor
 
 from zpruner.allocations._base import Allocation, Unpruned
-from zpruner.allocations._exact import check_ratio
-from zpruner.allocations.owl import check_spread
-from zpruner.types import LayerStats, SparsityPattern, Stat
+from zpruner.types import LayerStats, Stat
 
 _LOWEST, _OCTAVES, _BINS = -300, 600, 4
 """Costs are counted by their binary logarithm, from the lowest on, four bins to an octave."""
+_KEPT = 1 / 6
+"""What every layer keeps, as a share of what the model keeps."""
 
 
 class Sensitivity(Allocation):
@@ -22,21 +22,16 @@ class Sensitivity(Allocation):
 
     What a weight costs is taken as `(r_i |W_ij|)^2 sum_t x_jt^2`, r_i^2 being the mean squared gradient of output i in
     the unpruned model: the second-order loss of Optimal Brain Damage (LeCun et al. 1989) with the Fisher information
-    for the curvature, the gradients of a row's weights taken together. Minimising the sum of these costs for one
-    number of weights, with every layer within `spread` of the common sparsity, takes the same marginal cost everywhere,
-    which is found by bisection. A layer without a gradient, such as an expert that no token was routed to, keeps the
-    common sparsity.
+    for the curvature, the gradients of a row's weights taken together. The sum of these costs for one number of
+    weights is least, with every layer within `spread` of the common sparsity, where the next one costs the same
+    everywhere, which is found by bisection. A layer without a gradient, such as an expert that no token was routed to,
+    keeps the common sparsity.
     """
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.SQ_SUM, Stat.GRAD_SQ})
 
-    spread: float = Field(default=0.15, ge=0.0, lt=1.0)
-    """Largest deviation of a layer's sparsity."""
-
-    def check(self, pattern: SparsityPattern) -> None:
-        """Raise what no model can change; see `Allocation.check`."""
-        if ratio := check_ratio(pattern):
-            check_spread(self.spread, ratio)
+    spread: float = Field(default=0.25, ge=0.0, lt=1.0)
+    """Largest deviation of a layer's sparsity. No layer keeps less than a sixth of the share that the model keeps."""
 
     def targets(self, sparsity: float, model: Unpruned) -> dict[str, float]:
         """Return one sparsity per layer; where nothing is removed there is nothing to spread."""
@@ -48,12 +43,13 @@ class Sensitivity(Allocation):
         shares = torch.stack([counts / counts.sum() for counts in counted.values() if counts is not None])
         below = torch.nn.functional.pad(shares.cumsum(1), (1, 0))  # of each layer's weights, at each edge of a bin
         sizes = torch.tensor([out * width for out, width in map(model.shapes.__getitem__, known)], dtype=torch.float64)
+        least, most = max(sparsity - self.spread, 0.0), min(sparsity + self.spread, 1.0 - _KEPT * (1.0 - sparsity))
         low, high = 0.0, float(shares.shape[1])
         for _ in range(100):
             middle = (low + high) / 2
             edge = min(int(middle), shares.shape[1] - 1)
             at = torch.lerp(below[:, edge], below[:, edge + 1], middle - edge)
-            targets = at.clamp(sparsity - self.spread, sparsity + self.spread)
+            targets = at.clamp(least, most)
             if float(targets @ sizes) < sparsity * float(sizes.sum()):
                 low = middle
             else:

@@ -25,7 +25,7 @@ from zpruner.model import PrunableLayer
 from zpruner.patterns import StructuredPattern
 from zpruner.pruning.compose import compose
 from zpruner.pruning.composition import derive_mask
-from zpruner.pruning.memory import beside_the_weights
+from zpruner.pruning.memory import workspace_bytes
 from zpruner.pruning.sequential import layer_patterns, prune_blocks
 from zpruner.pruning.structured import StructureChoice, look
 from zpruner.runtime.prefetch import ahead
@@ -139,7 +139,7 @@ def _prune_blocks(job: MaskJob, patterns: Mapping[str, SparsityPattern] | Struct
     params, inventory, work = job.project.params, job.activations.inventory, job.masks.work
     windows, _ = job.project.open_windows("calibration", job.dense)
     batch_size = params.calibration.batch_size
-    beside = beside_the_weights(job.composition, inventory, windows, batch_size=batch_size)
+    beside = workspace_bytes(job.composition, inventory, windows, batch_size=batch_size)
     choice = choose(params.machine, job.dense.tensor_bytes + beside)
     say(f"{work.name}: {choice.words}")
     runner = open_runner(job.dense, params.model, params.machine, choice.streamed, work.scratch / "hidden")

@@ -18,7 +18,7 @@ from zpruner.calibration import BlockReplay, Collection
 from zpruner.errors import ModelStructureError, NonFiniteError
 from zpruner.model import get_weight, set_weight, take_inventory
 from zpruner.pruning.compose import compose
-from zpruner.pruning.memory import beside_the_weights
+from zpruner.pruning.memory import workspace_bytes
 from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.sequential import SolvedLayer, prune_blocks
 from zpruner.settings.params import Choice, MethodSettings
@@ -214,7 +214,7 @@ def test_what_pruning_takes_beside_the_weights(method: str, mixture: bool, tmp_p
     else:
         model = tiny.llama(intermediate_size=640, num_hidden_layers=1)
     composition, windows = compose(MethodSettings(**PRESETS[method])), WINDOWS[:4]
-    expected = beside_the_weights(composition, take_inventory(model), windows, batch_size=1)
+    expected = workspace_bytes(composition, take_inventory(model), windows, batch_size=1)
     taken = peak_bytes(partial(zpruner.prune_sequentially, model, windows, method=method, batch_size=1), tmp_path)
     if method == "wanda":
         assert expected == 4 * windows.numel() * 32
@@ -225,6 +225,6 @@ def test_what_pruning_takes_beside_the_weights(method: str, mixture: bool, tmp_p
 def test_matrices_of_inputs_that_layers_share_count_once() -> None:
     inventory = take_inventory(tiny.build("llama"))
     obs = compose(MethodSettings(score="wanda", update=Choice(name="obs")))
-    plain = beside_the_weights(compose(MethodSettings(score="wanda")), inventory, WINDOWS)
+    plain = workspace_bytes(compose(MethodSettings(score="wanda")), inventory, WINDOWS)
     # of q, k, v and o two read different inputs; gate and up may; down reads 48 channels, as the solver's two matrices
-    assert beside_the_weights(obs, inventory, WINDOWS) == plain + 4 * (4 * 32**2 + 3 * 48**2)
+    assert workspace_bytes(obs, inventory, WINDOWS) == plain + 4 * (4 * 32**2 + 3 * 48**2)

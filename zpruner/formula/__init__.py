@@ -2,11 +2,11 @@
 
 from zpruner.formula.errors import FormulaError
 from zpruner.formula.evaluate import (
-    GRADIENT_SCALE,
     STATISTIC,
     evaluate_formula,
     formula_operands,
     formula_score,
+    statistic,
 )
 from zpruner.formula.parse import parse_formula
 from zpruner.formula.tree import ARITY, BINARY, MAX_DEPTH, TERMINALS, UNARY, Tree
@@ -14,7 +14,6 @@ from zpruner.formula.tree import ARITY, BINARY, MAX_DEPTH, TERMINALS, UNARY, Tre
 __all__ = [
     "ARITY",
     "BINARY",
-    "GRADIENT_SCALE",
     "MAX_DEPTH",
     "STATISTIC",
     "TERMINALS",
@@ -25,4 +24,5 @@ __all__ = [
     "formula_operands",
     "formula_score",
     "parse_formula",
+    "statistic",
 ]

@@ -42,11 +42,21 @@ def formula_operands(tree: Tree, weight: Tensor, stats: LayerStats) -> dict[str,
     if "W" in mentioned:
         values["W"] = weight.detach().float().abs()
     if "X" in mentioned:
-        values["X"] = _fitting(stats, Stat.SQ_SUM, stats.squared_norm(), weight.shape[1:])
+        values["X"] = _fitting(stats, Stat.SQ_SUM, statistic("X", stats), weight.shape[1:])
     if "G" in mentioned:
-        grad_sq = _fitting(stats, Stat.GRAD_SQ, stats.require(Stat.GRAD_SQ), weight.shape)
-        values["G"] = grad_sq.float().sqrt().mul_(GRADIENT_SCALE)
+        values["G"] = _fitting(stats, Stat.GRAD_SQ, statistic("G", stats), weight.shape)
     return values
+
+
+def statistic(terminal: str, stats: LayerStats) -> Tensor:
+    """Return what X or G stands for, see `formula_operands`.
+
+    Raises:
+        MissingStatisticError: its statistic was not collected.
+    """
+    if terminal == "X":
+        return stats.squared_norm()
+    return stats.require(STATISTIC[terminal]).float().sqrt().mul_(GRADIENT_SCALE)
 
 
 def formula_score(tree: Tree, weight: Tensor, stats: LayerStats) -> Tensor:

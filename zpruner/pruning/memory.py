@@ -17,7 +17,7 @@ _PASSED = 2
 """Numbers per token that gradients pass, as a multiple of what the block's layers read and put out."""
 
 
-def beside_the_weights(
+def workspace_bytes(
     composition: Composition,
     inventory: Inventory,
     windows: Tensor,

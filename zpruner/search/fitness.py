@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zpruner.errors import InvalidSettingError
 from zpruner.evaluate import window_losses
-from zpruner.formula import GRADIENT_SCALE, Tree, evaluate_formula
+from zpruner.formula import STATISTIC, Tree, evaluate_formula, statistic
 from zpruner.masks import select_each
 from zpruner.methods import PruningMethod
 from zpruner.model import Inventory, PrunableLayer, get_weight, set_weight
@@ -135,14 +135,11 @@ class _Replica:
         self.windows = windows.to(self.device)
         self._masked = False
         self._dense = {layer.name: get_weight(model, layer).clone() for layer in self.layers}
-        self._operands: dict[str, dict[str, Tensor]] = {}
-        for layer in self.layers:
-            found, operands = stats(layer.name), {}
-            if found.sq_sum is not None:
-                operands["X"] = found.squared_norm().to(self.device)
-            if found.grad_sq is not None:
-                operands["G"] = found.grad_sq.to(self.device).float().sqrt().mul_(GRADIENT_SCALE)
-            self._operands[layer.name] = operands
+        self._operands = {layer.name: self._statistics(stats(layer.name)) for layer in self.layers}
+
+    def _statistics(self, found: LayerStats) -> dict[str, Tensor]:
+        known = (terminal for terminal, stat in STATISTIC.items() if found.find(stat) is not None)
+        return {terminal: statistic(terminal, found).to(self.device) for terminal in known}
 
     def measure(self, formula: Tree, windows: int) -> Measurement:
         """Return the fitness of one formula; the weights stay masked."""

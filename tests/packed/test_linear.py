@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zpruner.kernels import Layout
+from zpruner.kernels import KERNEL_ROWS, Layout
+from zpruner.kernels.library import LARGE_KERNEL_ROWS
 from zpruner.packed.encode import nonzero, parts_of
 from zpruner.packed.linear import FEW_ROWS, KernelLinear, PackedLinear, Scratch, restore_dense
 
@@ -36,6 +37,17 @@ def test_any_number_of_rows_in_any_shape(rows: int, dtype: torch.dtype, monkeypa
     expected = nn.functional.linear(x.double(), weight.double(), bias.double())
     assert found.shape == (1, rows, 45)
     assert torch.allclose(found.double(), expected, rtol=2**-7, atol=1e-2 if dtype is torch.bfloat16 else 1e-4)
+
+
+def test_more_rows_of_large_weights_are_multiplied_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zpruner.kernels.matrix.LARGE_BYTES", 2 * 45 * 70)
+    expanded: list[int] = []
+    for columns, most in ((70, LARGE_KERNEL_ROWS), (69, KERNEL_ROWS)):
+        layer = sparse(halved(45, columns))
+        monkeypatch.setattr(layer, "_expanded_product", lambda x: expanded.append(len(x)) or x.new_zeros(len(x), 45))
+        for rows in (most, most + 1):
+            layer(torch.randn(rows, columns).bfloat16())
+    assert expanded == [LARGE_KERNEL_ROWS + 1, KERNEL_ROWS + 1]
 
 
 def test_types_of_no_kernel_are_expanded() -> None:

@@ -10,7 +10,7 @@ def kernels() -> None:
     import torch
 
     from zpruner.kernels import choose
-    from zpruner.kernels.library import KERNEL_ROWS, Isa
+    from zpruner.kernels.library import KERNEL_ROWS, LARGE_KERNEL_ROWS, Isa
     from zpruner.runtime.pages import huge_pages
 
     found = choose()
@@ -18,9 +18,8 @@ def kernels() -> None:
     if found.library is not None:
         able = [isa.name.lower() for isa in Isa if found.library.zp_supports(isa)]
         typer.echo(f"could run  {', '.join(able)}, torch (set ZPRUNER_KERNEL)")
-        typer.echo(
-            f"rows       up to {KERNEL_ROWS} at once; more are multiplied by torch, the weights expanded piecewise"
-        )
+        most = f"up to {KERNEL_ROWS} at once, of large weights {LARGE_KERNEL_ROWS}"
+        typer.echo(f"rows       {most}; more are multiplied by torch, the weights expanded piecewise")
     where = "2 MB" if huge_pages() else "the system's size: it gives no huge ones, with which decoding is faster"
     typer.echo(f"pages      {where}")
     typer.echo(f"threads    {torch.get_num_threads()}")

@@ -13,6 +13,8 @@ VALUE_TYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 """Number formats that are multiplied by the kernels; others are expanded."""
 KERNEL_ROWS = 32
 """Rows of x up to which a kernel multiplies; more of them are multiplied by torch, with the weights expanded."""
+LARGE_BYTES, LARGE_KERNEL_ROWS = 8 << 20, 64
+"""The same for weights of so many bytes when expanded: caches do not hold them, so that expanding takes longer."""
 
 
 class Isa(IntEnum):

@@ -12,7 +12,14 @@ from zpruner.errors import ShapeMismatchError
 from zpruner.kernels.checks import check_packed
 from zpruner.kernels.choice import Kernels
 from zpruner.kernels.expand import expand_rows
-from zpruner.kernels.library import VALUE_TYPES, MatrixStruct, ProductStruct
+from zpruner.kernels.library import (
+    KERNEL_ROWS,
+    LARGE_BYTES,
+    LARGE_KERNEL_ROWS,
+    VALUE_TYPES,
+    MatrixStruct,
+    ProductStruct,
+)
 from zpruner.kernels.parts import Layout, Parts, starts_of
 
 
@@ -31,6 +38,12 @@ class _Matrix(ABC):
     @abstractmethod
     def dtype(self) -> torch.dtype:
         """Of its values."""
+
+    @property
+    def kernel_rows(self) -> int:
+        """Rows of x up to which a kernel is faster than expanding the weights for torch."""
+        large = self.rows * self.columns * self.dtype.itemsize >= LARGE_BYTES
+        return LARGE_KERNEL_ROWS if large else KERNEL_ROWS
 
     @abstractmethod
     def expanded(self, start: int, stop: int) -> Tensor:

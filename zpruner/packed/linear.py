@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zpruner.kernels import KERNEL_ROWS, DenseMatrix, Layout, PackedMatrix, Parts, choose
+from zpruner.kernels import DenseMatrix, Layout, PackedMatrix, Parts, choose
 from zpruner.kernels.expand import expand_rows
 from zpruner.model.bfloat16 import linear, multiplies_bfloat16
 from zpruner.packed.stack import expand_stacks
@@ -126,7 +126,7 @@ class PackedLinear(nn.Module):
         if input.device.type != "cpu" or (input.requires_grad and torch.is_grad_enabled()):
             return nn.functional.linear(input, self.weight.to(input.dtype), self.bias)
         x = input.reshape(-1, self.in_features)
-        if len(x) <= KERNEL_ROWS and self.matrix.multiplies(input.dtype):
+        if len(x) <= self.matrix.kernel_rows and self.matrix.multiplies(input.dtype):
             y = self.matrix.multiply(x, self.bias)
         else:
             y = self._expanded_product(x)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zpruner.errors import InvalidSettingError
-from zpruner.kernels import KERNEL_ROWS, Layout, PackedMatrix, choose
+from zpruner.kernels import Layout, PackedMatrix, choose
 from zpruner.packed.encode import nonzero, parts_of
 from zpruner.packed.size import MIN_SPARSITY
 
@@ -69,7 +69,11 @@ class PackedStack(Tensor):
     def product_with(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Return x W^T + bias of one expert, by the kernels where they multiply so few rows."""
         rows, matrix = x.reshape(-1, x.shape[-1]), self.matrices[0]
-        if len(rows) > KERNEL_ROWS or not matrix.multiplies(x.dtype) or (x.requires_grad and torch.is_grad_enabled()):
+        if (
+            len(rows) > matrix.kernel_rows
+            or not matrix.multiplies(x.dtype)
+            or (x.requires_grad and torch.is_grad_enabled())
+        ):
             return nn.functional.linear(x, self.expanded().to(x.dtype), bias)
         return matrix.multiply(rows, bias).view(*x.shape[:-1], matrix.rows)
 

@@ -49,6 +49,22 @@ static void put_sum(const Product *p, int64_t row, int64_t m, float sum) {
     put(p->y + (m * p->y_stride + row) * size_of(p->type), p->type, sum);
 }
 
+/* The sums of a tile: of `rows` rows of W from `row` on, and `batch` of x from m on. */
+static void put_tile(const Product *p, int64_t row, int64_t rows, int64_t m, int64_t batch, const float *sums) {
+    if (rows < TILE || p->bias || p->type == FP16) {
+        for (int64_t r = 0; r < rows; r++) {
+            for (int64_t i = 0; i < batch; i++) put_sum(p, row + r, m + i, sums[r * TILE + i]);
+        }
+        return;
+    }
+    int size = size_of(p->type);
+    for (int64_t i = 0; i < batch; i++) { /* those of a row of x lie together */
+        uint8_t to[TILE * 4];
+        for (int r = 0; r < TILE; r++) put(to + r * size, p->type, sums[r * TILE + i]);
+        memcpy(p->y + ((m + i) * p->y_stride + row) * size, to, (size_t)(TILE * size));
+    }
+}
+
 /* x in the form that the functions read. */
 typedef struct {
     const uint8_t *at;
@@ -91,9 +107,8 @@ static void one_tile(
     f->tile(room->rows + (inside * room->stride + from * WORD) * x.size, room->stride,
             x.at + (m * x.stride + from * WORD) * x.size, x.stride, to - from, from == 0, state, to == words ? sums : NULL);
     if (to < words) return;
-    for (int64_t r = 0; r < TILE && r < rows; r++) {
-        for (int64_t i = 0; i < TILE && m + i < p->batch; i++) put_sum(p, row + inside + r, m + i, sums[r * TILE + i]);
-    }
+    int64_t left = p->batch - m;
+    put_tile(p, row + inside, rows < TILE ? rows : TILE, m, left < TILE ? left : TILE, sums);
 }
 
 static void many_rows(

@@ -39,7 +39,7 @@ def test_what_is_mapped_from_the_file_is_moved_and_the_file_let_go(tmp_path, dty
     parameter, same = torch.nn.Parameter(loaded["t0"], requires_grad=False), loaded["t0"]
     before = {name: tensor.data_ptr() for name, tensor in loaded.items()}
     pages.move([parameter, *loaded.values(), aside], [path])
-    assert resident(path) <= 64 << 10  # pages that two tensors share
+    assert resident(path) <= 5 * 64 << 10  # reading a tensor may map 64 kB around it, of one that was let go
     for name, value in stored.items():
         assert torch.equal(loaded[name], value)
         assert loaded[name].data_ptr() != before[name]

@@ -1,4 +1,7 @@
-"""Arrow IPC files: tensors as columns, with what they were made from in the schema. Any Arrow reader opens them."""
+"""Arrow IPC files: tensors as columns, with what they were made from in the schema. Any Arrow reader opens them.
+
+pyarrow is imported by what reads or writes one: whoever only loads a model need not hold its 24 MB.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,33 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from zpruner.artifacts.files import atomic_file, read_artifact
 from zpruner.errors import MEND, ArtifactError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 FORMAT = 1
 _ARROW_TYPES = {
-    torch.bool: pa.bool_(),
-    torch.float32: pa.float32(),
-    torch.float64: pa.float64(),
-    torch.int32: pa.int32(),
-    torch.int64: pa.int64(),
+    torch.bool: "bool",
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.int32: "int32",
+    torch.int64: "int64",
 }
+"""As Arrow calls them."""
 
 
 def write_table(table: pa.Table, sink: Any) -> None:
     """Write a table as one record batch of an Arrow IPC file, without compression so that it can be memory-mapped."""
+    import pyarrow as pa
+
     batches = table.combine_chunks().to_batches(max_chunksize=None)
     with pa.ipc.new_file(sink, table.schema) as out:
         for batch in batches:
@@ -46,6 +54,8 @@ def read_file(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]
     Raises:
         ArtifactError: missing, truncated, altered, or of another kind.
     """
+    import pyarrow as pa
+
     table = open_table(path, read_artifact(path, f"an Arrow file of kind {kind!r}"))
     metadata = read_metadata(table.schema, path)
     # No index holds a checksum of this file, so that its buffers may be shorter than its schema says.
@@ -76,6 +86,8 @@ def read_metadata(schema: pa.Schema, path: Path) -> dict[str, Any]:
 
 def to_table(columns: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> pa.Table:
     """Return tensors as the columns of a table whose schema carries `metadata`."""
+    import pyarrow as pa
+
     arrays = {name: _to_array(tensor) for name, tensor in columns.items()}
     facts = {"format": FORMAT, "library": version("zpruner"), **metadata}
     schema_metadata = {b"zpruner": json.dumps(facts, sort_keys=True).encode()}
@@ -83,9 +95,13 @@ def to_table(columns: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> pa.T
 
 
 def _to_array(tensor: Tensor) -> pa.Array:
+    import pyarrow as pa
+
     values = tensor.contiguous().numpy().reshape(-1)
     bits = np.packbits(values, bitorder="little") if tensor.dtype == torch.bool else values
-    flat = pa.Array.from_buffers(_ARROW_TYPES[tensor.dtype], tensor.numel(), [None, pa.py_buffer(bits)])
+    flat = pa.Array.from_buffers(
+        pa.type_for_alias(_ARROW_TYPES[tensor.dtype]), tensor.numel(), [None, pa.py_buffer(bits)]
+    )
     return flat if tensor.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, tensor.shape[1])
 
 
@@ -95,6 +111,8 @@ def open_table(path: Path, data: bytes | bytearray) -> pa.Table:
     Raises:
         ArtifactError: not one record batch of an Arrow IPC file.
     """
+    import pyarrow as pa
+
     try:
         table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
         chunks = [column.num_chunks for column in table.columns]  # decodes the columns' names
@@ -118,6 +136,8 @@ def to_tensors(table: pa.Table, path: Path) -> dict[str, Tensor]:
 
 
 def _to_tensor(array: pa.Array, path: Path) -> Tensor:
+    import pyarrow as pa
+
     width = array.type.list_size if pa.types.is_fixed_size_list(array.type) else None
     flat = array.flatten() if width is not None else array
     if nulls := array.null_count or flat.null_count:
@@ -129,7 +149,7 @@ def _to_tensor(array: pa.Array, path: Path) -> Tensor:
         values = np.unpackbits(bits, count=flat.offset + len(flat), bitorder="little")[flat.offset :]
         tensor = torch.from_numpy(values.view(np.bool_))
     else:
-        dtype = next((torch_type for torch_type, arrow in _ARROW_TYPES.items() if arrow == flat.type), None)
+        dtype = next((torch_type for torch_type, arrow in _ARROW_TYPES.items() if arrow == str(flat.type)), None)
         if dtype is None:
             raise ArtifactError(str(path), f"a column of {flat.type}", "numbers", MEND)
         raw = np.frombuffer(flat.buffers()[1], dtype=np.uint8)[: (flat.offset + len(flat)) * dtype.itemsize]

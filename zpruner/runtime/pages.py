@@ -20,6 +20,8 @@ _MAPS = Path("/proc/self/maps")
 _REGION = 64 << 20
 """Bytes of tensors that share a mapping, so that few pages are left half empty and layers can still be freed."""
 _ALIGNMENT = 64
+_PIECE = 4 << 20
+"""Bytes copied at a time."""
 _DONTNEED = 4  # MADV_DONTNEED of Linux
 
 
@@ -76,11 +78,18 @@ def _move(group: list[list[Tensor]]) -> None:
     for alike in group:
         before = alike[0].data
         made = torch.frombuffer(region, dtype=before.dtype, count=before.numel(), offset=at).view(before.shape)
-        made.copy_(before)
+        _take_over(made, before)
         at += _room(before)
         for tensor in alike:
             tensor.data = made
-        _let_go(before)
+
+
+def _take_over(made: Tensor, mapped: Tensor) -> None:
+    """Copy what is mapped from a file and let go of it piece by piece: no tensor is in memory twice."""
+    to, start = made.view(-1).view(torch.uint8), mapped.view(-1).view(torch.uint8)
+    for one, other in zip(to.split(_PIECE), start.split(_PIECE), strict=True):
+        one.copy_(other)
+        _let_go(other)
 
 
 def _region(size: int) -> mmap.mmap:

@@ -52,6 +52,21 @@ def test_expansion_gives_every_bit_back(isa: Isa, size: int) -> None:
         assert torch.equal(matrix.expanded(rows // 3, rows // 2), weight[rows // 3 : rows // 2])
 
 
+@pytest.mark.parametrize("size", [2, 8])
+def test_what_caches_do_not_hold_is_expanded_past_them(size: int) -> None:
+    """Of 16 MB; and where it begins at any byte, the same."""
+    rows, columns = 1024, (16 << 20) // 1024 // size
+    weight = torch.randint(1, 99, (rows, columns), dtype={2: torch.int16, 8: torch.int64}[size])
+    weight[torch.rand(rows, columns) < 0.5] = 0
+    matrix = packed(weight, ISAS[-1])
+    room = torch.empty(weight.nbytes + 128, dtype=torch.uint8)
+    for shift in (0, 8):
+        start = -room.data_ptr() % 64 + shift
+        out = room[start : start + weight.nbytes].view(weight.dtype).view(rows, columns)
+        matrix.expand_into(out, 0, rows)
+        assert torch.equal(out, weight)
+
+
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name.lower())
 def test_weights_and_inputs_that_start_at_any_byte(isa: Isa) -> None:
     for dtype in DTYPES:

@@ -17,6 +17,7 @@
 #define PER 1
 #define CHAINS 4
 #define TILE_ROWS 2 /* 16 registers hold the sums of two rows */
+#define STREAM NULL
 
 INLINE TARGET __m128i avx2_load128(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)(const void *)p); }
 

@@ -21,6 +21,7 @@
 #define PER 2
 #define CHAINS 4
 #define TILE_ROWS 4
+#define STREAM avx512_stream
 
 INLINE TARGET __m512i avx512_load(const uint8_t *p) {
     __m512i v = _mm512_loadu_si512(p);
@@ -79,40 +80,60 @@ INLINE TARGET void avx512_keep(uint8_t *p, __m512 sum) { avx512_write(p, sum); }
 
 #include "words.h"
 
+/* A register of a row; `there` says which of its numbers exist. */
+INLINE TARGET void avx512_put(uint8_t *out, __m512i v, uint64_t there, int size, int stream) {
+    if (stream) _mm512_stream_si512((void *)out, v);
+    else if (size == 1) _mm512_mask_storeu_epi8(out, there, v);
+    else if (size == 2) _mm512_mask_storeu_epi16(out, (__mmask32)there, v);
+    else if (size == 4) _mm512_mask_storeu_epi32(out, (__mmask16)there, v);
+    else _mm512_mask_storeu_epi64(out, (__mmask8)there, v);
+}
+
 /* 64 columns of a row. `there` says which of them exist: all of them where it is a constant. */
-INLINE TARGET const uint8_t *avx512_word(uint64_t bits, uint64_t there, const uint8_t *values, int size, uint8_t *out) {
+INLINE TARGET const uint8_t *avx512_word(
+    uint64_t bits, uint64_t there, const uint8_t *values, int size, uint8_t *out, int stream) {
     int lanes = 64 / size; /* in a register */
     for (int first = 0; first < 64; first += lanes, there >>= lanes & 63, out += 64) {
         uint64_t kept = lanes == 64 ? bits : bits >> first & (((uint64_t)1 << (lanes & 63)) - 1);
         __asm__("" : "+r"(kept));
         __m512i v = avx512_load(values);
         __m512i to = avx512_nothing();
-        if (size == 1) _mm512_mask_storeu_epi8(out, there, _mm512_mask_expand_epi8(to, kept, v));
-        if (size == 2) _mm512_mask_storeu_epi16(out, (__mmask32)there, _mm512_mask_expand_epi16(to, (__mmask32)kept, v));
-        if (size == 4) _mm512_mask_storeu_epi32(out, (__mmask16)there, _mm512_mask_expand_epi32(to, (__mmask16)kept, v));
-        if (size == 8) _mm512_mask_storeu_epi64(out, (__mmask8)there, _mm512_mask_expand_epi64(to, (__mmask8)kept, v));
+        if (size == 1) v = _mm512_mask_expand_epi8(to, kept, v);
+        if (size == 2) v = _mm512_mask_expand_epi16(to, (__mmask32)kept, v);
+        if (size == 4) v = _mm512_mask_expand_epi32(to, (__mmask16)kept, v);
+        if (size == 8) v = _mm512_mask_expand_epi64(to, (__mmask8)kept, v);
+        avx512_put(out, v, there, size, stream);
         values += __builtin_popcountll(kept) * size;
     }
     return values;
 }
 
-INLINE TARGET void avx512_words(EXPAND_ARGUMENTS) {
+INLINE TARGET void avx512_words(EXPAND_ARGUMENTS, int stream) {
     int64_t whole = columns / 64;
     for (int64_t word = 0; word < whole; word++) {
-        values = avx512_word(load64(mask + word * 8), ~(uint64_t)0, values, size, out + word * 64 * size);
+        values = avx512_word(load64(mask + word * 8), ~(uint64_t)0, values, size, out + word * 64 * size, stream);
     }
     if (columns % 64) {
         uint64_t there = ((uint64_t)1 << columns % 64) - 1;
-        avx512_word(load64(mask + whole * 8), there, values, size, out + whole * 64 * size);
+        avx512_word(load64(mask + whole * 8), there, values, size, out + whole * 64 * size, 0);
     }
 }
 
 static TARGET void avx512_expand(EXPAND_ARGUMENTS) {
     switch (size) {
-    case 1: avx512_words(mask, values, columns, 1, out); break;
-    case 2: avx512_words(mask, values, columns, 2, out); break;
-    case 4: avx512_words(mask, values, columns, 4, out); break;
-    case 8: avx512_words(mask, values, columns, 8, out); break;
+    case 1: avx512_words(mask, values, columns, 1, out, 0); break;
+    case 2: avx512_words(mask, values, columns, 2, out, 0); break;
+    case 4: avx512_words(mask, values, columns, 4, out, 0); break;
+    case 8: avx512_words(mask, values, columns, 8, out, 0); break;
+    }
+}
+
+static TARGET void avx512_stream(EXPAND_ARGUMENTS) {
+    switch (size) {
+    case 1: avx512_words(mask, values, columns, 1, out, 1); break;
+    case 2: avx512_words(mask, values, columns, 2, out, 1); break;
+    case 4: avx512_words(mask, values, columns, 4, out, 1); break;
+    case 8: avx512_words(mask, values, columns, 8, out, 1); break;
     }
 }
 

@@ -64,6 +64,7 @@ FUNCTIONS_OF(BF16)
 
 static const Functions narrow_functions = {
     {narrow_row_BF16}, {narrow_fill_BF16}, narrow_tile, avx512_expand, {narrow_decode8_BF16}, {narrow_decode4_BF16},
+    avx512_stream,
 };
 
 #include "undefine.h"

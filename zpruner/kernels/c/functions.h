@@ -1,5 +1,6 @@
 /* The functions of an instruction set by type, the type and the number of rows of x constants in each. To be used where
- * ISA and TARGET, and the functions ISA(row), ISA(fill), ISA(tile), ISA(expand) and ISA(decode) are defined. */
+ * ISA and TARGET, and the functions ISA(row), ISA(fill), ISA(tile), ISA(expand) and ISA(decode) are defined; STREAM
+ * is NULL or a function, too. */
 #pragma once
 
 #define ROW_FUNCTION(type)                                                                    \
@@ -38,4 +39,5 @@
         ISA(expand),                                                   \
         {ISA(decode8_BF16), ISA(decode8_FP16), ISA(decode8_FP32)},     \
         {ISA(decode4_BF16), ISA(decode4_FP16), ISA(decode4_FP32)},     \
+        STREAM,                                                        \
     };

@@ -12,6 +12,7 @@
 #define ROW_GROUP 8   /* rows of W in a buffer, a multiple of TILE */
 #define PIECE 16    /* words of them that meet all rows of x before the next ones do: they stay in the first cache */
 #define AHEAD 8192 /* bytes */
+#define LARGE (16 << 20) /* bytes from which rows are written past the caches, which would not hold them */
 #define PAGE 4096  /* bytes */
 #define BLOCK 32   /* integers of 4 bits whose low and high halves of bytes lie together; groups are whole blocks */
 #define WORD 64    /* columns of a bitmask's word */
@@ -95,4 +96,5 @@ typedef struct {
     TileFunction tile;
     ExpandFunction expand;
     DecodeFunction decode8[TYPES], decode4[TYPES];
+    ExpandFunction stream; /* as `expand`, past the caches, rows of whole cache lines; NULL: there is none */
 } Functions;

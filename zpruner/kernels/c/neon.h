@@ -17,6 +17,7 @@
 #define PER 2
 #define CHAINS 2
 #define TILE_ROWS 4
+#define STREAM NULL
 
 /* Four lanes of 32 bits named by the low half of a byte: byte numbers from the table for 16-bit lanes of 0b00bbddcc. */
 INLINE float32x4_t neon_four(unsigned nibble, int masked, const uint8_t *p) {

@@ -88,6 +88,7 @@ INLINE void portable_nibbles(const uint8_t *codes, int half, float scale, uint8_
     for (int i = 0; i < 16; i++) portable_product(((codes[i] >> 4) ^ 8) - 8, scale, out + (half + i) * size, type);
 }
 
+#define STREAM NULL
 #define ISA(name) portable_##name
 #define TARGET
 #include "decode.h"

@@ -77,6 +77,8 @@ int zp_expand(const Matrix *w, int64_t start, int64_t stop, int size, uint8_t *o
     const Functions *f = functions_of(isa, isa == AVX512_BF16 && w->bits && w->value_type == BF16);
     DecodeFunction decode = decoder_of(w, f);
     int64_t mask_bytes = words_of(w) * 8;
+    int large = (stop - start) * w->columns * size >= LARGE && w->columns % WORD == 0 && (uintptr_t)out % 64 == 0;
+    ExpandFunction expand = large && f->stream ? f->stream : f->expand;
     int failed = 0;
     (void)threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -92,10 +94,13 @@ int zp_expand(const Matrix *w, int64_t start, int64_t stop, int size, uint8_t *o
         for (int64_t row = first; row < end; row++) {
             const uint8_t *values = values_of(w, row, size, decode, scratch);
             uint8_t *to = out + (row - start) * w->columns * size;
-            if (w->bitmask) f->expand(w->bitmask + row * mask_bytes, values, w->columns, size, to);
+            if (w->bitmask) expand(w->bitmask + row * mask_bytes, values, w->columns, size, to);
             else memcpy(to, values, (size_t)(w->columns * size));
         }
         free(scratch);
+#if defined(__x86_64__)
+        if (large) _mm_sfence(); /* or another thread may still read what was there before */
+#endif
     }
     return failed ? NO_MEMORY : OK;
 }

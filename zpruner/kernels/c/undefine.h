@@ -11,3 +11,4 @@
 #undef CHAINS
 #undef TILE_ROWS
 #undef SCALE
+#undef STREAM

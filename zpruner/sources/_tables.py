@@ -9,21 +9,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zpruner.errors import ShapeMismatchError, SourceError
+from zpruner.sources._unpack import TooLargeError, size_limit
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PARQUET = (".parquet",)
 ARROW = (".arrow", ".feather")
+_INDEX = 4
+"""Bytes that a value of a column takes in memory at least."""
 
 
 def read_table(path: Path, ending: str) -> pa.Table:
-    """Read a Parquet file, an Arrow IPC file, or a stream as the `datasets` library writes it."""
+    """Read a Parquet file, an Arrow IPC file, or a stream as the `datasets` library writes it.
+
+    Raises:
+        TooLargeError: values, or strings that a dictionary repeats, of more bytes than `size_limit` of the file's.
+    """
+    limit = size_limit(path.stat().st_size)
+    table = _read_parquet(path, limit) if ending in PARQUET else _read_ipc(path)
+    if table.nbytes > limit or any(_written_out(column) > limit for column in table.columns):
+        raise TooLargeError.of_ratio()
+    return table
+
+
+def _read_parquet(path: Path, limit: int) -> pa.Table:
+    """Read a file whose strings stay in dictionaries where they are so stored: a page may repeat one for ever."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if ending in PARQUET:
-        return pq.read_table(path)
+    with pq.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+        columns = [group.column(index) for group in groups for index in range(group.num_columns)]
+        plain = sum(max(_INDEX * column.num_values, column.total_uncompressed_size) for column in columns)
+        if plain > limit:
+            raise TooLargeError.of_ratio()
+        texts = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
+    return pq.read_table(path, read_dictionary=texts)
+
+
+def _written_out(column: pa.ChunkedArray) -> int:
+    """Return the bytes of strings that a dictionary repeats, once each stands for itself."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if not pa.types.is_dictionary(kind) or not (
+        pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)
+    ):
+        return 0
+    sizes = (pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() for chunk in column.chunks)
+    return sum(size or 0 for size in sizes)
+
+
+def _read_ipc(path: Path) -> pa.Table:
+    import pyarrow as pa
+
     with pa.memory_map(str(path)) as file:
         try:
             return pa.ipc.open_file(file).read_all()

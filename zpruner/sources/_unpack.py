@@ -20,6 +20,11 @@ _CHUNK = 1 << 20
 class TooLargeError(ValueError):
     """What unpacks to far more than a real text or model would."""
 
+    @classmethod
+    def of_ratio(cls) -> TooLargeError:
+        """Return the error of what is larger than `size_limit`."""
+        return cls(f"it unpacks to more than {_RATIO} times its size")
+
 
 def size_limit(packed: int) -> int:
     """Return the most bytes that `packed` bytes may unpack to: a hundred times as many, at least 64 MiB."""
@@ -38,7 +43,7 @@ def unpack(path: Path, ending: str) -> bytes:
         for piece in _pieces(file):
             limit -= len(piece)
             if limit < 0:
-                raise TooLargeError(f"it unpacks to more than {_RATIO} times its size")
+                raise TooLargeError.of_ratio()
             pieces.append(piece)
     return b"".join(pieces)
 

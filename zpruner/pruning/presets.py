@@ -14,9 +14,8 @@ from typing import Any
 # outputs, and every sub-module of a block measured with those before it pruned.
 _BEST: Mapping[str, Any] = {
     "score": "admm",
-    # On a Hessian regularised as much 8 calmer steps find what 12 do.
-    "settings": {"damping": 0.1, "shrinkage": "auto", "steps": 8, "relaxation": 1.6},
-    "update": {"name": "least_squares", "settings": {"damping": 0.1, "shrinkage": "auto", "tolerance": 0.003}},
+    "settings": {"damping": 0.1, "shrinkage": "auto"},
+    "update": {"name": "least_squares", "settings": {"damping": 0.1, "shrinkage": "auto"}},
     "correct": {},
     "measure": "submodule",
     # The mean of what is lost goes into biases, where there are some.

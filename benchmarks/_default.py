@@ -11,11 +11,14 @@ import zpruner
 from zpruner.sources import read_text
 from zpruner.text import evaluation_windows, read_windows
 
+MODEL = Path("data/models/dense")
+WINDOWS = Path("data/calibration/tokens.arrow")
+
 
 def model_and_windows(text: Path | None, windows: int, seqlen: int) -> tuple[PreTrainedModel, Tensor, Tensor]:
     """Return the dense model, the calibration's windows and those of `text`; None: of the default evaluation."""
-    model, tokenizer = zpruner.load("data/models/dense")
-    calibration, _ = read_windows(Path("data/calibration/tokens.arrow"))
+    model, tokenizer = zpruner.load(MODEL)
+    calibration, _ = read_windows(WINDOWS)
     if text is None:
         evaluation, _ = read_windows(Path("data/evaluation/tokens.arrow"))
     else:

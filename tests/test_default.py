@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,16 @@ import yaml_params
 
 from stages import apply, calibrate, evaluate, fetch, mask, score
 from zpruner.errors import SourceError
+from zpruner.pruning.compose import compose
+from zpruner.pruning.presets import PRESETS
+from zpruner.settings.params import MethodSettings
+
+
+def test_its_methods_are_the_presets_of_their_names() -> None:
+    for label, settings in yaml_params.shipped()["methods"].items():
+        ours, preset = (compose(MethodSettings.model_validate(found)) for found in (settings, PRESETS[label]))
+        ranked = {kind: preset.structures[kind] for kind in ours.structures if kind in preset.structures}
+        assert replace(ours, structures=ranked) == replace(preset, structures=ranked), label
 
 
 def test_the_embedded_default(tmp_path: Path) -> None:
@@ -18,6 +29,7 @@ def test_the_embedded_default(tmp_path: Path) -> None:
     params["calibration"] |= {"nsamples": 2, "seqlen": 256, "gram": False}
     params["evaluation"]["perplexity"] |= {"windows": 2, "seqlen": 256, "divergence": 0}
     params["evaluation"]["continuation"] |= {"new_tokens": 2}
+    params["evaluation"]["checkpoints"] = "all"
     params["methods"] = {"zpruner": params["methods"]["zpruner"]}
     params["packed"] = {"variants": []}
     tiny.write_params(tmp_path, params)

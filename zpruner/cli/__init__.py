@@ -54,8 +54,21 @@ def _common(
     """Prune large language models after training, without retraining."""
 
 
-for command in (prune, evaluate, export, advise, pack, unpack, bench, kernels, inspect, methods, validate, doctor):
-    app.command()(command)
+for command, short in (
+    (prune, "Prune one model and write an ordinary checkpoint."),
+    (evaluate, "Measure perplexity on a text, and scores on tasks."),
+    (export, "Copy a variant of the pipeline, to publish it."),
+    (advise, "Say which variant of the pipeline to ship."),
+    (pack, "Write a checkpoint without its zeros."),
+    (unpack, "Write the checkpoint that was packed, byte for byte."),
+    (bench, "Measure sizes and speeds of packed models."),
+    (kernels, "Tell what multiplies by packed weights here."),
+    (inspect, "Check an artifact, and say what is in it."),
+    (methods, "List methods, and the other parts of compositions."),
+    (validate, "Check params.yaml, and estimate what it will take."),
+    (doctor, "Verify every artifact of a project."),
+):
+    app.command(short_help=short)(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

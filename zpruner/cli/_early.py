@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 from zpruner.errors import InvalidSettingError, SourceError, UnknownNameError, did_you_mean
@@ -50,5 +51,7 @@ def local_path(option: str, source: str | None, sha256: str | None = None) -> Pa
     here = parsed.path.parent
     if hub_name(source) is not None and not here.exists():  # the name of a repository
         return None
-    near = [path.name for path in here.iterdir()] if here.is_dir() else []
-    raise SourceError(source, "no such file or folder", "one that is there", did_you_mean(parsed.path.name, near))
+    names = [path.name for path in here.iterdir()] if here.is_dir() else []
+    near = get_close_matches(parsed.path.name, names, n=1)
+    action = f"Did you mean '{near[0]}'?" if near else "Check its path."
+    raise SourceError(source, "no such file or folder", "one that is there", action)

@@ -164,7 +164,7 @@ def _read(folder: Path) -> dict[str, Any]:
             str(folder),
             f"no readable config.json ({error.strerror})",
             "a Hugging Face checkpoint folder",
-            "Check model.source.",
+            "Check its path.",
         ) from None
     except (ValueError, RecursionError) as error:
         raise SourceError(

@@ -45,11 +45,12 @@ SHOWN = 60
 
 @dataclass(frozen=True)
 class Typed:
-    """A command, how long it took, and what it printed."""
+    """A command, how long it took, what it printed, and what it said on standard error."""
 
     command: str
     seconds: float
     printed: str
+    said: str
 
 
 def type_in(command: str, folder: Path) -> Typed:
@@ -61,13 +62,12 @@ def type_in(command: str, folder: Path) -> Typed:
         ["bash", "-c", command],
         cwd=folder,
         env=outside | {"PATH": path, "DO_NOT_TRACK": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         check=False,
     )
-    found = Typed(command, perf_counter() - start, done.stdout.rstrip())
-    print(f"$ {found.command}    # {took(found.seconds)}\n{found.printed}\n", flush=True)
+    found = Typed(command, perf_counter() - start, done.stdout.rstrip(), done.stderr.rstrip())
+    print(f"$ {found.command}    # {took(found.seconds)}\n{found.said}\n{found.printed}\n", flush=True)
     if done.returncode:
         sys.exit(f"error: `{command}` ended with {done.returncode}.")
     return found
@@ -117,8 +117,7 @@ def table(folder: Path) -> str:
     report, found = Report.of(data), {offer.variant: offer for offer in offers(data)}
     patterns = {standing.variant.spec.sparsity: standing.variant.spec for standing in report.standings}
     dense = found["dense"]
-    lines = [["", *(spec.pattern_text for spec in patterns.values())], ["---", *["--:"] * len(patterns)]]
-    lines.append(["dense", *[fmt.perplexity(dense.perplexity)] * len(patterns)])
+    lines = [["dense", *[fmt.perplexity(dense.perplexity)] * len(patterns)]]
     cells = {
         standing.variant.spec.name: f"{'**' * standing.best}{fmt.perplexity(standing.perplexity)}{'**' * standing.best}"
         for standing in report.standings
@@ -129,7 +128,8 @@ def table(folder: Path) -> str:
     }
     sizes = (fmt.megabytes(size) for size in smallest.values())
     lines.append([f"MB of {fmt.megabytes(dense.disk)}, packed or smaller", *sizes])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines).replace("| --- | --:", "|---|--:")
+    head = f"| | {' | '.join(spec.pattern_text for spec in patterns.values())} |\n|---|{'--:|' * len(patterns)}\n"
+    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def put(path: Path, name: str, text: str) -> None:
@@ -167,7 +167,7 @@ def record(done: list[Typed], machine: str, commit: str) -> str:
         f"| | command | time |\n|--:|---|--:|\n{''.join(rows)}"
     )
     for index, one in enumerate(done, 1):
-        lines = one.printed.splitlines()
+        lines = [*one.said.splitlines(), *one.printed.splitlines()]
         cut = [f"({len(lines) - SHOWN} lines before)"] * (len(lines) > SHOWN)
         shown = "\n".join([*(f"$ {line}" if not i else line for i, line in enumerate(one.command.splitlines())), *cut])
         text += f"\n## {index}\n```text\n{shown}\n{chr(10).join(lines[-SHOWN:])}\n```\n"

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import yaml_params
 from doc_pages import ROOT, blocks, commands
+from ruamel.yaml import YAML
 
 PAGES = (
     "README.md",
@@ -48,7 +49,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = tiny.PARAMS | {"packed": shipped["packed"]}
     params["methods"] = {label: shipped["methods"][label] for label in ("wanda", "zpruner", "best")}
     params["sparsities"] = {label: shipped["sparsities"][label] for label in ("s50", "s24")}
-    tiny.write_params(root, params)
+    yaml = YAML()
+    yaml.default_flow_style = False  # as it is shipped: `dvc exp run -S` writes it anew in its own style
+    yaml.dump(params, root / "params.yaml")
     assert tiny.repro(root)[-1] == "report"
     tiny.run(["git", "add", "."], root)
     tiny.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "results"], root)

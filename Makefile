@@ -37,7 +37,7 @@ lint: $(VENV)/.installed
 docs: $(VENV)/.docs
 	@$(ENV) python -m typer zpruner.cli utils docs --name zpruner --title Commands --output docs/reference/commands.md >/dev/null
 	@$(ENV) python -m sphinx -W --keep-going -q -b html docs docs/_build/html
-	@$(ENV) python -m pytest -q -n 2 --dist loadfile tests/docs
+	@$(ENV) python -m pytest -q -m "not slow" tests/docs
 	@echo docs/_build/html/index.html
 
 $(VENV)/.docs: $(VENV)/.installed docs/requirements.lock

@@ -146,18 +146,30 @@ def _rows(out: Path) -> list[Row]:
 
 def _table(out: Path) -> Iterator[str]:
     rows = _rows(out)
-    points = list(dict.fromkeys(row.pattern for row in rows))
+    points = [point for point in POINTS if any(row.pattern == point for row in rows)]
     columns = list(dict.fromkeys((row.method, row.propagation) for row in rows if row.pattern))
     dense = next((row for row in rows if not row.pattern), None)
     if dense is None:
         return
     yield f"dense: {dense.perplexity:.2f}, {dense.parameters / 1e6:.1f} M parameters\n"
-    yield "| method | propagation | " + " | ".join(points[1:]) + " |"
-    yield "|---|---|" + "--:|" * (len(points) - 1)
+    yield "| method | propagation | " + " | ".join(points) + " |"
+    yield "|---|---|" + "--:|" * len(points)
     for method, propagation in columns:
         found = {row.pattern: row for row in rows if (row.method, row.propagation) == (method, propagation)}
-        cells = [f"{found[point].perplexity:.4g}" if point in found else "" for point in points[1:]]
+        cells = [f"{found[point].perplexity:,.4g}" if point in found else "" for point in points]
         yield f"| {method} | {propagation} | " + " | ".join(cells) + " |"
+    for propagation in dict.fromkeys(propagation for _, propagation in columns):
+        cells = [_share(rows, point, propagation, dense.perplexity) for point in points]
+        yield f"| best's increase, of the least without compensation | {propagation} | " + " | ".join(cells) + " |"
+
+
+def _share(rows: list[Row], point: str, propagation: str, dense: float) -> str:
+    """Return the increase of `best` over dense as a share of the least of those that compensate for nothing."""
+    found = {
+        row.method: row.perplexity - dense for row in rows if (row.pattern, row.propagation) == (point, propagation)
+    }
+    others = [found[method] for method in ("wanda_sp", "flap", "magnitude") if method in found]
+    return f"{found['best'] / min(others):.0%}" if others and "best" in found else ""
 
 
 if __name__ == "__main__":

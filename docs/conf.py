@@ -20,7 +20,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!zpruner\.).*")]  # types of other librar
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # tests/docs/test_notebook.py runs it
+nb_execution_mode = "off"  # tests/docs/test_doc_runs.py runs it
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

@@ -55,7 +55,8 @@ def line(entry: Entry, dense: Entry | None = None, best: bool = False) -> str:
     change = ""
     if dense is not None and entry is not dense:
         change = fmt.change(entry["perplexity"] / dense["perplexity"])
-        change += f" ({fmt.change_interval(ratio_interval(entry['losses'], dense['losses']))})"
+        noise = ratio_interval(entry["losses"], dense["losses"])
+        change += f" ({fmt.interval(noise, fmt.change)})"
     told = fmt.perplexity(entry["perplexity"]) + ("\\*" if best else "")
     return f"| {name_of(entry)} | {values(entry)} | {takes} | {told} | {change} | {entry['cpu_seconds']:.0f} |"
 
@@ -153,7 +154,7 @@ def _at_equal_bytes(found: Mapping[str, Entry], pattern: str) -> Iterator[str]:
             f"{name_of(entry)} with int4 ({entry['bytes_per_weight']:.3f} bytes a weight) {beats} unpruned int3 by "
             f"{other['quantize']['rounding']} ({other['bytes_per_weight']:.3f}): "
             f"{fmt.perplexity(entry['perplexity'])} beside {fmt.perplexity(other['perplexity'])}, "
-            f"{fmt.change(ratio)} ({fmt.change_interval(noise)})."
+            f"{fmt.change(ratio)} ({fmt.interval(noise, fmt.change)})."
         )
 
 

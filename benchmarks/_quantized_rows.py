@@ -107,9 +107,8 @@ def name_of(entry: Mapping[str, Any]) -> str:
 
 
 def offer(entry: Mapping[str, Any]) -> Offer:
-    """Return a row as what can be shipped; its bytes follow from arithmetic."""
+    """Return a row as what can be shipped."""
     pruned, losses = entry["pattern"] != "0", tuple(entry["losses"])
-    dense = not pruned and short_values(entry) == BF16
     return Offer(
         label=name_of(entry) if short_values(entry) == BF16 else f"{name_of(entry)} {values(entry)}",
         variant=entry["key"],
@@ -118,7 +117,7 @@ def offer(entry: Mapping[str, Any]) -> Offer:
         sparsity=0.0,
         bits=None if entry["quantize"] is None else entry["quantize"]["bits"],
         form="plain",
-        computed=not dense,
+        computed=False,
         perplexity=entry["perplexity"],
         interval=perplexity_interval(losses),
         losses=losses,

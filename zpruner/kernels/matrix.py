@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class _Matrix(ABC):
     def dtype(self) -> torch.dtype:
         """Of its values."""
 
-    @property
+    @cached_property
     def kernel_rows(self) -> int:
         """Rows of x up to which a kernel is faster than expanding the weights for torch."""
         large = self.rows * self.columns * self.dtype.itemsize >= LARGE_BYTES

@@ -125,9 +125,9 @@ class PackedLinear(nn.Module):
         """Return the layer's output, (..., out_features) in the dtype of `input`, (..., in_features)."""
         if input.device.type != "cpu" or (input.requires_grad and torch.is_grad_enabled()):
             return nn.functional.linear(input, self.weight.to(input.dtype), self.bias)
-        x = input.reshape(-1, self.in_features)
-        if len(x) <= self.matrix.kernel_rows and self.matrix.multiplies(input.dtype):
-            y = self.matrix.multiply(x, self.bias)
+        x, matrix = input.reshape(-1, self.in_features), self.matrix
+        if len(x) <= matrix.kernel_rows and matrix.multiplies(input.dtype):
+            y = matrix.multiply(x, self.bias)
         else:
             y = self._expanded_product(x)
         return y.view(*input.shape[:-1], self.out_features)

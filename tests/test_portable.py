@@ -21,6 +21,7 @@ GUARDED = {
     "warm/_serve.py": {"/proc"},
     "warm/client.py": {"prctl", "/proc"},
     "zpruner/runtime/allocator.py": {"mallopt"},
+    "zpruner/runtime/pages.py": {"/proc", "/sys"},
     "zpruner/runtime/machine.py": {"sched_getaffinity"},  # and files below a root that tests replace
 }
 

@@ -32,14 +32,14 @@ def resident(path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int8])
 def test_what_is_mapped_from_the_file_is_moved_and_the_file_let_go(tmp_path, dtype):
     path = tmp_path / "one file.safetensors"
-    stored = {f"t{i}": torch.randint(-99, 99, (300, 700 + i)).to(dtype) for i in range(5)}
+    stored = {f"t{i}": torch.randint(-99, 99, (1500, 2700 + i)).to(dtype) for i in range(5)}
     save_file({**stored, "empty": torch.empty(0, 3)}, path)
     loaded = mapped(path)
     aside = torch.arange(5)
     parameter, same = torch.nn.Parameter(loaded["t0"], requires_grad=False), loaded["t0"]
     before = {name: tensor.data_ptr() for name, tensor in loaded.items()}
     pages.move([parameter, *loaded.values(), aside], [path])
-    assert resident(path) <= 5 * 64 << 10  # reading a tensor may map 64 kB around it, of one that was let go
+    assert resident(path) < path.stat().st_size / 10  # the system may map some pages around those that are read
     for name, value in stored.items():
         assert torch.equal(loaded[name], value)
         assert loaded[name].data_ptr() != before[name]

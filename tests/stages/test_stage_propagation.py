@@ -136,11 +136,13 @@ def test_within_a_block_it_goes_on_at_the_first_unfinished_layer(
     prune = Composition.prune
     pruned: list[str] = []
 
-    def die_at_the_twelfth(self: Composition, dense: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Pruned:
+    def die_at_the_twelfth(
+        self: Composition, dense: Tensor, stats: LayerStats, pattern: SparsityPattern, biased: bool = False
+    ) -> Pruned:
         pruned.append(stats.layer)
         if len(pruned) == 12:
             raise KeyboardInterrupt
-        return prune(self, dense, stats, pattern)
+        return prune(self, dense, stats, pattern, biased=biased)
 
     monkeypatch.setattr(Composition, "prune", die_at_the_twelfth)
     goes_on(*two_projects)

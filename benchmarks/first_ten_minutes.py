@@ -106,6 +106,7 @@ def follow(page: Path, folder: Path) -> list[Typed]:
 def change(path: Path, snippet: str) -> None:
     """Put the sections of a snippet in the place of those of params.yaml."""
     yaml = YAML()
+    yaml.preserve_quotes = True  # "2:4" is a number without
     params = yaml.load(path)
     params.update(yaml.load(snippet))
     yaml.dump(params, path)

@@ -146,7 +146,7 @@ def _buffers(model: nn.Module) -> list[Tensor]:
 
 def bandwidth(seconds: float = 0.5) -> float:
     """Return the bytes a second that the kernels read from memory with torch's threads, the best of some runs."""
-    weight = pages.copied(torch.zeros(8192, 8192, dtype=torch.bfloat16))  # 134 MB: more than caches hold
+    weight = pages.copied(torch.ones(8192, 8192, dtype=torch.bfloat16))  # 134 MB: more than caches hold
     matrix, x = DenseMatrix(choose(), weight), torch.zeros(1, 8192, dtype=torch.bfloat16)
     best, end = float("inf"), perf_counter() + seconds
     while best == float("inf") or perf_counter() < end:

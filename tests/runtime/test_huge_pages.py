@@ -66,7 +66,9 @@ def test_regions_are_freed_with_their_tensors(tmp_path, monkeypatch):
     assert len(set(addresses.values())) == 4
 
 
-@pytest.mark.parametrize("offered", ["always [madvise] never", "always madvise [never]", None])
+@pytest.mark.parametrize(
+    "offered", [pytest.param("always [madvise] never", marks=linux), "always madvise [never]", None]
+)
 def test_without_huge_pages_nothing_moves(tmp_path, monkeypatch, offered):
     setting = tmp_path / "enabled"
     if offered is not None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny
 
 from stages import apply, calibrate, evaluate, fetch, gradients, mask, pack, report, score, sources
+from zpruner.structures import find_couplings
 
 METHOD, SPARSITY = "swapped", "s24"
 PACKED = {"variants": [f"{METHOD}/{SPARSITY}"], "rounds": 0}
@@ -30,6 +33,16 @@ INSTANCES: dict[str, Callable[[Path], None]] = {
     "evaluate": lambda root: evaluate.run(METHOD, SPARSITY, root=root),
     "report": lambda root: report.run(root=root),
 }
+
+
+@contextmanager
+def couplings_found_once(family: str) -> Iterator[None]:
+    """Finding what can be cut takes longer than a stage: of the tiny model it is found once."""
+    couplings = find_couplings(tiny.build(family))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("stages._structures", "zpruner.pruning.fitting", "zpruner.pruning.smaller"):
+            patch.setattr(f"{module}.find_couplings", lambda model, blocks: couplings)
+        yield
 
 
 def make(root: Path, family: str = "llama", **changes: Any) -> Path:

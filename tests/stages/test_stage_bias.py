@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM
 import zpruner
 from stages import apply, evaluate, mask, score
 from zpruner.artifacts.work import Work
-from zpruner.structures import find_couplings
 from zpruner.text import read_windows
 
 METHOD: dict[str, Any] = {
@@ -32,10 +31,7 @@ SPARSITIES = {"s50": 0.5, "w50": "neurons:0.5"}
 
 @pytest.fixture(scope="module", autouse=True)
 def found_once() -> Iterator[None]:
-    couplings = find_couplings(tiny.build("opt"))
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("stages._structures", "zpruner.pruning.fitting", "zpruner.pruning.smaller"):
-            patch.setattr(f"{module}.find_couplings", lambda model, blocks: couplings)
+    with staged.couplings_found_once("opt"):
         yield
 
 

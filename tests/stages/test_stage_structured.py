@@ -28,7 +28,6 @@ from zpruner.packed.variant import counterparts
 from zpruner.report.load import load_project
 from zpruner.report.offers import offers
 from zpruner.settings.reading import read_params
-from zpruner.structures import find_couplings
 
 METHODS = {
     "summed": {"score": "wanda"},
@@ -46,11 +45,7 @@ VARIANTS = [("summed", "w25"), ("ranked", "mix")]
 
 @pytest.fixture(scope="module", autouse=True)
 def found_once() -> Iterator[None]:
-    """Finding what can be cut takes longer than a stage: of the tiny model it is found once."""
-    couplings = find_couplings(tiny.build("llama"))
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("stages._structures", "zpruner.pruning.fitting"):
-            patch.setattr(f"{module}.find_couplings", lambda model, blocks: couplings)
+    with staged.couplings_found_once("llama"):
         yield
 
 

@@ -23,8 +23,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import zpruner
-from zpruner.calibration import gradients_of
-from zpruner.model import PrunableLayer, get_weight, take_inventory
+from zpruner.calibration import collect_effects, gradients_of
+from zpruner.execution import WholeRunner
+from zpruner.model import Inventory, PrunableLayer, get_weight, take_inventory
 from zpruner.pruning.compose import compose
 from zpruner.pruning.presets import PRESETS
 from zpruner.pruning.sequential import layer_patterns, prune_blocks
@@ -47,8 +48,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "less regularised": {**BEST, "settings": {"shrinkage": 0.0}, "update": "least_squares"},
     "ALPS' support": {**BEST, "score": "alps", "settings": FIXED},
     "OBS' support": {**BEST, "score": "sparsegpt", "settings": FIXED},
+    "rows alike": {**BEST, "settings": {**BEST["settings"], "effect": 0.0}},
     "best_guided": PRESETS["best_guided"],
-    "guided by all of the gradient": {**BEST, "settings": {**BEST["settings"], "sensitivity": 1.0}},
+    "guided by all of the gradient": {**BEST, "settings": {**BEST["settings"], "effect": 0.0, "sensitivity": 1.0}},
     "best_allocated": PRESETS["best_allocated"],
     "best_allocated, tuned": {**PRESETS["best_allocated"], "tune": {}},
     "best_tuned": PRESETS["best_tuned"],
@@ -110,10 +112,12 @@ def fill(todo: list[tuple[str, str]], log: Path, texts: list[Path], setup: Mappi
         if variant != "dense":
             composition = compose(MethodSettings(**VARIANTS[variant]))
             ids = calibration[: setup["windows"]]
-            gradients = gradients_of(model, inventory, ids) if Stat.GRAD_SQ in composition.needs else {}
-            read = unpruned(model, ids, gradients) if composition.allocation is not None else _unused
+            derivatives = derivatives_of(model, inventory, ids, composition.needs)
+            read = unpruned(model, ids, derivatives) if composition.allocation is not None else _unused
             patterns = layer_patterns(composition, SparsityPattern.parse(pattern), inventory, read)
-            blocks = prune_blocks(model, inventory, ids, composition, patterns, batch_size=8, gradient=gradients.get)
+            blocks = prune_blocks(
+                model, inventory, ids, composition, patterns, batch_size=8, unpruned=derivatives.__getitem__
+            )
             with torch.no_grad():
                 for _ in blocks:
                     pass
@@ -128,13 +132,23 @@ def fill(todo: list[tuple[str, str]], log: Path, texts: list[Path], setup: Mappi
             model.load_state_dict(state)
 
 
-def unpruned(model: PreTrainedModel, ids: Tensor, gradients: Mapping[str, Tensor]) -> Read:
+def derivatives_of(
+    model: PreTrainedModel, inventory: Inventory, ids: Tensor, needed: frozenset[Stat]
+) -> dict[str, dict[Stat, Tensor]]:
+    """Return by layer the statistics that are derivatives, as far as they are needed."""
+    found: dict[Stat, Mapping[str, Tensor]] = {}
+    if Stat.GRAD_SQ in needed:
+        found[Stat.GRAD_SQ] = gradients_of(model, inventory, ids)
+    if Stat.EFFECT in needed:
+        found[Stat.EFFECT] = collect_effects(WholeRunner(model), inventory, ids)
+    return {layer.name: {stat: values[layer.name] for stat, values in found.items()} for layer in inventory.layers}
+
+
+def unpruned(model: PreTrainedModel, ids: Tensor, derivatives: Mapping[str, Mapping[Stat, Tensor]]) -> Read:
     """Return what gives a layer's weight and statistics in the unpruned model."""
     found = zpruner.calibrate(model, ids, stats=[Stat.SQ_SUM])
-    return lambda layer: (
-        get_weight(model, layer),
-        replace(found.stats(layer.name), grad_sq=gradients.get(layer.name)),
-    )
+
+    return lambda layer: (get_weight(model, layer), found.stats(layer.name).having(derivatives[layer.name]))
 
 
 def _unused(_: PrunableLayer) -> tuple[Tensor, LayerStats]:

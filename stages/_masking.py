@@ -61,6 +61,11 @@ class MaskJob:
         values = self.scores.read_matrix(layer.name, "score", torch.float32, layer.shape)
         return to_device(values, resolve_device(self.project.params.machine.device))
 
+    def unpruned(self, layer: PrunableLayer) -> dict[Stat, Tensor]:
+        """Return those statistics of a layer in the unpruned model that a half-pruned one does not have."""
+        found = {Stat.EFFECT: self.activations.effect(layer.name), Stat.GRAD_SQ: self.gradient(layer)}
+        return {stat: value for stat, value in found.items() if value is not None}
+
     def gradient(self, layer: PrunableLayer) -> Tensor | None:
         """Return a layer's `grad_sq`, which the score stage passes on where scoring was left to this stage."""
         if "grad_sq" not in next((facts["columns"] for facts in self.scores.files.values()), ()):

@@ -10,14 +10,17 @@ from torch import Tensor
 from stages._project import Project, Root, main, say
 from zpruner.artifacts.store import ArtifactWriter, artifact_writer
 from zpruner.calibration import (
+    EFFECTS,
     Collection,
     Snapshots,
     check_reached,
     collect,
     collect_by_block,
+    collect_effects,
     fill_experts,
     finish_activations,
     warning,
+    write_effects,
     write_inputs,
 )
 from zpruner.execution import Runner, choose, open_runner
@@ -49,6 +52,8 @@ def run(root: Root = Path(), snapshot_seconds: float = 30.0) -> None:
             _by_block(writer, runner, inventory, windows, settings, wanted)
         else:
             _by_batch(writer, runner, inventory, windows, settings, wanted, snapshot_seconds)
+        if Stat.EFFECT in wanted and work.done(EFFECTS) is None:
+            write_effects(writer, inventory, collect_effects(runner, inventory, windows))
         finish_activations(writer, project.activations, inventory)
         project.write_cost(
             "calibrate",

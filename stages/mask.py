@@ -156,7 +156,7 @@ def _prune_blocks(job: MaskJob, patterns: Mapping[str, SparsityPattern] | Struct
         finished={name: partial(job.solved.read, name, str(runner.device)) for name in done},
         solved=lambda one: job.keep(layers[one.mask.layer], one.pruned),
         runner=runner,
-        gradient=lambda name: job.gradient(layers[name]),
+        unpruned=lambda name: job.unpruned(layers[name]),
     )
     todo = {layer.block for layer in inventory.layers if layer.name not in done}
     for _ in progress(blocks, "prune block after block", inventory.n_blocks, "block", inventory.n_blocks - len(todo)):

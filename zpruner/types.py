@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -42,6 +42,9 @@ class Stat(StrEnum):
     float32 (out, in). None where it is not, or not as it is."""
     GRAD_SQ = "grad_sq"
     """Per weight, the sum over windows of the squared loss gradient: float32 (out, in)."""
+    EFFECT = "effect"
+    """Per output, how much it counts in what its decoder block puts out: the sum over tokens of a squared derivative,
+    float32 (out,)."""
 
 
 CHANNEL_SUMS = frozenset({Stat.SQ_SUM, Stat.ABS_SUM, Stat.MAX_ABS})
@@ -51,10 +54,13 @@ SQUARES = frozenset({Stat.GRAM, Stat.GRAM_HALF, Stat.CROSS})
 """Statistics of one number per pair of channels."""
 RELATIVE = frozenset({Stat.CROSS, Stat.DRIFT})
 """Statistics that set a half-pruned model against the unpruned one: there are none without pruned propagation."""
+DERIVATIVES = frozenset({Stat.GRAD_SQ, Stat.EFFECT})
+"""Statistics that are taken of the unpruned model alone, by passes back through it."""
 
 
 _COLLECTED = {
     Stat.GRAM: "Set calibration.gram: true or auto in params.yaml (in Python: gram among `stats`) and calibrate again.",
+    Stat.EFFECT: "List the method in params.yaml (in Python: effect among `stats`) and calibrate again.",
     Stat.GRAD_SQ: "List the method in params.yaml (in Python: grad_sq among `stats`) and calibrate again.",
     Stat.DRIFT: "Set calibration.propagation: pruned: only then the residual stream differs.",
     Stat.CROSS: "Set calibration.propagation: pruned: only then it differs from gram.",
@@ -66,7 +72,8 @@ _COLLECTED = {
 class LayerStats:
     """Calibration statistics of one layer's input; fields not collected are None.
 
-    Shapes: sq_sum, sum, sum_half, abs_sum, max_abs (in,); gram, gram_half, cross (in, in); drift, grad_sq (out, in).
+    Shapes: sq_sum, sum, sum_half, abs_sum, max_abs (in,); gram, gram_half, cross (in, in); drift, grad_sq (out, in);
+    effect (out,).
     `tokens` and `windows` count what the sums ran over. `energy` is ||W X||^2 of the unpruned layer, without its bias.
     """
 
@@ -81,12 +88,13 @@ class LayerStats:
     gram_half: Tensor | None = None
     sum_half: Tensor | None = None
     grad_sq: Tensor | None = None
+    effect: Tensor | None = None
     cross: Tensor | None = None
     drift: Tensor | None = None
     energy: float | None = None
 
     def __post_init__(self) -> None:
-        widths = {value.shape[-1] for _, value in self}
+        widths = {value.shape[-1] for stat, value in self if stat is not Stat.EFFECT}
         if len(widths) > 1 or (self.gram is not None and self.gram.shape[0] != self.gram.shape[1]):
             raise ShapeMismatchError(
                 f"statistics of layer {self.layer}",
@@ -108,7 +116,7 @@ class LayerStats:
     @property
     def width(self) -> int | None:
         """Number of input channels; None where nothing was collected."""
-        return next((value.shape[-1] for _, value in self), None)
+        return next((value.shape[-1] for stat, value in self if stat is not Stat.EFFECT), None)
 
     def find(self, stat: Stat) -> Tensor | None:
         """Return the statistic, or None where it was not collected."""
@@ -127,6 +135,11 @@ class LayerStats:
             )
         return value
 
+    def having(self, values: Mapping[Stat, Tensor]) -> LayerStats:
+        """Return the same statistics with others in place of what was there of them, or of nothing."""
+        also: dict[str, Any] = {stat.value: value for stat, value in values.items()}
+        return replace(self, **also)
+
     def squared_norm(self) -> Tensor:
         """Return a_j, the squared input norm per window: float32 (in,)."""
         return (self.require(Stat.SQ_SUM).double() / self.windows).float()
@@ -142,8 +155,7 @@ class LayerStats:
 
     def to(self, device: torch.device | str) -> LayerStats:
         """Return the same statistics on `device`."""
-        moved: dict[str, Any] = {stat.value: to_device(value, device) for stat, value in self}
-        return replace(self, **moved)
+        return self.having({stat: to_device(value, device) for stat, value in self})
 
 
 def at_a_time(device: torch.device, in_cache: int) -> int:

@@ -125,6 +125,22 @@ def test_rows_count_by_a_power_of_their_gradients_norm(power):
     assert int(kept[-6:].sum()) > 2 * int(kept[:6].sum())
 
 
+def test_rows_count_by_a_power_of_their_effect():
+    weight, stats = problem()
+    effect = torch.logspace(-2, 2, 24)[torch.randperm(24, generator=torch.Generator().manual_seed(5))]
+    stats = with_gradients(replace(stats, effect=effect), 24)
+    settings: dict[str, Any] = {"damping": 0.02, "shrinkage": 0.2}
+    found = Admm(**settings, effect=0.5).solve(weight, stats, PATTERNS[0])
+    rows = effect.double().sqrt().unsqueeze(1) ** 0.5
+    assert int((found.keep != steps_written_out(weight, stats.gram, PATTERNS[0], 0.02, 0.2, 12, rows)).sum()) <= 2
+    both = Admm(**settings, effect=0.5, sensitivity=0.3).solve(weight, stats, PATTERNS[0])
+    rows = rows * stats.grad_sq.double().sum(1, keepdim=True).sqrt() ** 0.3
+    assert int((both.keep != steps_written_out(weight, stats.gram, PATTERNS[0], 0.02, 0.2, 12, rows)).sum()) <= 2
+    assert Admm(effect=0.5).required() - Admm().required() == {Stat.EFFECT}
+    with pytest.raises(MissingStatisticError, match="effect, which"):
+        Admm(effect=0.5).solve(weight, replace(stats, effect=None), PATTERNS[0])
+
+
 def test_rows_whose_gradients_are_alike_count_alike():
     weight, stats = problem()
     alike = replace(stats, grad_sq=torch.rand(1, 64).expand(24, 64) * 1e-12)

@@ -35,6 +35,7 @@ def layer_stats(dead=(), scale=1.0):
         grad_sq=grad.square().sum(0),
         cross=1.5 * x @ x.T,
         drift=grad.sum(0),
+        effect=grad.square().sum((0, 2)),
     )
 
 

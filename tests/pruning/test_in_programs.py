@@ -135,8 +135,13 @@ def test_a_model_made_and_run_in_inference_mode():
     assert all(parameter.is_inference() for parameter in model.parameters())
     with pytest.raises(ModelStructureError, match=r"torch\.inference_mode, of which there are no gradients"):
         zpruner.calibrate(model, WINDOWS, stats=[Stat.GRAD_SQ])
+    with pytest.raises(ModelStructureError, match=r"layers\.0\.\S+: .*torch\.inference_mode, of which"):
+        zpruner.calibrate(model, WINDOWS, stats=["effect"])
     model = tiny.build("llama")
+    effects = zpruner.calibrate(model, WINDOWS, stats=["effect"]).collection.effect
     model.model.forward = torch.inference_mode()(model.model.forward)
+    found = zpruner.calibrate(model, WINDOWS, stats=["effect"]).collection.effect
+    assert all(torch.equal(value, found[name]) for name, value in effects.items())
     assert all(map(torch.equal, wanda(model), expected))
     calibration = zpruner.calibrate(model, WINDOWS, stats=zpruner.needs("wanda"))
     assert sum(layer.sparsity for layer in zpruner.prune(model, calibration, method="wanda")) > 0

@@ -29,7 +29,7 @@ def test_best(tmp_path, measure):
         method = {**PRESETS["best"], "measure": "submodule" if measure == "dense" else measure}
     propagation = "dense" if measure.endswith("dense") else "pruned"
     project = staged.make(tmp_path, methods={METHOD: method}, propagation=propagation, gram="auto")
-    pattern = "0.5" if measure.startswith("allocated") else "2:4"  # which does not depend on what rows count
+    pattern = "2:4" if measure == "block" else "0.5"  # which depends on what rows count
     staged.change_params(project, f"sparsities.{SPARSITY}", pattern, plan=False)
     staged.change_params(project, "model.dtype", "bfloat16", plan=False)
     root = staged.run_all(project, "apply")

@@ -155,7 +155,7 @@ class ArtifactReader:
         """A digest of the whole artifact: the index holds the checksum of every file."""
         return xxhash.xxh3_128_hexdigest((self.folder / INDEX).read_bytes())
 
-    def read_matrix(self, name: str, column: str, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+    def read_matrix(self, name: str, column: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         """Return one column of one file, which must be of the type and shape that its layer asks for.
 
         Raises:

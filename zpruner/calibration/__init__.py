@@ -1,6 +1,14 @@
 """Calibration: streaming statistics, dense collection, and their artifacts."""
 
-from zpruner.calibration.artifact import Activations, Gradients, finish_activations, layer_from_json, write_inputs
+from zpruner.calibration.artifact import (
+    EFFECTS,
+    Activations,
+    Gradients,
+    finish_activations,
+    layer_from_json,
+    write_effects,
+    write_inputs,
+)
 from zpruner.calibration.by_block import collect_by_block
 from zpruner.calibration.collection import Collection
 from zpruner.calibration.contributions import expert_contributions
@@ -12,6 +20,7 @@ from zpruner.calibration.dense import (
     known_statistics,
 )
 from zpruner.calibration.distances import BlockDistances
+from zpruner.calibration.effects import collect_effects
 from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts, warning
 from zpruner.calibration.functional import BlockFunction
 from zpruner.calibration.gradients import GradientSums, check_gradients, collect_gradients
@@ -21,6 +30,7 @@ from zpruner.calibration.replay import BlockReplay
 from zpruner.calibration.snapshots import GradientSnapshots, Snapshots
 
 __all__ = [
+    "EFFECTS",
     "MIN_EXPERT_TOKENS",
     "Activations",
     "BlockDistances",
@@ -37,6 +47,7 @@ __all__ = [
     "check_reached",
     "collect",
     "collect_by_block",
+    "collect_effects",
     "collect_gradients",
     "expert_contributions",
     "fill_experts",
@@ -46,5 +57,6 @@ __all__ = [
     "layer_from_json",
     "together",
     "warning",
+    "write_effects",
     "write_inputs",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from zpruner.calibration.collection import Collection
 from zpruner.errors import MEND, ArtifactError
 from zpruner.linalg import output_energy
 from zpruner.model import Inventory, PrunableLayer
-from zpruner.types import SQUARES, LayerStats, Stat
+from zpruner.types import DERIVATIVES, SQUARES, LayerStats, Stat
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class _Statistics:
 
 
 _STATISTICS, _LAYER = TypeAdapter(_Statistics), TypeAdapter(PrunableLayer)
-_SHAPES = {stat.value: 2 if stat in SQUARES else 1 for stat in Stat}
+EFFECTS = "effects"
+"""What the file of all layers' effects is called; the others bear names of layers, which have dots."""
+_SHAPES = {stat.value: 2 if stat in SQUARES else 1 for stat in Stat if stat not in DERIVATIVES | {Stat.DRIFT}}
 """Dimensions of each statistic, each as long as the layer has inputs."""
 
 
@@ -53,6 +55,17 @@ def write_inputs(writer: ArtifactWriter, collection: Collection, weight: Callabl
         if weight is not None:
             facts["energy"] = {layer: output_energy(weight(layer), collection.stats(layer)) for layer in readers}
         writer.write(owner, sums.state(), **facts)
+
+
+def write_effects(writer: ArtifactWriter, inventory: Inventory, effects: Mapping[str, Tensor]) -> None:
+    """Write how much each output of every layer counts: one column, the layers one after another.
+
+    Args:
+        writer: of the artifact.
+        inventory: of the model.
+        effects: as `collect_effects` returns them.
+    """
+    writer.write(EFFECTS, {Stat.EFFECT.value: torch.cat([effects[layer.name] for layer in inventory.layers])})
 
 
 def finish_activations(writer: ArtifactWriter, out: Path, inventory: Inventory) -> None:
@@ -123,6 +136,7 @@ class Activations:
         self.inventory = Inventory(found.blocks, found.n_blocks, layers, found.skipped)
         self._input = {layer.name: facts.get("input") for layer, facts in zip(layers, found.layers, strict=True)}
         self._cached: tuple[str, dict[str, Tensor]] | None = None
+        self._effects: dict[str, Tensor] | None = None
 
     @property
     def layers(self) -> tuple[PrunableLayer, ...]:
@@ -156,7 +170,18 @@ class Activations:
                 where = str(self.reader.folder / facts["file"])
                 raise ArtifactError(where, got, f"statistics of the {width} inputs of {layer}", MEND)
         energy: float | None = facts.get("energy", {}).get(layer)
-        return LayerStats(layer, facts["tokens"], self.provenance.windows, **columns, energy=energy)
+        effect = self.effect(layer)
+        return LayerStats(layer, facts["tokens"], self.provenance.windows, **columns, effect=effect, energy=energy)
+
+    def effect(self, layer: str) -> Tensor | None:
+        """Return how much each output of a layer counts, float32 (out,); None where that was not collected."""
+        if EFFECTS not in self.reader.files:
+            return None
+        if self._effects is None:
+            sizes = [found.out_features for found in self.layers]
+            every = self.reader.read_matrix(EFFECTS, Stat.EFFECT.value, torch.float32, (sum(sizes),))
+            self._effects = dict(zip((found.name for found in self.layers), every.split(sizes), strict=True))
+        return self._effects[layer]
 
 
 def layer_from_json(facts: dict[str, Any], folder: Path) -> PrunableLayer:

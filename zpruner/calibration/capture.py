@@ -197,6 +197,18 @@ def keeping(
         yield kept
 
 
+@contextmanager
+def sloping(
+    model: PreTrainedModel, inventory: Inventory, layers: Iterable[PrunableLayer], passed: Observer
+) -> Iterator[None]:
+    """Call `passed`, until the block ends, with a layer and the gradient of what it has put out, (..., out).
+
+    That is when gradients pass back through a product with one of `layers`.
+    """
+    with _Watch(model, inventory, layers, lambda _layer, _inputs: None, slope=passed):
+        yield
+
+
 class _Watch:
     """While entered, calls `observe` with a layer and its input whenever one of `layers` is multiplied.
 
@@ -209,6 +221,7 @@ class _Watch:
         observe: see above.
         leave: called with a block's index when it has returned.
         added: called with a layer and what its output is about to be added to.
+        slope: called with a layer and the gradient of its output.
     """
 
     def __init__(
@@ -219,9 +232,10 @@ class _Watch:
         observe: Observer,
         leave: Callable[[int], None] = lambda _: None,
         added: Observer | None = None,
+        slope: Observer | None = None,
     ) -> None:
         self.model, self.inventory, self.observe, self.leave = model, inventory, observe, leave
-        self.added = added
+        self.added, self.slope = added, slope
         self._observed = set(layers)
         blocks = {layer.block for layer in self._observed}
         self.layers: dict[int, list[PrunableLayer]] = {}
@@ -238,7 +252,12 @@ class _Watch:
         return memory in self._lasting or memory in self._passing
 
     def __enter__(self) -> None:
-        products = Products(self, self._report, added=None if self.added is None else self._report_sum)
+        products = Products(
+            self,
+            self._report,
+            added=None if self.added is None else self._report_sum,
+            slope=None if self.slope is None else self._report_slope,
+        )
         for block in self.layers:
             self._add(block, self._lasting)
         for block in range(self.inventory.n_blocks):
@@ -278,6 +297,12 @@ class _Watch:
         if found is not None and self.added is not None and found[0] in self._observed:
             with torch.inference_mode(False), torch.no_grad():
                 self.added(found[0], other)
+
+    def _report_slope(self, weight: Tensor, gradient: Tensor) -> None:
+        found = self._find(weight)
+        if found is not None and self.slope is not None and found[0] in self._observed:
+            with torch.no_grad():
+                self.slope(found[0], gradient)
 
     def _report(self, weight: Tensor, inputs: Tensor) -> None:
         found = self._find(weight)

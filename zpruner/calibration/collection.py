@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from zpruner.calibration.accumulate import InputAccumulator
-from zpruner.types import LayerStats
+from zpruner.types import LayerStats, Stat
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Collection:
 
     `owner` maps every layer to the layer whose accumulator holds its input (itself, or one that reads the same
     tensor); `windows` counts the calibration windows seen. `few` has the experts that met too few tokens, with their
-    number (see `fill_experts`). `drift` has that statistic, layer by layer.
+    number (see `fill_experts`). `drift` and `effect` have that statistic, layer by layer.
     """
 
     accumulators: dict[str, InputAccumulator] = field(default_factory=dict)
@@ -25,6 +25,7 @@ class Collection:
     windows: int = 0
     few: dict[str, int] = field(default_factory=dict)
     drift: dict[str, Tensor] = field(default_factory=dict)
+    effect: dict[str, Tensor] = field(default_factory=dict)
 
     def sharing(self, layer: str) -> list[str]:
         """Return the other layers whose input is taken to be that of `layer`."""
@@ -41,4 +42,6 @@ class Collection:
     def stats(self, layer: str) -> LayerStats:
         """Return the statistics of a layer's input."""
         found = self.accumulators[self.owner[layer]]
-        return LayerStats(layer, found.tokens, self.windows, **found.state(), drift=self.drift.get(layer), energy=None)
+        known = LayerStats(layer, found.tokens, self.windows, **found.state(), energy=None)
+        apart = {Stat.DRIFT: self.drift, Stat.EFFECT: self.effect}
+        return known.having({stat: values[layer] for stat, values in apart.items() if layer in values})

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zpruner.calibration.capture import capturing
 from zpruner.calibration.collection import Collection
+from zpruner.calibration.effects import collect_effects
 from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts
 from zpruner.calibration.gradients import GradientSums, collect_gradients
 from zpruner.calibration.reached import check_reached
@@ -21,6 +22,7 @@ from zpruner.errors import (
     shown,
     whole_number,
 )
+from zpruner.execution import WholeRunner
 from zpruner.model import (
     Inventory,
     Parameters,
@@ -34,7 +36,7 @@ from zpruner.model import (
 )
 from zpruner.runtime.progress import progress
 from zpruner.runtime.tables import html_table
-from zpruner.types import CHANNEL_SUMS, RELATIVE, LayerStats, Stat, check_weight
+from zpruner.types import CHANNEL_SUMS, DERIVATIVES, RELATIVE, LayerStats, Stat, check_weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -114,13 +116,15 @@ def calibrate(
     inventory = take_inventory(model, blocks, ignore)
     collection = Collection()
     # What was reached and is finite is told from the inputs, even where only gradients are wanted.
-    inputs = wanted - {Stat.GRAD_SQ} or {Stat.SQ_SUM}
+    inputs = wanted - DERIVATIVES or {Stat.SQ_SUM}
     with reading(model, windows):
         batches = collect(model, inventory, windows, collection, stats=inputs, batch_size=batch_size)
         for _ in progress(batches, "calibrate", -(-len(windows) // batch_size), "batch"):
             pass
     fill_experts(inventory, collection, min_expert_tokens)
     check_reached(inventory, collection.owner)
+    if Stat.EFFECT in wanted:
+        collection.effect = collect_effects(WholeRunner(model), inventory, windows)
     grad_sq = gradients_of(model, inventory, windows) if Stat.GRAD_SQ in wanted else {}
     return Calibration(inventory, collection, grad_sq, windows=windows)
 

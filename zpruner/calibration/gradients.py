@@ -65,13 +65,7 @@ def collect_gradients(
     tensors = dict.fromkeys(layer.tensor for layer in inventory.layers)
     parameters = {name: model.get_parameter(name) for name in tensors}
     for name, parameter in parameters.items():
-        if parameter.is_inference():
-            raise ModelStructureError(
-                name,
-                "a weight made in torch.inference_mode, of which there are no gradients",
-                "an ordinary tensor",
-                "Load the model outside of it.",
-            )
+        check_differentiable(name, parameter)
         if name not in collection.sums:
             collection.sums[name] = torch.zeros(parameter.shape, dtype=torch.float32, device=device)
     blocks = [model.get_submodule(f"{inventory.blocks}.{index}") for index in range(inventory.n_blocks)]
@@ -89,6 +83,17 @@ def collect_gradients(
                 _check_finite(collection, inventory)
             yield collection.windows
     check_gradients(collection, inventory)
+
+
+def check_differentiable(name: str, parameter: Tensor) -> None:
+    """Raise ModelStructureError naming a weight that no gradients can be taken with."""
+    if parameter.is_inference():
+        raise ModelStructureError(
+            name,
+            "a weight made in torch.inference_mode, of which there are no gradients",
+            "an ordinary tensor",
+            "Load the model outside of it.",
+        )
 
 
 def _without_gradients(model: PreTrainedModel) -> ModelStructureError:

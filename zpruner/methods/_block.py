@@ -9,7 +9,7 @@ from zpruner.masks import pruned_count, select
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
 
 _FAINTEST = 1e-3
-"""Of rows' gradients, the least that counts: below it noise decides."""
+"""Of rows' derivatives, the least that counts: below it noise decides."""
 
 
 def loudest(weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Tensor:
@@ -49,20 +49,17 @@ def keep_in_block(saliency: Tensor, start: int, pattern: SparsityPattern, layer:
     return select(saliency, SparsityPattern(ratio=due / saliency.numel()), ComparisonGroup.LAYER, layer)
 
 
-def row_weights(stats: LayerStats, power: float) -> Tensor:
-    """Return how much each row of a layer counts, float32 (out, 1): a power of its gradient's norm.
+def row_weights(square: Tensor, power: float) -> Tensor:
+    """Return how much each row of a layer counts, float32 (out, 1): a power of the norm of a derivative.
 
-    The norms are relative to their root mean square, and at least a thousandth of it; a layer without a gradient, such
-    as an expert that no token was routed to, has rows that are all alike.
+    The norms are relative to their root mean square, and at least a thousandth of it; where all are zero, as of an
+    expert that no token was routed to, rows are alike.
 
     Args:
-        stats: with `grad_sq`.
+        square: of each row's norm, float (out,).
         power: of the norm; 0 makes rows alike.
-
-    Raises:
-        MissingStatisticError: `stats` has no grad_sq.
     """
-    square = stats.require(Stat.GRAD_SQ).double().sum(dim=1, keepdim=True)
+    square = square.double().unsqueeze(1)
     mean = square.mean()
     if not bool(mean):
         return torch.ones_like(square, dtype=torch.float32)

@@ -33,8 +33,10 @@ class Admm(MaskSolver):
     it is `(t + shift) / (t + rho) (H + shift I)^-1`, the same in the typical direction (a preconditioned ADMM): one
     factorisation, and one product per step. Measured on trained layers, 12 steps reach what ALPS reaches in 55.
 
-    With `sensitivity` rows compete by what the loss loses with them, `min sum_j r_j^2 ||(W - D)_j X||^2`, r_j being a
-    power of the norm of row j's gradient in the unpruned model (as rows are weighted in GuidedQuant, arXiv 2505.07004).
+    With `effect` rows compete by what the decoder block puts out, `min sum_j r_j^2 ||(W - D)_j X||^2`, r_j being a
+    power of how much output j counts in it. With `sensitivity` they compete by what the loss loses: r_j is a power of
+    the norm of row j's gradient in the unpruned model (as rows are weighted in GuidedQuant, arXiv 2505.07004). With
+    both, the powers are multiplied.
 
     The weights to put on the support are those of the update `least_squares` with the same damping and shrinkage.
     """
@@ -55,21 +57,25 @@ class Admm(MaskSolver):
     """Steps: more are slower and a little better."""
     relaxation: float = Field(default=1.7, ge=1.0, lt=2.0)
     """r above; 1 is plain ADMM."""
+    effect: float = Field(default=0.0, ge=0.0, le=1.0)
+    """How much more the rows count that the block's output depends on: the power of the derivative's norm. 0 takes all
+    rows alike. N:M, where weights compete inside a row, does not depend on it."""
     sensitivity: float = Field(default=0.0, ge=0.0, le=1.0)
     """How much more the rows count that the loss depends on: the power of their gradient's norm. 1 weighs them by the
     Fisher information of their outputs, 0.5 generalises better; 0 takes all rows alike and needs no gradients. N:M,
     where weights compete inside a row, does not depend on it."""
 
     def required(self) -> frozenset[Stat]:
-        """Return the statistics that it reads: gradients, and those of half the tokens, only where a setting asks."""
-        return statistics_for(self.shrinkage) | ({Stat.GRAD_SQ} if self.sensitivity else frozenset())
+        """Return the statistics that it reads: derivatives, and those of half the tokens, only where a setting asks."""
+        asked = {Stat.EFFECT: self.effect, Stat.GRAD_SQ: self.sensitivity}
+        return statistics_for(self.shrinkage) | {stat for stat, power in asked.items() if power}
 
     def solve(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Solution:
         """Return the mask, and the sparse weights D of the last step; errors as `MaskSolver.solve`."""
         pattern.check_width(weight.shape[1], stats.layer)
         hessian = shrunk_hessian(weight, lambda: loudest(weight, stats, pattern), stats, self.damping, self.shrinkage)
         root = hessian.matrix.diagonal().sqrt()
-        rows = row_weights(stats, self.sensitivity) if self.sensitivity else root.new_ones(1)
+        rows = self._rows(stats, root.new_ones(1, 1))
         weight = weight.masked_fill(hessian.dead, 0.0) * root * rows
         # The mask does not depend on the scale, and scaled weights can neither overflow nor vanish.
         scale = weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
@@ -98,6 +104,14 @@ class Admm(MaskSolver):
         assert keep is not None
         chosen = hessian.shrinkage if self.shrinkage == "auto" else None
         return Solution(keep, sparse.mul_(scale).div_(root).div_(rows), chosen)
+
+    def _rows(self, stats: LayerStats, alike: Tensor) -> Tensor:
+        """Return how much each row counts, float32 (out, 1); `alike` where no setting asks."""
+        if self.effect:
+            alike = alike * row_weights(stats.require(Stat.EFFECT), self.effect)
+        if self.sensitivity:
+            alike = alike * row_weights(stats.require(Stat.GRAD_SQ).double().sum(1), self.sensitivity)
+        return alike
 
 
 def _shift(least: float, typical: float, rho: float) -> float:

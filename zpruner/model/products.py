@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -45,6 +46,8 @@ class Products(TorchFunctionMode):
         added: called with every matrix whose output is about to be added to the residual stream, and the stream; what
             several matrices put out, and a bias, may have been added up by then. None: sums are not looked at.
         scale: called with a weight, as (out, in) or a stack of such; what it returns, (out,), multiplies the products.
+        slope: called, when gradients pass back through a product, with the matrix and the gradient of what it put out,
+            (..., out).
     """
 
     def __init__(
@@ -54,9 +57,10 @@ class Products(TorchFunctionMode):
         copied: Callable[[Tensor], None] = lambda _: None,
         added: Observer | None = None,
         scale: Callable[[Tensor], Tensor] | None = None,
+        slope: Observer | None = None,
     ) -> None:
         super().__init__()
-        self._added, self._stream = added, Stream()
+        self._added, self._stream, self._slope = added, Stream(), slope
         self._memory, self._observe, self._copied, self._scale = memory, observe, copied, scale
         self._casts: dict[int, _Cast] = {}
         """Memory of what a weight was cast to -> the cast; where that memory is freed, the entry stands for nothing."""
@@ -78,17 +82,23 @@ class Products(TorchFunctionMode):
         if self._added is not None and getattr(func, "__name__", "") in ("add", "add_"):
             of = self._stream.summed(args, kwargs or {}, self._added)
         scale = None
+        follow: Callable[[Tensor], None] | None = None
         if operands is not None:
             left, right, ends = self._uncast(operands[0]), self._uncast(operands[1]), operands[2]
             if right.ndim in (2, 3) and self._is_weight(right):
-                self._report(right.mT, left, ends)
+                self._report(right.mT, left, ends, self._observe)
                 of = [right.mT] if right.ndim == 2 else None
                 scale = None if self._scale is None else self._scale(right.mT)
+                follow = partial(self._report_slope, right.mT, ends, False)
             elif left.ndim in (2, 3) and self._is_weight(left):
-                self._report(left, right.mT if right.ndim > 1 else right, None)
+                upright = right.ndim > 1
+                self._report(left, right.mT if upright else right, None, self._observe)
                 scale = None if self._scale is None else self._scale(left)
-                scale = scale.unsqueeze(-1) if scale is not None and right.ndim > 1 else scale
+                scale = scale.unsqueeze(-1) if scale is not None and upright else scale
+                follow = partial(self._report_slope, left, None, upright)
         result = func(*args, **(kwargs or {}))
+        if self._slope is not None and follow is not None and result.requires_grad:
+            result.register_hook(follow)
         result = result if scale is None else result * scale
         if of is not None and self._added is not None:
             self._stream.note(result, of)
@@ -114,17 +124,21 @@ class Products(TorchFunctionMode):
     def _is_weight(self, operand: Tensor) -> bool:
         return memory_of(operand) in self._memory
 
-    def _report(self, weight: Tensor, inputs: Tensor, ends: Tensor | None) -> None:
+    def _report_slope(self, weight: Tensor, ends: Tensor | None, upright: bool, gradient: Tensor) -> None:
+        assert self._slope is not None
+        self._report(weight, gradient.mT if upright else gradient, ends, self._slope)
+
+    def _report(self, weight: Tensor, inputs: Tensor, ends: Tensor | None, observe: Observer) -> None:
         if weight.ndim == 2:
-            self._observe(weight, inputs)
+            observe(weight, inputs)
         elif ends is not None:
             for matrix, rows in zip(weight, _groups(inputs, ends), strict=False):
                 if len(rows):
-                    self._observe(matrix, rows)
+                    observe(matrix, rows)
         else:
             stack = inputs if inputs.ndim > 2 else inputs.unsqueeze(0)
             for matrix, rows in zip(weight, stack.expand(*stack.shape[:-3], len(weight), -1, -1).movedim(-3, 0)):  # noqa: B905
-                self._observe(matrix, rows)
+                observe(matrix, rows)
 
 
 def memory_of(tensor: Tensor) -> int:

@@ -21,6 +21,7 @@ from zpruner.quantization import QuantizedLayer, Rounding
 from zpruner.rankings import Ranking
 from zpruner.tuning import Tuning
 from zpruner.types import (
+    DERIVATIVES,
     RELATIVE,
     ComparisonGroup,
     LayerStats,
@@ -359,12 +360,12 @@ def statistics_of(compositions: Iterable[Composition], propagation: str = "dense
     """Return what a calibration of the unpruned model has to collect for all these compositions.
 
     Under pruned propagation the statistics that layers are pruned with come from the half-pruned model; of the
-    unpruned one gradients and what allocations look at are needed.
+    unpruned one derivatives and what allocations look at are needed.
     """
     needed: set[Stat] = set()
     for composition in compositions:
         found = composition.needs - RELATIVE
-        needed |= found if propagation == "dense" else found & {Stat.GRAD_SQ}
+        needed |= found if propagation == "dense" else found & DERIVATIVES
         if composition.allocation is not None:
             needed |= composition.allocation.required()
     return frozenset(needed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,6 +15,7 @@ from zpruner.calibration import (
     Collection,
     check_reached,
     collect,
+    collect_effects,
     fill_experts,
     gradients_of,
     known_statistics,
@@ -23,6 +23,7 @@ from zpruner.calibration import (
 from zpruner.calibration import calibrate as _calibrate
 from zpruner.errors import InvalidSettingError, ShapeMismatchError, whole_number
 from zpruner.evaluate import layer_error
+from zpruner.execution import WholeRunner
 from zpruner.model import (
     Parameters,
     PrunableLayer,
@@ -47,7 +48,7 @@ from zpruner.pruning.structured import Read, StructureChoice
 from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_host
 from zpruner.settings.wording import speaks_of_arguments
-from zpruner.types import CHANNEL_SUMS, RELATIVE, LayerStats, Mask, Stat
+from zpruner.types import CHANNEL_SUMS, DERIVATIVES, RELATIVE, LayerStats, Mask, Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -200,7 +201,7 @@ def prune_sequentially(
     """Prune a model in memory block after block, each calibrated with the earlier blocks already pruned.
 
     This is the protocol of the published tables. Arguments and errors as in `calibrate` and `prune`; the layer
-    errors are over the inputs that each layer sees in the pruned model. Gradients, where the method needs them, are
+    errors are over the inputs that each layer sees in the pruned model. Derivatives, where the method needs them, are
     those of the unpruned model.
     """
     composition, pattern = composition_of(method, quantize), parse_pattern(sparsity)
@@ -210,9 +211,9 @@ def prune_sequentially(
     min_expert_tokens = whole_number("min_expert_tokens", min_expert_tokens, 0)
     inventory, collection = take_inventory(model, blocks, ignore), Collection()
     # What is chosen in the unpruned model: sparsities of layers, blocks that go by their score.
-    first = statistics_of([composition], "pruned") - {Stat.GRAD_SQ}
+    first = statistics_of([composition], "pruned") - DERIVATIVES
     if isinstance(pattern, StructuredPattern) and composition.sums(StructureKind.BLOCKS, pattern):
-        first = (statistics_of([composition]) | {Stat.SQ_SUM}) - {Stat.GRAD_SQ}
+        first = (statistics_of([composition]) | {Stat.SQ_SUM}) - DERIVATIVES
     if first:
         with reading(model, windows):
             batches = collect(model, inventory, windows, collection, stats=first, batch_size=batch_size)
@@ -221,10 +222,19 @@ def prune_sequentially(
         fill_experts(inventory, collection, min_expert_tokens)
         check_reached(inventory, collection.owner)
 
-    def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
-        return get_weight(model, layer), replace(collection.stats(layer.name), grad_sq=grad_sq.get(layer.name))
+    derivatives: dict[Stat, Mapping[str, Tensor]] = {}
+    if Stat.EFFECT in composition.needs:
+        with reading(model, windows):
+            derivatives[Stat.EFFECT] = collect_effects(WholeRunner(model), inventory, windows)
+    if Stat.GRAD_SQ in composition.needs:
+        derivatives[Stat.GRAD_SQ] = gradients_of(model, inventory, windows)
 
-    grad_sq = gradients_of(model, inventory, windows) if Stat.GRAD_SQ in composition.needs else {}
+    def unpruned(layer: str) -> dict[Stat, Tensor]:
+        return {stat: values[layer] for stat, values in derivatives.items()}
+
+    def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
+        return get_weight(model, layer), collection.stats(layer.name).having(unpruned(layer.name))
+
     patterns: Mapping[str, SparsityPattern] | StructureChoice
     if isinstance(pattern, StructuredPattern):
         with reading(model, windows):
@@ -245,7 +255,7 @@ def prune_sequentially(
         batch_size=batch_size,
         min_expert_tokens=min_expert_tokens,
         solved=solved,
-        gradient=grad_sq.get,
+        unpruned=unpruned,
     )
     with reading(model, windows):
         for _ in progress(blocks_done, "prune block after block", inventory.n_blocks, "block"):

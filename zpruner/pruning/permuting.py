@@ -87,6 +87,9 @@ def _reorder(model: PreTrainedModel, calibration: Calibration, coupling: Couplin
             _move(slices.view(parameter.detach()), slices, slices.axis, order)
         if slices.layer is not None and (gradients := calibration.grad_sq.get(slices.layer.name)) is not None:
             _move(gradients, slices, slices.axis, order)
+        effect = None if slices.layer is None else calibration.collection.effect.get(slices.layer.name)
+        if effect is not None and slices.axis == 0:
+            _move(effect, slices, 0, order)
     for slices in coupling.reads:
         assert slices.layer is not None
         owner = calibration.collection.owner[slices.layer.name]

@@ -11,10 +11,11 @@ from typing import Any
 
 # Ours: the support by ADMM, the weights by joint least squares, both on a Hessian regularised enough for other text,
 # and more where two halves of the calibration demand it; under pruned propagation, aimed in part at the dense model's
-# outputs, and every sub-module of a block measured with those before it pruned.
+# outputs, and every sub-module of a block measured with those before it pruned. Rows of a layer compete by how much
+# they count in what their block puts out.
 _BEST: Mapping[str, Any] = {
     "score": "admm",
-    "settings": {"damping": 0.1, "shrinkage": "auto"},
+    "settings": {"damping": 0.1, "shrinkage": "auto", "effect": 0.5},
     "update": {"name": "least_squares", "settings": {"damping": 0.1, "shrinkage": "auto"}},
     "correct": {},
     "measure": "submodule",
@@ -25,7 +26,7 @@ _BEST: Mapping[str, Any] = {
 }
 
 # One backward pass more: rows compete by what the loss of the unpruned model says of them (arXiv 2505.07004).
-_GUIDED: Mapping[str, Any] = {**_BEST, "settings": {**_BEST["settings"], "sensitivity": 0.5}}
+_GUIDED: Mapping[str, Any] = {**_BEST, "settings": {"damping": 0.1, "shrinkage": "auto", "sensitivity": 0.5}}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Han et al. 2015

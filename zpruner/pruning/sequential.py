@@ -27,7 +27,7 @@ from zpruner.pruning.composition import Composition, Pruned
 from zpruner.pruning.structured import StructureChoice
 from zpruner.pruning.tuned import BlockTuning
 from zpruner.tuning import KeptWeights
-from zpruner.types import RELATIVE, LayerStats, Mask, SparsityPattern, Stat
+from zpruner.types import DERIVATIVES, RELATIVE, LayerStats, Mask, SparsityPattern, Stat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -70,7 +70,7 @@ def prune_blocks(
     finished: Mapping[str, Callable[[], Parameters]] | None = None,
     solved: Callable[[SolvedLayer], None] = lambda _: None,
     runner: Runner | None = None,
-    gradient: Callable[[str], Tensor | None] = lambda _: None,
+    unpruned: Callable[[str], Mapping[Stat, Tensor]] = lambda _: {},
 ) -> Iterator[int]:
     """Prune a model in memory block after block; yields each block's index when its weights are in place.
 
@@ -93,11 +93,10 @@ def prune_blocks(
             finished is pruned anew, to the same weights.
         solved: called with every layer as soon as it is pruned, or where blocks are tuned, when its block is.
         runner: of `model`, where its weights are read block by block; what is pruned is then only handed to `solved`.
-        gradient: given a layer's name, its grad_sq, float32 (out, in), in the unpruned model; None where the
-            composition needs none.
+        unpruned: given a layer's name, those of its statistics in the unpruned model that the composition reads.
     """
     tuning = composition.tuning
-    wanted = (composition.needs | stats) - {Stat.GRAD_SQ}
+    wanted = (composition.needs | stats) - DERIVATIVES
     known = finished or {}
     if tuning is not None:
         wanted |= {Stat.SQ_SUM}
@@ -109,8 +108,8 @@ def prune_blocks(
     first = composition if tuning is None else replace(composition, rounding=None)
 
     def stats_of(layer: PrunableLayer, collection: Collection) -> LayerStats:
-        found, grad_sq = collection.stats(layer.name), gradient(layer.name)
-        return found if grad_sq is None else replace(found, grad_sq=grad_sq.to(replay.runner.device))
+        known = unpruned(layer.name).items()
+        return collection.stats(layer.name).having({stat: value.to(replay.runner.device) for stat, value in known})
 
     def solve(layer: PrunableLayer, stats: LayerStats, mask: Mask | None) -> None:
         dense, biased = get_parameters(model, layer).copied(), layer.bias is not None

@@ -23,6 +23,7 @@ ARGUMENTS: Mapping[str, str] = {
     "calibration.batch_size": "`batch_size`",
     _GRAM: f"{_NAME_IT} gram among `stats`,",
     "list the method in params.yaml (in python: grad_sq among `stats`)": f"{_NAME_IT} grad_sq among `stats`,",
+    "list the method in params.yaml (in python: effect among `stats`)": f"{_NAME_IT} effect among `stats`,",
     "calibration.min_expert_tokens": "`min_expert_tokens`",
     "set calibration.propagation to dense": "use calibrate and prune",
     "set calibration.propagation to pruned": "use prune_sequentially",

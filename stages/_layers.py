@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages._ordered import OrderedModel
 from zpruner.artifacts.results import Layer, Storage
 from zpruner.artifacts.store import ArtifactReader
 from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
-from zpruner.checkpoint import Checkpoint, SolvedWeights
+from zpruner.checkpoint import SolvedWeights
 from zpruner.evaluate import layer_error, pack_sample, sample_bits, share_of_zeros, storage
 from zpruner.model import PrunableLayer
 from zpruner.patterns import Pattern
@@ -48,8 +49,7 @@ def shown_layers(activations: Activations) -> tuple[PrunableLayer, ...]:
 def measure_layers(
     work: Work,
     weights: Iterable[tuple[PrunableLayer, Tensor]],
-    dense: Checkpoint,
-    activations: Activations,
+    model: OrderedModel,
     pattern: Pattern,
     stored: Path,
     tables: int,
@@ -62,8 +62,7 @@ def measure_layers(
     Args:
         work: the open work folder.
         weights: every layer in the model's order with its pruned weight (out, in), zeros in place.
-        dense: the unpruned checkpoint.
-        activations: statistics that layer errors are measured with.
+        model: the unpruned one in the order of the variant: what layer errors are measured with.
         pattern: of the variant.
         stored: a folder with tensors of the same shapes and types: the variant's checkpoint, or the dense one.
         tables: bytes of them that a token does not read (`zpruner.model.table_bytes`).
@@ -71,6 +70,7 @@ def measure_layers(
         masks: of the variant: they come with what their solver chose.
         step: called after each layer.
     """
+    activations = model.activations
     entries: list[Layer] = []
     bits: list[NDArray[np.bool_]] = []
     kept: dict[str, Tensor] = {}
@@ -78,7 +78,7 @@ def measure_layers(
     total = sum(layer.in_features * layer.out_features for layer in activations.layers)
 
     def shift(layer: PrunableLayer, device: torch.device) -> Tensor | None:
-        bias = None if solved is None else dense.read_bias(layer)
+        bias = None if solved is None else model.bias(layer)
         if solved is None or bias is None:
             return None
         gained = solved.read_bias(layer, bias).float() - bias.float()
@@ -88,7 +88,7 @@ def measure_layers(
         for layer, pruned in weights:
             found = work.done(layer.name)
             if found is None:
-                stats = activations.stats(layer.name).to(pruned.device)
+                stats = model.stats(layer).to(pruned.device)
                 entry = Layer(
                     layer=layer.name,
                     block=layer.block,
@@ -96,7 +96,7 @@ def measure_layers(
                     weights=pruned.numel(),
                     sparsity=share_of_zeros([pruned]),
                     layer_error=layer_error(
-                        dense.read_weight(layer).to(pruned.device), pruned, stats, shift(layer, pruned.device)
+                        model.weight(layer).to(pruned.device), pruned, stats, shift(layer, pruned.device)
                     ),
                     expert_tokens=activations.few.get(layer.name),
                     shrinkage=masks.files[layer.name].get("shrinkage"),
@@ -105,7 +105,7 @@ def measure_layers(
             else:
                 entry = Layer.model_validate(found)
             entries.append(entry)
-            bits.append(sample_bits(layer, pruned, total))
+            bits.append(sample_bits(layer, model.order.before(layer, pruned), total))
             if layer in shown:
                 kept[layer.name] = pruned != 0
             yield pruned, None if solved is None else solved.read_quantized(layer.name)

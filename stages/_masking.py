@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from stages._ordered import OrderedModel
 from stages._project import Project
 from zpruner.artifacts.store import ArtifactReader, ArtifactWriter
-from zpruner.calibration import Activations
-from zpruner.checkpoint import Checkpoint, SolvedWriter
+from zpruner.checkpoint import SolvedWriter
 from zpruner.model import PrunableLayer, resolve_device, shifted
 from zpruner.patterns import Pattern
 from zpruner.pruning.composition import Composition, Pruned
@@ -20,13 +20,15 @@ from zpruner.types import LayerStats, Mask, Stat
 
 @dataclass(frozen=True)
 class MaskJob:
-    """One variant: its composition and pattern, the artifacts that are read, and those that are written."""
+    """One variant: its composition and pattern, the artifacts that are read, and those that are written.
+
+    Weights, statistics, scores and gradients are read in the order of the variant.
+    """
 
     project: Project
     composition: Composition
     pattern: Pattern
-    activations: Activations
-    dense: Checkpoint
+    model: OrderedModel
     scores: ArtifactReader
     masks: ArtifactWriter
     solved: SolvedWriter
@@ -34,7 +36,7 @@ class MaskJob:
     @property
     def ahead(self) -> bool:
         """Whether weights are stored beside the masks: those on a grid, of a solver's sweep, and biases: found once."""
-        return self.composition.ahead(self.activations.layers, self.pattern)
+        return self.composition.ahead(self.model.activations.layers, self.pattern)
 
     def has(self, layer: PrunableLayer) -> bool:
         """Return whether a layer is stored already, by a process that was killed."""
@@ -45,8 +47,7 @@ class MaskJob:
 
         With gradients, where they are computed with.
         """
-        stats = self.activations.stats(layer.name)
-        return self.dense.read_weight(layer), replace(stats, grad_sq=self.gradient(layer))
+        return self.model.weight(layer), replace(self.model.stats(layer), grad_sq=self.gradient(layer))
 
     def read(self, layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
         """Return the same where it is computed with."""
@@ -58,35 +59,36 @@ class MaskJob:
         """Return a layer's scores, float32 (out, in); under pruned propagation none are stored: they are taken anew."""
         if self.project.params.calibration.propagation == "pruned":
             return self.composition.score(*self.read(layer)).values
-        values = self.scores.read_matrix(layer.name, "score", torch.float32, layer.shape)
+        values = self._read(layer, "score")
         return to_device(values, resolve_device(self.project.params.machine.device))
 
     def unpruned(self, layer: PrunableLayer) -> dict[Stat, Tensor]:
         """Return those statistics of a layer in the unpruned model that a half-pruned one does not have."""
-        found = {Stat.EFFECT: self.activations.effect(layer.name), Stat.GRAD_SQ: self.gradient(layer)}
+        found = {Stat.EFFECT: self.model.effect(layer), Stat.GRAD_SQ: self.gradient(layer)}
         return {stat: value for stat, value in found.items() if value is not None}
 
     def gradient(self, layer: PrunableLayer) -> Tensor | None:
         """Return a layer's `grad_sq`, which the score stage passes on where scoring was left to this stage."""
         if "grad_sq" not in next((facts["columns"] for facts in self.scores.files.values()), ()):
             return None
-        return self._read_gradient(layer)
+        return self._read(layer, "grad_sq")
 
     def keep(self, layer: PrunableLayer, found: Pruned) -> None:
         """Store a layer's mask, then its weight and a bias that changed, which say that the layer is done."""
         self._write(found.mask)
         self.masks.drain()
-        bias = None if found.shift is None else shifted(self.dense.read_bias(layer), found.shift)
+        bias = None if found.shift is None else shifted(self.model.bias(layer), found.shift)
         self.solved.write(layer.name, found.weight, found.quantized, bias)
 
     def keep_mask(self, layer: PrunableLayer, mask: Mask) -> None:
         """Store a layer's mask, with the gradients that its weight update reads: `apply` reads no scores."""
         update = self.composition.update
         reads = update is not None and Stat.GRAD_SQ in update.required()
-        self._write(mask, self._read_gradient(layer) if reads else None)
+        self._write(mask, self._read(layer, "grad_sq") if reads else None)
 
-    def _read_gradient(self, layer: PrunableLayer) -> Tensor:
-        return self.scores.read_matrix(layer.name, "grad_sq", torch.float32, layer.shape)
+    def _read(self, layer: PrunableLayer, column: str) -> Tensor:
+        values = self.scores.read_matrix(layer.name, column, torch.float32, layer.shape)
+        return self.model.order.weight(layer, values)
 
     def _write(self, mask: Mask, gradient: Tensor | None = None) -> None:
         columns = {"keep": mask.keep} if gradient is None else {"keep": mask.keep, "grad_sq": gradient}

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from stages._ordered import ORDERS, open_ordered
 from stages._project import Project
 from stages._structures import open_plan
 from zpruner.artifacts.store import ArtifactReader
@@ -49,6 +50,8 @@ class VariantWeights:
         self.activations = project.open_activations(dense, made_from.calibration_hash)
         ahead = made_from.propagation == "pruned" or self._composition.ahead(self.activations.layers, pattern)
         own = replace(made_from, dtype=dense.dtype)  # the weights must be this very variant's
+        self.model = open_ordered(project, method, sparsity, dense, self.activations, self.masks)
+        """The unpruned model in the order of the variant."""
         self._solved = SolvedWeights(project.solved(method, sparsity), own) if ahead else None
         self.facts = {
             "role": "pruned",
@@ -59,12 +62,14 @@ class VariantWeights:
             "calibration_hash": made_from.calibration_hash,
             "dtype": dense.dtype,
             "propagation": made_from.propagation,
+            **({ORDERS: self.model.digest} if self.model.order.moves else {}),
         }
         """What the manifest of the variant's checkpoint says."""
         self.key = {
             "masks": self.masks.digest,
             "dense": dense.model_hash,
             "activations": self.activations.reader.digest,
+            "orders": self.model.digest,
             "solved": "" if self._solved is None else self._solved.digest,
         }
         """What determines the weights, beside the code."""
@@ -107,7 +112,10 @@ class VariantWeights:
         return self._solved.read_bias if self._solved is not None and self._composition.correct_bias else None
 
     def prune(self, layer: PrunableLayer, weight: Tensor) -> Tensor:
-        """Return the pruned weight, on the CPU, of a layer's dense weight (out, in), in the same dtype."""
+        """Return the pruned weight, on the CPU, of a layer's dense weight (out, in), in the same dtype.
+
+        Both are in the order of the variant, as is what `bias` is given and returns.
+        """
         composition = self._composition
         if self._solved is not None:
             return self._solved.read(layer, weight)
@@ -118,7 +126,7 @@ class VariantWeights:
                 return to_host(composition.apply(weight, mask, None))()
             has = "grad_sq" in self.masks.files[layer.name]["columns"]
             grad_sq = self.masks.read_matrix(layer.name, "grad_sq", torch.float32, layer.shape) if has else None
-            stats = replace(self.activations.stats(layer.name), grad_sq=grad_sq)
+            stats = replace(self.model.stats(layer), grad_sq=grad_sq)
             stats = stats.to(self._device)
             return to_host(composition.apply(composition.correct(weight, stats), mask, stats))()
 

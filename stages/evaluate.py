@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stages._layers import measure_layers, shown_layers
 from stages._measure import Step, batches_of, measure, speed_of
+from stages._ordered import OrderedModel, open_ordered
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._samples import continued, sample
 from stages._variant import VariantWeights, open_solved
@@ -62,6 +63,7 @@ from zpruner.pruning.compose import compose
 from zpruner.runtime.progress import counter
 from zpruner.settings.params import ZeroShotSettings
 from zpruner.sources import file_sha256, load_tokenizer
+from zpruner.structures import Reordering
 from zpruner.text import counted_tokens, read_begin
 from zpruner.types import Stat
 
@@ -98,6 +100,11 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
     counted = counted_tokens(windows.shape[1], settings.stride, len(begin))
     calibration_hash = str(checkpoint.manifest.get("calibration_hash"))
     activations = None if dense else project.open_activations(unpruned, calibration_hash)
+    masks, model = None, None
+    if activations is not None:
+        own = replace(project.variant(method, sparsity), model_hash=unpruned.model_hash)
+        masks = ArtifactReader(project.masks(method, sparsity), "masks", own)
+        model = open_ordered(project, method, sparsity, unpruned, activations, masks)
     work = project.work(
         "evaluate",
         *labels,
@@ -118,7 +125,8 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
         counter(f"evaluate {' '.join(labels)}", steps, "step") as step,
         _cut(project, variant) if made and structured else nullcontext(unpruned if made else checkpoint) as opened,
     ):
-        runner = open_runner(opened, project.params.model, project.params.machine, choice.streamed, hidden)
+        order = Reordering() if model is None or not made else model.order  # a checkpoint is in it already
+        runner = open_runner(opened, project.params.model, project.params.machine, choice.streamed, hidden, order)
         if variant is not None and activations is not None and not structured:
             _prune(runner, variant, activations)
 
@@ -129,16 +137,12 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
 
         measured = measure(work, runner, None if dense else open_dense, windows, settings, counted, step)
         facts = None
-        if activations is not None:
+        if activations is not None and model is not None and masks is not None:
             pattern = project.params.pattern(sparsity)
-            weights = _weights(runner, unpruned, activations, variant if structured else None)
+            weights = _weights(runner, model, variant if structured else None)
             tables = table_bytes(runner.model)
             solved = open_solved(project, method, sparsity, activations, unpruned.model_hash)
-            own = replace(project.variant(method, sparsity), model_hash=unpruned.model_hash)
-            masks = ArtifactReader(project.masks(method, sparsity), "masks", own)
-            facts = measure_layers(
-                work, weights, unpruned, activations, pattern, opened.folder, tables, solved, masks, step
-            )
+            facts = measure_layers(work, weights, model, pattern, opened.folder, tables, solved, masks, step)
         layers = () if facts is None else facts.layers
         metrics = Metrics(
             perplexity=perplexity_of(measured["losses"]),
@@ -167,8 +171,8 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             window_kl=tuple(measured["kl"]),
             window_agreement=tuple(measured["agreement"]),
             mask_sample="" if facts is None else facts.mask_sample,
-            score_histograms=_histograms(project, facts.kept, unpruned, activations, method)
-            if activations is not None and facts is not None
+            score_histograms=_histograms(project, facts.kept, model, method)
+            if model is not None and facts is not None
             else (),
             sample=sample(project, windows, measured["choices"]),
             continuation=continued(work, project, runner),
@@ -214,9 +218,7 @@ def _prune(runner: Runner, variant: VariantWeights, activations: Activations) ->
     runner.change(activations.inventory.n_blocks, prepare)
 
 
-def _histograms(
-    project: Project, kept: dict[str, Tensor], dense: Checkpoint, activations: Activations, method: str
-) -> tuple[Histogram, ...]:
+def _histograms(project: Project, kept: dict[str, Tensor], model: OrderedModel, method: str) -> tuple[Histogram, ...]:
     """Return the scores of the first and last layer of the middle block, kept and pruned ones counted apart.
 
     Scores of these two layers are computed again, so that a report needs no score artifacts. Empty where a method
@@ -227,10 +229,10 @@ def _histograms(
     if composition.solves or gradients or project.params.calibration.propagation != "dense":
         return ()
     found = []
-    for layer in shown_layers(activations):
+    for layer in shown_layers(model.activations):
         keep = kept[layer.name]
-        stats = activations.stats(layer.name).to(keep.device)
-        scores = composition.score(dense.read_weight(layer).to(keep.device), stats)
+        stats = model.stats(layer).to(keep.device)
+        scores = composition.score(model.weight(layer).to(keep.device), stats)
         found.append(score_histogram(layer.name, scores.values, keep))
     return tuple(found)
 
@@ -246,13 +248,13 @@ def _cut(project: Project, variant: VariantWeights | None) -> Iterator[Checkpoin
 
 
 def _weights(
-    runner: Runner, dense: Checkpoint, activations: Activations, variant: VariantWeights | None
+    runner: Runner, model: OrderedModel, variant: VariantWeights | None
 ) -> Iterator[tuple[PrunableLayer, Tensor]]:
     """Yield every layer with its pruned weight (out, in), zeros in place; of structures a checkpoint has none."""
     if variant is None:
-        yield from runner.weights(activations.layers)
+        yield from runner.weights(model.activations.layers)
     else:
-        yield from ((layer, variant.prune(layer, dense.read_weight(layer))) for layer in activations.layers)
+        yield from ((layer, variant.prune(layer, model.weight(layer))) for layer in model.activations.layers)
 
 
 def _zero_shot(

@@ -4,6 +4,9 @@ With dense propagation that needs the scores, and where a solver or a refinement
 statistics. With pruned propagation the model is pruned block after block, and this stage also stores the weights that
 it solved, which `apply` puts together. So it does with the weights of SparseGPT's sweep, and where a composition
 quantises or changes biases: integers, scales and biases are stored here, once.
+
+Where a composition permutes and the pattern is N:M, an order is found first, in the unpruned model, and stored. From
+there on everything is that of the model in this order: masks, solved weights, the checkpoint.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from stages._masking import MaskJob
+from stages._ordered import ORDERS, find_ordered
 from stages._project import Method, Project, Root, Sparsity, main, say
 from stages._structures import measuring, open_plan
 from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
@@ -35,7 +39,7 @@ from zpruner.types import LayerStats, ScoreMatrix, SparsityPattern
 
 
 def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
-    """Write data/masks/METHOD/SPARSITY and data/solved/METHOD/SPARSITY.
+    """Write data/masks/METHOD/SPARSITY, data/orders/METHOD/SPARSITY and data/solved/METHOD/SPARSITY.
 
     Args:
         method: a label under `methods` in params.yaml.
@@ -62,9 +66,10 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     inputs = {"scores": scores.digest, "activations": activations.reader.digest}
     mask_work = project.work("mask", method, sparsity, **inputs)
     solved_work = project.work("mask", method, sparsity, part="solved", **inputs)
+    model = find_ordered(project, method, sparsity, dense, activations, provenance)
     with artifact_writer(mask_work, "masks", provenance) as masks, solved_work:
         solved = SolvedWriter(solved_work, solved_from)
-        job = MaskJob(project, composition, pattern, activations, dense, scores, masks, solved)
+        job = MaskJob(project, composition, pattern, model, scores, masks, solved)
         patterns = _patterns(job)
         if propagation == "pruned":
             _prune_blocks(job, patterns)
@@ -73,17 +78,19 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
         else:
             _select(job, patterns)
         solved.finish(project.solved(method, sparsity))
-        masks.finish(project.masks(method, sparsity), layers=activations.reader.index["layers"])
+        masks.finish(
+            project.masks(method, sparsity), layers=activations.reader.index["layers"], **{ORDERS: model.digest}
+        )
         project.write_cost("mask", method, sparsity, seconds=mask_work.seconds, layers=len(activations.layers))
 
 
 def _patterns(job: MaskJob) -> Mapping[str, SparsityPattern] | StructureChoice:
     """Return each layer's pattern, or what a structured one removes: both are found in the unpruned model."""
-    inventory, pattern = job.activations.inventory, job.pattern
+    inventory, pattern = job.model.activations.inventory, job.pattern
     if not isinstance(pattern, StructuredPattern):
         return layer_patterns(job.composition, pattern, inventory, job.read_dense)
-    plan = open_plan(job.project, job.dense, pattern, inventory)
-    measures = measuring(job.project, inventory, job.dense, job.masks.work)
+    plan = open_plan(job.project, job.model.dense, pattern, inventory)
+    measures = measuring(job.project, inventory, job.model.dense, job.masks.work)
     say(f"{job.masks.work.name}: {plan.words}")
     return look(plan, job.composition, job.read, job.score, *measures)
 
@@ -93,7 +100,7 @@ def _select(job: MaskJob, patterns: Mapping[str, SparsityPattern]) -> None:
 
     A composition whose weights are stored is carried out whole.
     """
-    composition, layers, work = job.composition, job.activations.layers, job.masks.work
+    composition, layers, work = job.composition, job.model.activations.layers, job.masks.work
     looks = composition.solves or job.ahead or composition.refinement is not None
     todo = [layer for layer in layers if not job.has(layer)]
 
@@ -117,7 +124,7 @@ def _choose(job: MaskJob, choice: StructureChoice) -> None:
 
     A composition whose weights are stored is carried out whole.
     """
-    composition, inventory = job.composition, job.activations.inventory
+    composition, inventory = job.composition, job.model.activations.inventory
     blocks = [[la for la in inventory.layers if la.block == block] for block in range(inventory.n_blocks)]
     todo = [layers for layers in blocks if not all(map(job.has, layers))]
     done = len(blocks) - len(todo)
@@ -136,13 +143,14 @@ def _choose(job: MaskJob, choice: StructureChoice) -> None:
 
 def _prune_blocks(job: MaskJob, patterns: Mapping[str, SparsityPattern] | StructureChoice) -> None:
     """Prune the model in memory block after block, storing masks and weights."""
-    params, inventory, work = job.project.params, job.activations.inventory, job.masks.work
-    windows, _ = job.project.open_windows("calibration", job.dense)
+    params, inventory, work = job.project.params, job.model.activations.inventory, job.masks.work
+    dense = job.model.dense
+    windows, _ = job.project.open_windows("calibration", dense)
     batch_size = params.calibration.batch_size
     beside = workspace_bytes(job.composition, inventory, windows, batch_size=batch_size)
-    choice = choose(params.machine, job.dense.tensor_bytes + beside)
+    choice = choose(params.machine, dense.tensor_bytes + beside)
     say(f"{work.name}: {choice.words}")
-    runner = open_runner(job.dense, params.model, params.machine, choice.streamed, work.scratch / "hidden")
+    runner = open_runner(dense, params.model, params.machine, choice.streamed, work.scratch / "hidden", job.model.order)
     layers = {layer.name: layer for layer in inventory.layers}
     done = [name for name in layers if job.solved.has(name)]
     blocks = prune_blocks(

@@ -33,6 +33,15 @@ class StructureKind(StrEnum):
     """Experts of every mixture."""
 
 
+class Permutation(StrEnum):
+    """What is put into another order before N:M, which compares neighbouring inputs."""
+
+    NEURONS = "neurons"
+    """Intermediate channels of every MLP, or of every expert; the checkpoint is N:M as it lies."""
+    HEADS = "heads"
+    """Value dimensions of every attention head, the same in heads that share values; N:M as it lies."""
+
+
 @dataclass(frozen=True)
 class SparsityPattern:
     """What share of the weights goes, or N:M: N of every M consecutive inputs of a row stay.

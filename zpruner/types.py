@@ -153,6 +153,22 @@ class LayerStats:
         total = self.require(Stat.SUM).double()
         return (self.require(Stat.SQ_SUM).double() - total.square() / max(self.tokens, 1)).clamp_min_(0.0)
 
+    def reordered(self, columns: Tensor | None, rows: Tensor | None = None) -> LayerStats:
+        """Return the statistics of a layer whose inputs, and outputs, are in another order.
+
+        Args:
+            columns: int64 (in,), the old place of each input; None: they stay.
+            rows: int64 (out,), the old place of each output; None: they stay.
+        """
+        moved: dict[Stat, Tensor] = {}
+        for stat, value in self:
+            per_output = stat is Stat.EFFECT or (value.ndim > 1 and stat not in SQUARES)
+            for axis in range(value.ndim):
+                places = rows if per_output and axis == 0 else columns
+                value = value if places is None else value.index_select(axis, places.to(value.device))
+            moved[stat] = value
+        return self.having(moved)
+
     def to(self, device: torch.device | str) -> LayerStats:
         """Return the same statistics on `device`."""
         return self.having({stat: to_device(value, device) for stat, value in self})

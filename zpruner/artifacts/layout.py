@@ -70,6 +70,10 @@ class Layout:
         """Keep masks."""
         return self.data / "masks" / method / sparsity
 
+    def orders(self, method: str, sparsity: str) -> Path:
+        """The order that a variant's masks were found in; without files where it is the dense model's."""
+        return self.data / "orders" / method / sparsity
+
     def solved(self, method: str, sparsity: str) -> Path:
         """Weights of a variant as pruned propagation solved them; without files under dense propagation."""
         return self.data / "solved" / method / sparsity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,14 @@ LATER = (
     "Perplexity and task scores against the dense model are measured after this card is written: `zpruner export` "
     "copies the checkpoint with them in it."
 )
+
+
+def reordered(kinds: Iterable[str], file: str = "") -> str:
+    """Return what a card says of a model whose neurons, say, are in another order; `file` has the order."""
+    has = f": {file} has the old place of each" if file else ""
+    return f"The {' and '.join(kinds)} are in another order than the dense model's, in which N:M keeps more{has}."
+
+
 _ORIGINAL = ("license", "license_name", "license_link", "language", "model_name", "model_creator")
 """What holds of the pruned model, too."""
 _METADATA = 1 << 18

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -218,6 +219,7 @@ def write_pruned(
     card: str,
     *,
     bias: Change | None = None,
+    moves: Mapping[str, Callable[[Tensor], None]] = MappingProxyType({}),
 ) -> None:
     """Write a pruned copy of `dense` into `work.files`, shard by shard; finished shards are not written again.
 
@@ -225,7 +227,7 @@ def write_pruned(
     are in memory at most.
 
     The first shard holds every tensor that the method does not change, so that its bytes are the same in every variant
-    that leaves biases as they are; then comes one shard per decoder block.
+    that leaves biases and the order as they are; then comes one shard per decoder block.
 
     Args:
         dense: the unpruned checkpoint.
@@ -236,23 +238,27 @@ def write_pruned(
         on_shard: called after each shard, for progress.
         card: text of README.md, the model card.
         bias: as `prune`, of a layer's bias (out,); None: biases stay.
+        moves: parameter -> what puts it into another order in place, before it is pruned; most stay as they are.
     """
     changed: dict[Converted, list[PrunableLayer]] = {}
     for layer in layers:
         changed.setdefault(dense.entry(layer.tensor), []).append(layer)
         if bias is not None and layer.bias is not None:
             changed.setdefault(dense.entry(layer.bias), []).append(layer)
+    for name in moves:
+        changed.setdefault(dense.entry(name), [])
     blocks = sorted({layer.block for layer in layers})
     pruned_names = {name for entry in changed for name in entry.stored}
     kept = [Converted((name,), (name,)) for name in dense.names() if name not in pruned_names]
-    shards = [kept, *([e for e, found in changed.items() if found[0].block == block] for block in blocks)]
+    kept += [entry for entry, found in changed.items() if not found]
+    shards = [kept, *([e for e, found in changed.items() if found and found[0].block == block] for block in blocks)]
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     with closing(Background(1, "shard-writer")) as background:
         for shard, entries in zip(names, shards, strict=True):
             if work.done(shard) is None:
                 tensors = {name: dense.later(name) for entry in entries for name in entry.stored}
                 for entry in (found for found in entries if found in changed):
-                    made = _pruned(dense, entry, changed[entry], prune, bias)
+                    made = _pruned(dense, entry, changed[entry], prune, bias, moves)
                     tensors |= {n: replace(tensors[n], read=partial(made.pop, n)) for n in entry.stored}
                 background.submit(partial(_write_shard, work, shard, tensors))
                 del tensors
@@ -284,9 +290,12 @@ def _pruned(
     layers: list[PrunableLayer],
     prune: Change,
     bias: Change | None,
+    moves: Mapping[str, Callable[[Tensor], None]],
 ) -> dict[str, Tensor]:
-    """Return the stored tensors of `entry`, by name, with its layers pruned."""
+    """Return the stored tensors of `entry`, by name, in their order and with its layers pruned."""
     parameters = dense.read_parameters(entry)
+    for name in parameters.keys() & moves.keys():
+        moves[name](parameters[name])
     for layer in layers:
         change_parameters(layer, parameters, prune, bias)
     return dense.conversion.to_stored(parameters) if entry in dense.converted else parameters

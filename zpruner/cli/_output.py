@@ -75,7 +75,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 ORDERS = "neuron_orders.safetensors"
-"""Of neurons that were put into another order: layer -> int64 (neurons,), the old place of each."""
+"""Of what was put into another order: layer that reads it -> int64, the old place of each."""
 
 
 def save(

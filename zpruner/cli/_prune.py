@@ -13,7 +13,7 @@ from zpruner.cli._composition import checked, composition_settings, pattern_of
 from zpruner.cli._early import check_names, local_path
 from zpruner.cli._output import ORDERS, check_apart, check_output, save
 from zpruner.errors import InvalidSettingError
-from zpruner.patterns import Pattern, SparsityPattern, parse_pattern
+from zpruner.patterns import Pattern, Permutation, SparsityPattern, parse_pattern
 from zpruner.pruning.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from zpruner.pruning.results import PrunedLayers
 
 
-_REORDERED = (
-    f"The MLP neurons are in another order than the dense model's, in which N:M keeps more: {ORDERS} has the old place "
-    "of each."
-)
+_PERMUTED = {"--permute": Permutation.NEURONS, "--permute-heads": Permutation.HEADS}
 
 
 class Propagation(StrEnum):
@@ -81,6 +78,9 @@ def prune(
     permute: Annotated[
         bool, typer.Option("--permute", help="With N:M: put MLP neurons into an order in which more can stay, first.")
     ] = False,
+    permute_heads: Annotated[
+        bool, typer.Option("--permute-heads", help="The same of the value dimensions of every attention head.")
+    ] = False,
     propagation: Annotated[
         Propagation, typer.Option(help="pruned: calibrate each block with the earlier ones already pruned.")
     ] = Propagation.dense,
@@ -109,10 +109,14 @@ def prune(
         calibration, calibration_sha256 = option.NEWS, option.NEWS_SHA256
     # What can be told at once is: torch takes seconds to import, a model minutes to load.
     pattern = parse_pattern(pattern_of(sparsity_ratio, sparsity_type, sparsity, quantize is not None))
-    if permute and not (isinstance(pattern, SparsityPattern) and pattern.is_nm):
-        raise InvalidSettingError("--permute", f"the pattern {pattern}", "N:M such as 2:4", "Leave --permute out.")
+    permuted = {"--permute": permute, "--permute-heads": permute_heads}
+    for name in (name for name, given in permuted.items() if given):
+        if not (isinstance(pattern, SparsityPattern) and pattern.is_nm):
+            raise InvalidSettingError(name, f"the pattern {pattern}", "N:M such as 2:4", f"Leave {name} out.")
     check_names({"score": method, "refine": refine, "update": update}, also=PRESETS)
     settings = composition_settings(method, group, setting or [], refine, update, quantize)
+    if any(permuted.values()):
+        settings["permute"] = [_PERMUTED[name] for name, given in permuted.items() if given]
     parts = checked(settings)
     read = {
         "the calibration text": local_path("--calibration", calibration, calibration_sha256),
@@ -158,7 +162,6 @@ def prune(
         )
         text, counted = option.read_evaluation_windows(measured, downloads, network, tokenizer)
         before = perplexity(network, text, batch_size, counted)
-    orders = _permute(network, inventory, ignore or [], windows, pattern, batch_size) if permute else {}
     layers = _prune(network, inventory, ignore or [], windows, settings, pattern, propagation, batch_size)
     weights, achieved, error = sum(layer.mask.keep.numel() for layer in layers), layers.sparsity, layers.layer_error
     zeros = sum(layer.zeros_before * layer.mask.keep.numel() for layer in layers) / weights
@@ -167,7 +170,7 @@ def prune(
         name = f"perplexity ({evaluate}, {len(text)} windows of {seqlen}{pruned_before and f'; {pruned_before}'})"
         results[name] = (before, perplexity(network, text, batch_size, counted))
 
-    from zpruner.checkpoint.card import PruningFacts, model_card
+    from zpruner.checkpoint.card import PruningFacts, model_card, reordered
 
     facts = PruningFacts(
         base=opened.source,
@@ -187,9 +190,9 @@ def prune(
         layer_error=None if pruned_before else error,
         layer_error_from="gram" if Stat.GRAM in composition.needs else "diagonal",
         results=results,
-        note=_REORDERED if orders else "",
+        note=reordered(sorted(composition.moved(pattern)), ORDERS) if layers.orders else "",
     )
-    save(network, tokenizer, output, model_card(opened.folder, facts), opened.source, force, orders)
+    save(network, tokenizer, output, model_card(opened.folder, facts), opened.source, force, layers.orders)
     lost = f"layer error unknown: {pruned_before}" if pruned_before else f"mean layer error {error:.3g}"
     typer.echo(f"{len(layers)} layers, {achieved:.2%} of their weights removed, {lost}")
     for words in stays.values():
@@ -197,22 +200,6 @@ def prune(
     for name, (dense, pruned) in results.items():
         typer.echo(f"{name}: {dense:.4f} {'before' if pruned_before else 'dense'}, {pruned:.4f} pruned")
     typer.echo(str(output))
-
-
-def _permute(
-    model: PreTrainedModel,
-    inventory: Inventory,
-    ignore: list[str],
-    windows: Tensor,
-    pattern: Pattern,
-    batch_size: int,
-) -> dict[str, Tensor]:
-    """Put a model's neurons into another order; return it, layer by layer."""
-    from zpruner.pruning.in_memory import calibrate
-    from zpruner.pruning.permuting import permute_neurons
-
-    calibration = calibrate(model, windows, batch_size=batch_size, blocks=inventory.blocks, ignore=ignore)
-    return permute_neurons(model, calibration, sparsity=str(pattern))
 
 
 def _prune(

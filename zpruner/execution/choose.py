@@ -14,6 +14,7 @@ from zpruner.execution.spill import Spill
 from zpruner.model.load import load_model, resolve_device
 from zpruner.model.opening import open_checkpoint
 from zpruner.runtime.machine import free_memory
+from zpruner.structures.reordering import Reordering
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,7 +77,12 @@ def available_memory(device: torch.device) -> int:
 
 
 def open_runner(
-    checkpoint: Checkpoint, settings: ModelSettings, machine: MachineSettings, streamed: bool, scratch: Path
+    checkpoint: Checkpoint,
+    settings: ModelSettings,
+    machine: MachineSettings,
+    streamed: bool,
+    scratch: Path,
+    order: Reordering | None = None,
 ) -> Runner:
     """Return a runner of a checkpoint's model.
 
@@ -86,12 +92,16 @@ def open_runner(
         machine: where it is loaded, and into how much memory.
         streamed: as `choose` says.
         scratch: a folder for hidden states that memory has no room for.
+        order: in which its parameters are put when they are read; None: they stay as they are.
     """
-    trust = settings.trust_remote_code
+    trust, order = settings.trust_remote_code, order or Reordering()
     if not streamed:
-        return WholeRunner(load_whole(checkpoint, machine.device, trust_remote_code=trust))
+        model = load_whole(checkpoint, machine.device, trust_remote_code=trust)
+        for name, move in order.moves.items():
+            move(model.get_parameter(name))
+        return WholeRunner(model)
     opened = open_checkpoint(checkpoint.folder, checkpoint.dtype, checkpoint, trust_remote_code=trust)
-    skeleton = Skeleton(opened, resolve_device(machine.device))
+    skeleton = Skeleton(opened, resolve_device(machine.device), order)
     limit = memory_limit(machine)
     spill = Spill(scratch, int(_SPILL_SHARE * limit))
     return StreamedRunner(skeleton, settings.blocks, spill, room=int(_AHEAD_SHARE * limit))

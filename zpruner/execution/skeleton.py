@@ -20,6 +20,7 @@ from zpruner.model.load import record_untied
 from zpruner.model.loader import Later, assign, find
 from zpruner.model.matching import check_converted, check_loaded
 from zpruner.model.opening import Opened
+from zpruner.structures.reordering import Reordering
 
 
 class Skeleton:
@@ -30,12 +31,14 @@ class Skeleton:
     Args:
         opened: the checkpoint, whose model this is.
         device: where weights are put.
+        order: in which they are put there.
 
     Raises:
         IncompleteCheckpointError: a tensor that cannot be converted.
     """
 
-    def __init__(self, opened: Opened, device: torch.device) -> None:
+    def __init__(self, opened: Opened, device: torch.device, order: Reordering | None = None) -> None:
+        self._moves = (order or Reordering()).moves
         self.folder, self.tensors, self.device = opened.folder, opened.tensors, device
         self.model = opened.model
         if self.model.dtype == torch.bfloat16 and not multiplies_bfloat16(device):
@@ -64,6 +67,8 @@ class Skeleton:
         sources = self._sources(wanted)
         self._ahead.keep(sources)
         self._load(sources)
+        for name in wanted & self._moves.keys():
+            self._moves[name](find(self.model, name))
         for name in wanted:
             tensor = find(self.model, name)
             if tensor.is_meta:

@@ -60,6 +60,7 @@ def compose(settings: MethodSettings) -> Composition:
         _chosen(ROUNDINGS, settings.quantize),
         {kind: _ranking(kind, choice) for kind, choice in settings.structures.items()},
         settings.correct_bias,
+        frozenset(settings.permute),
     )
 
 

@@ -16,7 +16,7 @@ from zpruner.masks import MaskRefinement, select
 from zpruner.methods import MaskSolver, Method, PruningMethod
 from zpruner.model import PrunableLayer
 from zpruner.parts.registry import Part
-from zpruner.patterns import Pattern, StructuredPattern, StructureKind
+from zpruner.patterns import Pattern, Permutation, StructuredPattern, StructureKind
 from zpruner.quantization import QuantizedLayer, Rounding
 from zpruner.rankings import Ranking
 from zpruner.tuning import Tuning
@@ -67,7 +67,8 @@ class Composition:
     `by_submodule` has sequential pruning measure each sub-module of a block with those before it pruned; `tuning`
     follows when all of the block is. `rounding` comes last and puts what stays on a grid. `structures` has what ranks
     structures of a kind, where that is not the sum of `method`'s scores. With `correct_bias` the mean of what a layer
-    loses goes into its bias, where it has one; solvers then see inputs less their mean.
+    loses goes into its bias, where it has one; solvers then see inputs less their mean. `permute` has what is put into
+    an order in which N:M keeps more, before anything else.
     """
 
     method: Method
@@ -82,6 +83,7 @@ class Composition:
     rounding: Rounding | None = None
     structures: Mapping[StructureKind, PruningMethod | Ranking] = field(default_factory=dict)
     correct_bias: bool = False
+    permute: frozenset[Permutation] = frozenset()
 
     @property
     def solves(self) -> bool:
@@ -107,6 +109,11 @@ class Composition:
     def sums(self, kind: StructureKind, pattern: StructuredPattern) -> bool:
         """Return whether structures of a kind that a pattern removes are ranked by scores of their weights."""
         return kind in pattern and isinstance(self.ranking(kind), PruningMethod)
+
+    def moved(self, pattern: Pattern) -> frozenset[Permutation]:
+        """Return what is put into another order: nothing but where a pattern compares neighbours."""
+        neighbours = isinstance(pattern, SparsityPattern) and pattern.is_nm
+        return self.permute if neighbours else frozenset()
 
     def check(self, pattern: Pattern) -> None:
         """Raise InvalidSettingError or InvalidPatternError unless the parts make sense with a pattern."""
@@ -139,6 +146,13 @@ class Composition:
         found: frozenset[Stat] = frozenset().union(*(part.required() for part in parts))
         means = {Stat.SUM, Stat.SUM_HALF} if Stat.GRAM_HALF in found else {Stat.SUM}
         return found | means if self.correct_bias else found
+
+    @property
+    def needs_of_unpruned(self) -> frozenset[Stat]:
+        """Every statistic of the unpruned model that is read under pruned propagation, too."""
+        allocated = frozenset() if self.allocation is None else self.allocation.required()
+        ordered = {Stat.SQ_SUM} if self.permute else set()
+        return (self.needs & DERIVATIVES) | allocated | ordered
 
     @property
     def workspace(self) -> int:
@@ -360,14 +374,13 @@ def statistics_of(compositions: Iterable[Composition], propagation: str = "dense
     """Return what a calibration of the unpruned model has to collect for all these compositions.
 
     Under pruned propagation the statistics that layers are pruned with come from the half-pruned model; of the
-    unpruned one derivatives and what allocations look at are needed.
+    unpruned one gradients are needed, and what allocations and orders are found from.
     """
     needed: set[Stat] = set()
     for composition in compositions:
-        found = composition.needs - RELATIVE
-        needed |= found if propagation == "dense" else found & DERIVATIVES
-        if composition.allocation is not None:
-            needed |= composition.allocation.required()
+        needed |= composition.needs_of_unpruned
+        if propagation == "dense":
+            needed |= composition.needs - RELATIVE
     return frozenset(needed)
 
 

@@ -41,6 +41,7 @@ from zpruner.model import (
 from zpruner.patterns import SparsityPattern, StructuredPattern, StructureKind, parse_pattern
 from zpruner.pruning.compose import Method, composition_of
 from zpruner.pruning.composition import Composition, Pruned, statistics_of
+from zpruner.pruning.permuting import permute, put_back
 from zpruner.pruning.results import PrunedLayer, PrunedLayers
 from zpruner.pruning.sequential import SolvedLayer, layer_patterns, prune_blocks
 from zpruner.pruning.smaller import choose_in_memory, cut_in_place
@@ -134,7 +135,8 @@ def prune(
         ignore: patterns of names of calibrated layers to leave dense, e.g. `*.0.mlp.*`.
 
     Returns:
-        One entry per pruned layer, with masks of the shape that it had.
+        One entry per pruned layer, with masks of the shape that it had. Where the method permutes and the pattern is
+        N:M, model and calibration are in another order then, which its `orders` have.
 
     Raises:
         UnknownNameError, InvalidSettingError, InvalidPatternError: bad arguments.
@@ -164,25 +166,31 @@ def prune(
     def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
         return get_weight(model, layer), calibration.stats(layer.name)
 
+    moved = composition.moved(pattern)
+    orders = permute(model, calibration, moved, str(pattern), ignore=ignore) if moved else {}
     patterns: Mapping[str, SparsityPattern] | StructureChoice
-    if isinstance(pattern, StructuredPattern):
-        patterns = choose_in_memory(model, inventory, composition, pattern, read, calibration.windows, 8)
-    else:
-        patterns = layer_patterns(composition, pattern, inventory, read)
     results: list[PrunedLayer] = []
     new: deque[Parameters] = deque()
-    for layer, found in progress(_pruned(patterns, composition, layers, read), "prune", len(layers), "layer"):
-        before, stats = get_parameters(model, layer), calibration.stats(layer.name)
-        after = Parameters(found.weight, shifted(before.bias, found.shift))
-        results.append(_result(found.mask, before, after, stats, calibration.replaced.get(layer.name)))
-        new.append(Parameters(to_host(after.weight)(), after.bias))  # an accelerator need not hold the model twice
+    try:
+        if isinstance(pattern, StructuredPattern):
+            patterns = choose_in_memory(model, inventory, composition, pattern, read, calibration.windows, 8)
+        else:
+            patterns = layer_patterns(composition, pattern, inventory, read)
+        for layer, found in progress(_pruned(patterns, composition, layers, read), "prune", len(layers), "layer"):
+            before, stats = get_parameters(model, layer), calibration.stats(layer.name)
+            after = Parameters(found.weight, shifted(before.bias, found.shift))
+            results.append(_result(found.mask, before, after, stats, calibration.replaced.get(layer.name)))
+            new.append(Parameters(to_host(after.weight)(), after.bias))  # an accelerator need not hold the model twice
+    except BaseException:
+        put_back(model, calibration, orders)
+        raise
     for layer in layers:
         if layer.name not in calibration.replaced:
             calibration.replaced[layer.name] = get_parameters(model, layer).copied("cpu")
         set_parameters(model, layer, new.popleft())
     if isinstance(patterns, StructureChoice):
         cut_in_place(model, patterns, [found.mask for found in results])
-    return PrunedLayers(results)
+    return PrunedLayers(results, orders)
 
 
 @undisturbed
@@ -211,7 +219,8 @@ def prune_sequentially(
     min_expert_tokens = whole_number("min_expert_tokens", min_expert_tokens, 0)
     inventory, collection = take_inventory(model, blocks, ignore), Collection()
     # What is chosen in the unpruned model: sparsities of layers, blocks that go by their score.
-    first = statistics_of([composition], "pruned") - DERIVATIVES
+    moved = composition.moved(pattern)
+    first = statistics_of([replace(composition, permute=moved)], "pruned") - DERIVATIVES
     if isinstance(pattern, StructuredPattern) and composition.sums(StructureKind.BLOCKS, pattern):
         first = (statistics_of([composition]) | {Stat.SQ_SUM}) - DERIVATIVES
     if first:
@@ -222,6 +231,7 @@ def prune_sequentially(
         fill_experts(inventory, collection, min_expert_tokens)
         check_reached(inventory, collection.owner)
 
+    orders = permute(model, Calibration(inventory, collection), moved, str(pattern)) if moved else {}
     derivatives: dict[Stat, Mapping[str, Tensor]] = {}
     if Stat.EFFECT in composition.needs:
         with reading(model, windows):
@@ -262,7 +272,7 @@ def prune_sequentially(
             pass
     if isinstance(patterns, StructureChoice):
         cut_in_place(model, patterns, [found.mask for found in results])
-    return PrunedLayers(results)
+    return PrunedLayers(results, orders)
 
 
 def _pruned(

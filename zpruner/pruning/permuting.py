@@ -1,7 +1,8 @@
-"""Neurons in another order, in which N:M keeps more: the same function, an ordinary checkpoint, no gather."""
+"""Neurons and head dimensions in an order in which N:M keeps more: the same function, an ordinary checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,13 +11,16 @@ from torch import Tensor
 from zpruner.calibration import Calibration
 from zpruner.errors import InvalidPatternError, InvalidSettingError
 from zpruner.masks import arrange_columns
-from zpruner.model import check_in_memory, get_weight, undisturbed
-from zpruner.patterns import StructureKind
-from zpruner.structures import Coupling, Slices, find_couplings
-from zpruner.types import SparsityPattern
+from zpruner.model import Inventory, PrunableLayer, check_in_memory, get_weight, ignoring, undisturbed
+from zpruner.patterns import Permutation
+from zpruner.structures import Reordering, Symmetry, find_symmetries
+from zpruner.types import LayerStats, SparsityPattern
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Read = Callable[[PrunableLayer], tuple[Tensor, LayerStats]]
+"""Given a layer, returns its unpruned weight, float (out, in), and the statistics of its input."""
 
 
 @undisturbed
@@ -46,6 +50,33 @@ def permute_neurons(
         InvalidSettingError: a calibration of which layers were pruned already.
         ModelStructureError: weights that are not in memory.
     """
+    return permute(model, calibration, {Permutation.NEURONS}, sparsity, rounds)
+
+
+@undisturbed
+def permute_heads(
+    model: PreTrainedModel, calibration: Calibration, *, sparsity: str = "2:4", rounds: int = 2
+) -> dict[str, Tensor]:
+    """Put the value dimensions of a model's attention heads into an order in which N:M keeps more.
+
+    Rows of v (and its bias) move with the columns of o, within each head, and alike in heads that share their values.
+    As `permute_neurons` otherwise: arguments, errors and result, of which the keys are the layers that read the heads.
+    """
+    return permute(model, calibration, {Permutation.HEADS}, sparsity, rounds)
+
+
+def permute(
+    model: PreTrainedModel,
+    calibration: Calibration,
+    kinds: Collection[Permutation],
+    sparsity: str,
+    rounds: int = 2,
+    ignore: Iterable[str] = (),
+) -> dict[str, Tensor]:
+    """Put several kinds into another order at once; see `permute_neurons`.
+
+    What layers read whose names match `ignore` stays as it is.
+    """
     check_in_memory(model)
     pattern = SparsityPattern.parse(sparsity)
     if not pattern.is_nm:
@@ -56,52 +87,97 @@ def permute_neurons(
         raise InvalidSettingError(
             "calibration", "one whose model was pruned since", "an unpruned model", "Permute before pruning."
         )
-    inventory = calibration.inventory
-    known = {layer.name: layer for layer in inventory.layers}
-    orders: dict[str, Tensor] = {}
-    couplings = find_couplings(model, inventory.blocks)
-    if (reason := couplings.why_not(StructureKind.NEURONS)) is not None:
-        raise InvalidPatternError("neurons", reason, "a model whose neurons are found", "Leave the order as it is.")
-    for coupling in couplings.of(StructureKind.NEURONS):
-        readers = [known[read.layer.name] for read in coupling.reads if read.layer and read.layer.name in known]
-        if len(readers) < len(coupling.reads) or any(layer.in_features != coupling.count for layer in readers):
-            continue  # of a layer that stays dense, or that reads other channels, too
-        for layer in readers:
-            pattern.check_width(layer.in_features, layer.name)
-        scores = torch.cat(
-            [get_weight(model, one).float().square() * calibration.stats(one.name).squared_norm() for one in readers]
-        )
-        order = arrange_columns(scores, pattern, rounds=rounds)
-        if not torch.equal(order, torch.arange(coupling.count, device=order.device)):
-            orders[coupling.name] = order
-            _reorder(model, calibration, coupling, order)
+    symmetries = movable(model, ignoring(calibration.inventory, ignore), kinds, pattern)
+
+    def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
+        return get_weight(model, layer), calibration.stats(layer.name)
+
+    found = {symmetry.name: find_order(symmetry, read, pattern, rounds) for symmetry in symmetries}
+    orders = {name: order for name, order in found.items() if order is not None}
+    _reorder(model, calibration, Reordering(symmetries, orders))
     return orders
 
 
-def _reorder(model: PreTrainedModel, calibration: Calibration, coupling: Coupling, order: Tensor) -> None:
-    """Move a coupling's neurons, in the model and in the statistics of what reads them."""
-    moved: set[str] = set()
-    for slices in (*coupling.writes, *coupling.reads):
-        parameter = model.get_parameter(slices.tensor)
-        with torch.inference_mode(parameter.is_inference()), torch.no_grad():
-            _move(slices.view(parameter.detach()), slices, slices.axis, order)
-        if slices.layer is not None and (gradients := calibration.grad_sq.get(slices.layer.name)) is not None:
-            _move(gradients, slices, slices.axis, order)
-        effect = None if slices.layer is None else calibration.collection.effect.get(slices.layer.name)
-        if effect is not None and slices.axis == 0:
-            _move(effect, slices, 0, order)
-    for slices in coupling.reads:
+def put_back(model: PreTrainedModel, calibration: Calibration, orders: Mapping[str, Tensor]) -> None:
+    """Undo `permute`, given what it returned, of a model that has all of its channels."""
+    if orders:
+        symmetries = find_symmetries(model, calibration.inventory.blocks).found
+        old = {name: order.argsort() for name, order in orders.items()}
+        _reorder(model, calibration, Reordering(symmetries, old))
+
+
+def movable(
+    model: PreTrainedModel, inventory: Inventory, kinds: Collection[Permutation], pattern: SparsityPattern
+) -> list[Symmetry]:
+    """Return what of a model can be put into an order in which N:M keeps more.
+
+    Left out is what a layer reads that stays dense, and runs of items that M does not divide.
+
+    Args:
+        model: in memory, or empty.
+        inventory: of the model.
+        kinds: what is looked for.
+        pattern: N:M.
+
+    Raises:
+        InvalidPatternError: none of a kind; a layer whose width M does not divide.
+    """
+    assert pattern.group_size is not None
+    symmetries, known = find_symmetries(model, inventory.blocks), {layer.name for layer in inventory.layers}
+    found = []
+    for kind in sorted(kinds):
+        of_kind = symmetries.of(kind)
+        pruned = [s for s in of_kind if all(read.layer and read.layer.name in known for read in s.reads)]
+        for layer in (read.layer for symmetry in pruned for read in symmetry.reads):
+            assert layer is not None
+            pattern.check_width(layer.in_features, layer.name)
+        fitting = [s for s in pruned if s.length % pattern.group_size == 0]
+        if pruned and not fitting:
+            got = f"{pruned[0].length} that may change places in {pruned[0].name}"
+            expected = f"a number that {pattern.group_size} divides"
+            raise InvalidPatternError(f"permute '{kind.value}'", got, expected, f"Leave {kind.value} out.")
+        found += fitting
+    return found
+
+
+def find_order(symmetry: Symmetry, read: Read, pattern: SparsityPattern, rounds: int = 2) -> Tensor | None:
+    """Return an order in which N:M keeps more of `W^2 a`, int64 (count,), on the CPU; None where none was found.
+
+    Args:
+        symmetry: what may move.
+        read: gives the weights and statistics of what reads it.
+        pattern: N:M.
+        rounds: see `arrange_columns`.
+    """
+    parts = []
+    for slices in symmetry.reads:
         assert slices.layer is not None
-        owner = calibration.collection.owner[slices.layer.name]
-        if owner not in moved:
-            moved.add(owner)
-            for value in calibration.collection.accumulators[owner].state().values():
-                for axis in range(value.ndim):
-                    _move(value, slices, axis, order)
+        weight, stats = read(slices.layer)
+        scores = weight.float().square() * stats.squared_norm()
+        parts.append(scores[:, slices.index.to(scores.device)].permute(2, 0, 1).reshape(-1, symmetry.count))
+    runs = torch.cat(parts).split(symmetry.length, dim=1)
+    order = torch.cat(
+        [
+            arrange_columns(run.contiguous(), pattern, rounds=rounds).cpu() + n * symmetry.length
+            for n, run in enumerate(runs)
+        ]
+    )
+    return None if torch.equal(order, torch.arange(symmetry.count)) else order
 
 
-def _move(tensor: Tensor, slices: Slices, axis: int, order: Tensor) -> None:
-    """Put each structure along an axis of a tensor where the order says, in place."""
-    index = slices.index.to(tensor.device)
-    before, after = index[order.to(tensor.device)].reshape(-1), index.reshape(-1)
-    tensor.index_copy_(axis, after, tensor.index_select(axis, before))
+def _reorder(model: PreTrainedModel, calibration: Calibration, reordering: Reordering) -> None:
+    """Move what moves in a model's parameters and in the statistics of its layers, in place."""
+    for name, move in reordering.moves.items():
+        move(model.get_parameter(name))
+    collection = calibration.collection
+    for layer in calibration.inventory.layers:
+        stats = calibration.stats(layer.name)
+        moved = reordering.stats(layer, stats)
+        if moved is stats:
+            continue
+        for mine, apart in ((moved.grad_sq, calibration.grad_sq), (moved.effect, collection.effect)):
+            if mine is not None:
+                apart[layer.name].copy_(mine)
+        if collection.owner[layer.name] == layer.name:
+            for name, value in collection.accumulators[layer.name].state().items():
+                value.copy_(getattr(moved, name))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import Tensor
 
 from zpruner.runtime.tables import html_table
 from zpruner.types import Mask
@@ -33,9 +37,21 @@ class PrunedLayer:
 
 
 class PrunedLayers(tuple[PrunedLayer, ...]):
-    """One entry per pruned layer, in the order of the model; a tuple that says what it comes to."""
+    """One entry per pruned layer, in the order of the model; a tuple that says what it comes to.
 
-    __slots__ = ()
+    Attributes:
+        orders: of what a composition put into another order: name of the layer that reads it -> int64, the old places.
+    """
+
+    orders: Mapping[str, Tensor]
+
+    def __new__(
+        cls, layers: Iterable[PrunedLayer] = (), orders: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> PrunedLayers:
+        """Return the tuple of `layers`."""
+        made = super().__new__(cls, layers)
+        made.orders = orders
+        return made
 
     @property
     def sparsity(self) -> float:

@@ -16,6 +16,8 @@ from zpruner.model import as_windows, check_in_memory, get_parameters, set_param
 from zpruner.patterns import parse_pattern
 from zpruner.pruning.compose import Method, composition_of
 from zpruner.pruning.in_memory import calibrate, prune
+from zpruner.pruning.permuting import put_back
+from zpruner.pruning.results import PrunedLayers
 from zpruner.pruning.smaller import cut_undone
 from zpruner.runtime.progress import progress
 from zpruner.runtime.tables import html_table, text_table
@@ -120,6 +122,7 @@ def sweep(
     variants = [(label, method, pattern) for label, method in named.items() for pattern in patterns]
     for label, method, pattern in progress(variants, "sweep", len(variants), "variant"):
         known = replace(calibration, replaced=dict(calibration.replaced))
+        pruned = PrunedLayers()
         started = time.perf_counter()
         try:
             with cut_undone(model):
@@ -131,6 +134,7 @@ def sweep(
             for layer in layers:
                 if layer.name in replaced:
                     set_parameters(model, layer, replaced[layer.name])
+            put_back(model, calibration, pruned.orders)
         rows.append(SweepRow(label, str(pattern), pruned.sparsity, pruned.layer_error, measured, seconds))
     return Sweep(rows)
 

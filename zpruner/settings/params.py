@@ -13,7 +13,15 @@ from pydantic import (
 )
 
 from zpruner.errors import InvalidPatternError, InvalidSettingError, did_you_mean
-from zpruner.patterns import ComparisonGroup, Pattern, SparsityPattern, StructuredPattern, StructureKind, parse_pattern
+from zpruner.patterns import (
+    ComparisonGroup,
+    Pattern,
+    Permutation,
+    SparsityPattern,
+    StructuredPattern,
+    StructureKind,
+    parse_pattern,
+)
 from zpruner.settings.base import Settings
 from zpruner.settings.evolution import EvolutionSettings
 from zpruner.settings.texts import CalibrationSettings, PerplexitySettings, TextSettings
@@ -52,7 +60,7 @@ class ZeroShotSettings(Settings):
     include_path: str | None = None
 
 
-def _as_patterns(value: object) -> object:
+def _as_several(value: object) -> object:
     return (value,) if isinstance(value, str) and value != "all" else value
 
 
@@ -74,7 +82,7 @@ class EvaluationSettings(Settings):
     zero_shot: ZeroShotSettings | None = None
     continuation: ContinuationSettings | None = None
     checkpoints: Annotated[
-        Literal["all"] | Annotated[tuple[str, ...], Field(max_length=1000)], BeforeValidator(_as_patterns)
+        Literal["all"] | Annotated[tuple[str, ...], Field(max_length=1000)], BeforeValidator(_as_several)
     ] = "all"
 
 
@@ -86,7 +94,7 @@ class PackedSettings(Settings):
     for that. A structured variant has no zeros, so that only its speed is measured where it is not quantised.
     """
 
-    variants: Annotated[Annotated[tuple[str, ...], Field(max_length=1000)], BeforeValidator(_as_patterns)] = ()
+    variants: Annotated[Annotated[tuple[str, ...], Field(max_length=1000)], BeforeValidator(_as_several)] = ()
     rounds: int = Field(default=3, ge=0)
     new_tokens: int = Field(default=16, gt=0)
     prefill: int = Field(default=256, gt=0)
@@ -147,6 +155,12 @@ def _as_rounding(value: object) -> object:
     return _as_choice(value)
 
 
+def _check_kinds(kinds: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    if len(set(kinds)) < len(kinds):
+        raise ValueError("every kind once")
+    return tuple(sorted(kinds))  # which comes first changes nothing
+
+
 class MethodSettings(Settings):
     """A composition: score or solver, comparison group, optional allocation, refinement, update and quantisation.
 
@@ -156,7 +170,7 @@ class MethodSettings(Settings):
     `tune` (`{}` for the defaults) lets gradients of a block's own outputs change what is kept in it. `quantize` comes
     last and puts what stays on a grid. `structures` (kind -> ranking or score) ranks what structured patterns remove,
     where the score, summed over each, does not. `correct_bias` puts the mean of what a layer loses into its bias, where
-    it has one.
+    it has one. `permute` says what N:M finds in an order in which more can stay: neurons, heads.
     """
 
     score: str
@@ -171,6 +185,7 @@ class MethodSettings(Settings):
     tune: Annotated[Choice | None, BeforeValidator(_named("reconstruct"))] = None
     structures: dict[StructureKind, Annotated[Choice, BeforeValidator(_as_choice)]] = Field(default_factory=dict)
     correct_bias: bool = False
+    permute: Annotated[tuple[Permutation, ...], BeforeValidator(_as_several), AfterValidator(_check_kinds)] = ()
 
 
 class Params(Settings):

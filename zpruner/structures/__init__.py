@@ -1,4 +1,4 @@
-"""Structures that can be cut out of a model, found by probing it, and the ordinary smaller model without them.
+"""Structures that can be cut out of a model or put into another order, found by probing it.
 
 The interface::
 
@@ -13,6 +13,11 @@ The interface::
     smaller = cut(model, couplings, keep)        # in memory
     write_cut(dense, inventory, couplings, keep, ...)    # a checkpoint, block by block
 
+    symmetries = find_symmetries(model)          # what changes places without a change of what the model computes
+    symmetries.of(Permutation.HEADS)             # tuple[Symmetry, ...], or InvalidPatternError with the reason
+    moved = Reordering(symmetries.found, orders) # name -> int64 (count,), the old place of each
+    moved.moves[name](parameter), moved.weight(layer, weight), moved.stats(layer, stats)
+
 A `Coupling` has `writes` and `reads`, each a tuple of `Slices`: a parameter's name (and the `PrunableLayer` whose
 weight it is), an axis of its logical (out, in) weight, and for structure i the places `index[i]` on that axis. Where
 all `reads` columns of a structure are zero, cutting it changes no logit. Experts have no `reads`: cutting one is the
@@ -22,17 +27,23 @@ model whose router never chooses it; blocks have neither, and cutting one is the
 from zpruner.structures.coupling import Coupling, Couplings, Slices
 from zpruner.structures.cut import cut, cut_config
 from zpruner.structures.find import find_couplings
+from zpruner.structures.reordering import Reordering
 from zpruner.structures.slicing import cut_tensor, cuts_of
+from zpruner.structures.symmetries import Symmetries, Symmetry, find_symmetries
 from zpruner.structures.writing import write_cut
 
 __all__ = [
     "Coupling",
     "Couplings",
+    "Reordering",
     "Slices",
+    "Symmetries",
+    "Symmetry",
     "cut",
     "cut_config",
     "cut_tensor",
     "cuts_of",
     "find_couplings",
+    "find_symmetries",
     "write_cut",
 ]

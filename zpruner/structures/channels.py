@@ -51,9 +51,26 @@ def find_channels(
         sizes: how many groups there may be.
     """
     counts = sorted(set(sizes), reverse=True)
+    found: list[Channels] = []
+    for layer, reader, followed, alike in follow_readers(probe, weights, layers):
+        if (groups := _groups(followed, reader, counts)) is not None:
+            count, rows = groups
+            columns = torch.arange(layer.in_features).view(count, -1)
+            maker = Maker(probe, weights, layers, layer, columns, rows)
+            found += [made for block in alike for made in maker.everywhere(block)]
+    return found
+
+
+def follow_readers(
+    probe: Probe, weights: Mapping[str, Tensor], layers: tuple[PrunableLayer, ...]
+) -> Iterator[tuple[PrunableLayer, Reader, Followed, list[int]]]:
+    """Yield each layer that writes into the hidden state, of the first block of every signature.
+
+    With it come what it reads, the block that was run, and the blocks of that signature. Of the experts of a mixture
+    there is one. Args as in `find_channels`.
+    """
     known = {(layer.tensor, layer.part) for layer in layers}
     owners = probe.owners()
-    found: list[Channels] = []
     for owner in dict.fromkeys(owners):
         followed = Followed(probe, weights, layers, owner)
         alike = [block for block, first in enumerate(owners) if first == owner]
@@ -64,14 +81,8 @@ def find_channels(
                 continue
             seen.add(layer.pool or layer.name)
             untied = all((probe.moved(layer.tensor, block), layer.part) in known for block in alike)
-            if (
-                untied
-                and layer.out_features == followed.hidden
-                and (groups := _groups(followed, reader, counts)) is not None
-            ):
-                maker = _Maker(probe, weights, layers, layer, *groups)
-                found += [made for block in alike for made in maker.everywhere(block)]
-    return found
+            if untied and layer.out_features == followed.hidden:
+                yield layer, reader, followed, alike
 
 
 def _groups(followed: Followed, reader: Reader, sizes: list[int]) -> tuple[int, tuple[Rows, ...]] | None:
@@ -119,8 +130,17 @@ def _of_one(slices: Slices, layer: PrunableLayer) -> bool:
     return slices.tensor.startswith(f"{holder}.") and bool(rest)
 
 
-class _Maker:
-    """Makes the channels of a layer's counterparts out of what was found of the layer."""
+class Maker:
+    """Makes the channels of a layer's counterparts out of what was found of the layer.
+
+    Args:
+        probe: of the model.
+        weights: of the probe.
+        layers: that can be pruned.
+        layer: that reads the channels.
+        columns: int64 (groups, width), which of its inputs each group has.
+        rows: what makes the groups.
+    """
 
     def __init__(
         self,
@@ -128,13 +148,12 @@ class _Maker:
         weights: Mapping[str, Tensor],
         layers: tuple[PrunableLayer, ...],
         layer: PrunableLayer,
-        count: int,
+        columns: Tensor,
         rows: tuple[Rows, ...],
     ) -> None:
-        self._probe, self._weights, self._layer, self._count, self._rows = probe, weights, layer, count, rows
+        self._probe, self._weights, self._layer, self._columns, self._rows = probe, weights, layer, columns, rows
         self._layers = {(entry.tensor, entry.part): entry for entry in layers}
         self._biases = {entry.bias for entry in layers if entry.parts == 1}
-        self._columns = torch.arange(layer.in_features).view(count, -1)
 
     def everywhere(self, block: int) -> Iterator[Channels]:
         """Yield the channels of the layer's counterpart in a block, and of its counterparts in all experts there."""
@@ -144,7 +163,7 @@ class _Maker:
         for layer in pool:
             writes = tuple(self._writes(layer, block))
             if len(pool) == 1 or all(_of_one(slices, layer) for slices in writes):
-                yield Channels(layer, self._count, writes, (Slices(layer.tensor, 1, self._columns, layer),))
+                yield Channels(layer, len(self._columns), writes, (Slices(layer.tensor, 1, self._columns, layer),))
 
     def _writes(self, layer: PrunableLayer, block: int) -> Iterator[Slices]:
         for rows in self._rows:

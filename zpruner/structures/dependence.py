@@ -117,10 +117,19 @@ class Followed:
             reader: one of `readers`.
             groups: into how many the channels are taken, in order; divides their number.
         """
+        width = reader.channels.shape[1]
+        return self.rows_of(reader, torch.arange(width) // (width // groups), groups)
+
+    def rows_of(self, reader: Reader, group: Tensor, groups: int) -> tuple[Rows, ...]:
+        """Return the same of any groups.
+
+        Args:
+            reader: one of `readers`.
+            group: int64 (channels,), the number of each channel's group.
+            groups: how many there are.
+        """
         names = list(self._scales)
         scales = [self._scales[name] for name in names]
-        width = reader.channels.shape[1]
-        group = torch.arange(width) // (width // groups)
         weight = torch.rand(reader.channels.shape, generator=torch.Generator().manual_seed(0)) + 0.5
         found = [torch.zeros(len(scale), dtype=torch.long) for scale in scales]
         single = [torch.ones(len(scale), dtype=torch.bool) for scale in scales]

@@ -58,7 +58,7 @@ def same_when_cut(
                 found = other.run(left, last)
             except (RuntimeError, ValueError, TypeError, IndexError):  # shapes that the model's code does not expect
                 return False
-        if not _equal(found, wanted):
+        if not equal(found, wanted):
             return False
     return True
 
@@ -104,7 +104,7 @@ def same_without(
         wanted = probe.run(weights, len(kept) - 1, hooks=hooks)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
         return False
-    return _equal(found, wanted)
+    return equal(found, wanted)
 
 
 def same_when_avoided(
@@ -145,10 +145,11 @@ def same_when_avoided(
         found = other.run(cut_weights(avoiding, cuts_of(couplings, keep)), last, tokens=_FEW)
     except (RuntimeError, ValueError, TypeError, LookupError):  # too few experts for the router
         return False
-    return _equal(found, probe.run(avoiding, last, tokens=_FEW))
+    return equal(found, probe.run(avoiding, last, tokens=_FEW))
 
 
-def _equal(found: Tensor, wanted: Tensor) -> bool:
+def equal(found: Tensor, wanted: Tensor) -> bool:
+    """Return whether two hidden states are the same, but for float32 sums in another order."""
     return found.shape == wanted.shape and bool((found - wanted).abs().max() <= _ROUNDING * wanted.abs().max())
 
 

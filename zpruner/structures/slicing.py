@@ -1,4 +1,4 @@
-"""Slices taken out of tensors, and where an axis of a logical weight lies in the parameter that holds it."""
+"""Slices taken out of tensors or moved in them, and on which axis of its parameter a logical weight's lies."""
 
 from __future__ import annotations
 
@@ -33,6 +33,20 @@ def lies_at(slices: Slices, dimensions: int) -> tuple[int, int]:
     if dimensions == 2:
         return axis, slices.layer.parts if axis == 0 else 1
     return axis + dimensions - 2, 1
+
+
+def move_slices(tensor: Tensor, slices: Slices, order: Tensor) -> None:
+    """Put structures of a parameter where an order says, in place.
+
+    Args:
+        tensor: the parameter.
+        slices: where the structures lie in it.
+        order: int64 (count,), the old place of each structure.
+    """
+    before = slices.index[order.to(slices.index.device)].reshape(-1).to(tensor.device)
+    after = slices.index.reshape(-1).to(tensor.device)
+    view = slices.view(tensor)
+    view.index_copy_(slices.axis, after, view.index_select(slices.axis, before))
 
 
 def cut_tensor(tensor: Tensor, cuts: Sequence[tuple[Slices, Tensor]]) -> Tensor:

@@ -1,0 +1,153 @@
+"""The unpruned model in the order in which a variant is pruned: found by the mask stage, kept as an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from stages._project import Project
+from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
+from zpruner.calibration import Activations
+from zpruner.checkpoint import Checkpoint
+from zpruner.errors import MEND, ArtifactError, ShapeMismatchError
+from zpruner.model import PrunableLayer, resolve_device
+from zpruner.model.empty import empty_model
+from zpruner.patterns import Pattern, Permutation, SparsityPattern
+from zpruner.pruning.compose import compose
+from zpruner.pruning.permuting import find_order, movable
+from zpruner.runtime.progress import progress
+from zpruner.runtime.transfer import to_device
+from zpruner.structures import Reordering, Symmetry
+from zpruner.types import LayerStats
+
+ORDERS = "orders"
+"""The kind of the artifact, and the entry in an index of masks that has its digest."""
+
+
+@dataclass(frozen=True)
+class OrderedModel:
+    """Weights, biases and statistics of the unpruned model, in another order where a variant has one.
+
+    Attributes:
+        dense: the unpruned checkpoint, in its own order.
+        activations: its statistics, in its own order.
+        order: what moves.
+        digest: of the artifact that has the order.
+    """
+
+    dense: Checkpoint
+    activations: Activations
+    order: Reordering
+    digest: str
+
+    def weight(self, layer: PrunableLayer) -> Tensor:
+        """Return a layer's weight (out, in), in the checkpoint's dtype, on the CPU."""
+        return self.order.weight(layer, self.dense.read_weight(layer))
+
+    def bias(self, layer: PrunableLayer) -> Tensor | None:
+        """Return a layer's bias (out,), in the checkpoint's dtype; None where it has none."""
+        found = self.dense.read_bias(layer)
+        return None if found is None else self.order.outputs(layer, found)
+
+    def effect(self, layer: PrunableLayer) -> Tensor | None:
+        """Return how much each output of a layer counts, float32 (out,); None where that was not collected."""
+        found = self.activations.effect(layer.name)
+        return None if found is None else self.order.outputs(layer, found)
+
+    def stats(self, layer: PrunableLayer) -> LayerStats:
+        """Return the statistics of a layer's input, on the CPU."""
+        return self.order.stats(layer, self.activations.stats(layer.name))
+
+
+def find_ordered(
+    project: Project, method: str, sparsity: str, dense: Checkpoint, activations: Activations, provenance: Provenance
+) -> OrderedModel:
+    """Write data/orders/METHOD/SPARSITY, an order for everything that moves, and return the model in that order.
+
+    Nothing moves where the composition does not say so, or the pattern is not N:M: then the artifact has no files.
+
+    Args:
+        project: with the artifacts of the stages up to score.
+        method: a label under `methods` in params.yaml.
+        sparsity: a label under `sparsities`.
+        dense: the unpruned checkpoint.
+        activations: of it.
+        provenance: of the variant.
+
+    Raises:
+        InvalidPatternError: the model has nothing of a kind that could move.
+    """
+    device = resolve_device(project.params.machine.device)
+    pattern, symmetries = project.params.pattern(sparsity), _movable(project, method, sparsity, dense, activations)
+
+    def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
+        return to_device(dense.read_weight(layer), device), activations.stats(layer.name).to(device)
+
+    work = project.work("mask", method, sparsity, part=ORDERS, activations=activations.reader.digest)
+    with artifact_writer(work, ORDERS, replace(provenance, dtype="int64")) as writer:
+        todo = [symmetry for symmetry in symmetries if work.done(symmetry.name) is None]
+        done = len(symmetries) - len(todo)
+        for symmetry in progress(todo, f"order {method} {sparsity}", len(symmetries), "layer", done):
+            assert isinstance(pattern, SparsityPattern)
+            order = find_order(symmetry, read, pattern)
+            same = torch.arange(symmetry.count)
+            writer.write(symmetry.name, {"order": same if order is None else order}, kind=symmetry.kind.value)
+        writer.finish(project.orders(method, sparsity))
+    return _ordered(dense, activations, symmetries, ArtifactReader(project.orders(method, sparsity), ORDERS))
+
+
+def open_ordered(
+    project: Project, method: str, sparsity: str, dense: Checkpoint, activations: Activations, masks: ArtifactReader
+) -> OrderedModel:
+    """Return the unpruned model in the order that the masks of a variant were found in.
+
+    Args:
+        project: with the artifacts of the stages up to mask.
+        method: a label under `methods` in params.yaml.
+        sparsity: a label under `sparsities`.
+        dense: the unpruned checkpoint.
+        activations: of it.
+        masks: of the variant.
+
+    Raises:
+        ArtifactError: orders that are missing, damaged, not those of these masks, or not of what moves in this model.
+    """
+    orders = ArtifactReader(project.orders(method, sparsity), ORDERS, project.variant(method, sparsity))
+    if (expected := masks.index.get(ORDERS)) != orders.digest:
+        got = f"orders with digest {orders.digest}"
+        raise ArtifactError(str(orders.folder), got, f"{expected}, as {masks.folder} says", MEND)
+    return _ordered(dense, activations, _movable(project, method, sparsity, dense, activations), orders)
+
+
+def _ordered(
+    dense: Checkpoint, activations: Activations, symmetries: list[Symmetry], orders: ArtifactReader
+) -> OrderedModel:
+    if (got := sorted(orders.files)) != (expected := sorted(symmetry.name for symmetry in symmetries)):
+        odd = sorted(set(got) ^ set(expected))
+        raise ArtifactError(str(orders.folder), f"'{odd[0]}' among {len(got)}", f"{len(expected)} orders", MEND)
+    found = {symmetry.name: _read(orders, symmetry) for symmetry in symmetries}
+    return OrderedModel(dense, activations, Reordering(symmetries, found), orders.digest)
+
+
+def _read(orders: ArtifactReader, symmetry: Symmetry) -> Tensor:
+    order = orders.read(symmetry.name).get("order")
+    try:
+        return symmetry.checked(order)
+    except ShapeMismatchError as error:
+        where = str(orders.folder / orders.files[symmetry.name]["file"])
+        raise ArtifactError(where, error.got, error.expected, MEND) from None
+
+
+def _movable(
+    project: Project, method: str, sparsity: str, dense: Checkpoint, activations: Activations
+) -> list[Symmetry]:
+    """Return what moves in a variant."""
+    pattern: Pattern = project.params.pattern(sparsity)
+    kinds: Collection[Permutation] = compose(project.params.method(method)).moved(pattern)
+    if not kinds or not isinstance(pattern, SparsityPattern):
+        return []
+    model = empty_model(dense.folder, trust_remote_code=project.params.model.trust_remote_code)
+    return movable(model, activations.inventory, kinds, pattern)

@@ -19,7 +19,7 @@ def build(family):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "phi3", "mixtral"])
 def test_the_model_computes_the_same_and_the_statistics_are_those_of_the_new_order(family):
     model, dense = build(family), build(family)
-    stats = tiny.WITH_GRAM | ({"grad_sq"} if family == "llama" else set())
+    stats = tiny.WITH_GRAM | ({"grad_sq", "effect"} if family == "llama" else set())
     calibration = zpruner.calibrate(model, WINDOWS, stats=stats, batch_size=2, min_expert_tokens=2)
     orders = zpruner.permute_neurons(model, calibration)
     assert orders

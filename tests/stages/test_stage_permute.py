@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import zpruner
-from stages import apply, evaluate, mask
+from stages import apply, evaluate, mask, score
 from stages._deciding import deciding, instances
 from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
 from zpruner.artifacts.work import Work
@@ -45,7 +45,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     )
     staged.change_params(root, "machine.streaming", "never")
     staged.run_all(root, "gradients")
-    staged.score.run("mine", root)
+    score.run("mine", root)
     mask.run("mine", "s24", root)
     apply.run("mine", "s24", root)
     return root

@@ -39,13 +39,24 @@ from zpruner.types import LayerStats, SparsityPattern, Stat
 
 BEST = PRESETS["best"]
 FIXED = {"damping": 0.1, "shrinkage": 0.2}
+
+
+def _regularised(damping: float, shrinkage: float | str) -> Mapping[str, Any]:
+    """Return `best` with other settings of both its solvers."""
+    settings = {"damping": damping, "shrinkage": shrinkage}
+    update = {"name": "least_squares", "settings": settings}
+    return {**BEST, "settings": {**settings, "effect": 0.5}, "update": update}
+
+
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "best": BEST,
     "with the stream": {**BEST, "correct": {"stream": 0.5}},
     "without correct": {**BEST, "correct": None},
     "measured block by block": {**BEST, "measure": "block"},
-    "shrinkage 0.2": {**BEST, "settings": FIXED, "update": {"name": "least_squares", "settings": FIXED}},
-    "less regularised": {**BEST, "settings": {"shrinkage": 0.0}, "update": "least_squares"},
+    "shrinkage 0.2": _regularised(0.1, 0.2),
+    "shrinkage 0.5": _regularised(0.1, 0.5),
+    "damping 0.3": _regularised(0.3, "auto"),
+    "less regularised": _regularised(0.01, 0.0),
     "ALPS' support": {**BEST, "score": "alps", "settings": FIXED},
     "OBS' support": {**BEST, "score": "sparsegpt", "settings": FIXED},
     "rows alike": {**BEST, "settings": {**BEST["settings"], "effect": 0.0}},

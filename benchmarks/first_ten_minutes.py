@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class Typed:
 def type_in(command: str, folder: Path) -> Typed:
     """Run a command as a user does who has activated the environment; a failure ends all."""
     path = f"{folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
-    outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     start = perf_counter()
     done = subprocess.run(
         ["bash", "-c", command],
@@ -66,11 +67,19 @@ def type_in(command: str, folder: Path) -> Typed:
         text=True,
         check=False,
     )
-    found = Typed(command, perf_counter() - start, done.stdout.rstrip(), done.stderr.rstrip())
+    found = Typed(command, perf_counter() - start, *(anywhere(text, folder) for text in (done.stdout, done.stderr)))
     print(f"$ {found.command}    # {took(found.seconds)}\n{found.said}\n{found.printed}\n", flush=True)
     if done.returncode:
         sys.exit(f"error: `{command}` ended with {done.returncode}.")
     return found
+
+
+def anywhere(text: str, folder: Path) -> str:
+    """Return what was printed without what only this machine has: its folders, and its package index."""
+    for place, name in ((folder, "~/zpruner"), (Path.home(), "~"), (Path(tempfile.gettempdir()), "/tmp")):
+        text = text.replace(str(place.resolve()), name)
+    kept = (line for line in text.splitlines() if "file:///" not in line)
+    return "\n".join(kept).rstrip()
 
 
 def took(seconds: float) -> str:

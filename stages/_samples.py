@@ -18,9 +18,8 @@ from zpruner.model import load_model
 from zpruner.sources import load_tokenizer
 
 
-def sample(project: Project, windows: Tensor, choices: list[float]) -> Sample | None:
+def sample(tokenizer: Any, windows: Tensor, choices: list[float]) -> Sample | None:
     """Return the end of the first window beside the model's choices, None where there is no tokenizer."""
-    tokenizer = _tokenizer(project)
     if tokenizer is None:
         return None
     text, chosen = windows[0, -len(choices) :].tolist(), [int(choice) for choice in choices]
@@ -28,11 +27,11 @@ def sample(project: Project, windows: Tensor, choices: list[float]) -> Sample | 
     return Sample(text=words[0], choices=words[1])
 
 
-def continued(work: Work, project: Project, runner: Runner) -> Continuation | None:
+def continued(work: Work, project: Project, tokenizer: Any, runner: Runner) -> Continuation | None:
     """Return what a model in memory says after the prompt; None as `Details` says."""
     if runner.streamed:  # every token would read all weights
         return None
-    return _continued(work, project, lambda: (runner.model, runner.device))
+    return _continued(work, project, tokenizer, lambda: (runner.model, runner.device))
 
 
 def packed_continued(work: Work, project: Project, folder: Path) -> Continuation | None:
@@ -42,13 +41,17 @@ def packed_continued(work: Work, project: Project, folder: Path) -> Continuation
         return None
     trust = project.params.model.trust_remote_code
     return _continued(
-        work, project, lambda: (load_model(folder, device="cpu", trust_remote_code=trust), torch.device("cpu"))
+        work,
+        project,
+        tokenizer_of(project),
+        lambda: (load_model(folder, device="cpu", trust_remote_code=trust), torch.device("cpu")),
     )
 
 
-def _continued(work: Work, project: Project, open_model: Callable[[], tuple[Any, torch.device]]) -> Continuation | None:
+def _continued(
+    work: Work, project: Project, tokenizer: Any, open_model: Callable[[], tuple[Any, torch.device]]
+) -> Continuation | None:
     settings, item = project.params.evaluation.continuation, "continuation"
-    tokenizer = None if settings is None else _tokenizer(project)
     if settings is None or tokenizer is None:
         return None
     entry = work.done(item)
@@ -59,5 +62,6 @@ def _continued(work: Work, project: Project, open_model: Callable[[], tuple[Any,
     return Continuation.model_validate(entry)
 
 
-def _tokenizer(project: Project) -> Any:
+def tokenizer_of(project: Project) -> Any:
+    """Return the unpruned model's tokenizer, None where it has none."""
     return load_tokenizer(project.dense, trust_remote_code=project.params.model.trust_remote_code)

@@ -15,7 +15,7 @@ from stages._layers import measure_layers, shown_layers
 from stages._measure import Step, batches_of, measure, speed_of
 from stages._ordered import OrderedModel, open_ordered
 from stages._project import Method, Project, Root, Sparsity, main, say
-from stages._samples import continued, sample
+from stages._samples import continued, sample, tokenizer_of
 from stages._variant import VariantWeights, open_solved
 from zpruner.artifacts.files import digest_of
 from zpruner.artifacts.results import (
@@ -62,7 +62,7 @@ from zpruner.patterns import StructuredPattern
 from zpruner.pruning.compose import compose
 from zpruner.runtime.progress import counter
 from zpruner.settings.params import ZeroShotSettings
-from zpruner.sources import file_sha256, load_tokenizer
+from zpruner.sources import file_sha256
 from zpruner.structures import Reordering
 from zpruner.text import counted_tokens, read_begin
 from zpruner.types import Stat
@@ -144,6 +144,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             solved = open_solved(project, method, sparsity, activations, unpruned.model_hash)
             facts = measure_layers(work, weights, model, pattern, opened.folder, tables, solved, masks, step)
         layers = () if facts is None else facts.layers
+        tokenizer = tokenizer_of(project)
         metrics = Metrics(
             perplexity=perplexity_of(measured["losses"]),
             perplexity_interval=perplexity_interval(measured["losses"]),
@@ -159,7 +160,7 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             divergence=_divergence(measured["kl"], measured["agreement"]),
             zero_shot=None
             if tasks is None
-            else _zero_shot(work, project, unpruned, runner, tasks, activations, structured, step),
+            else _zero_shot(work, project, tokenizer, runner, tasks, activations, structured, step),
             verdict=verdict(measured["losses"], measured["kl"], limits_of(runner.model.config)[0]),
         )
         if metrics.verdict is not None:
@@ -174,8 +175,8 @@ def run(method: Method = "", sparsity: Sparsity = "", dense: bool = False, root:
             score_histograms=_histograms(project, facts.kept, model, method)
             if model is not None and facts is not None
             else (),
-            sample=sample(project, windows, measured["choices"]),
-            continuation=continued(work, project, runner),
+            sample=sample(tokenizer, windows, measured["choices"]),
+            continuation=continued(work, project, tokenizer, runner),
             provenance={
                 **{key: value for key, value in checkpoint.manifest.items() if isinstance(value, str)},
                 "weights": "made in memory" if made else "checkpoint",
@@ -260,7 +261,7 @@ def _weights(
 def _zero_shot(
     work: Work,
     project: Project,
-    unpruned: Checkpoint,
+    tokenizer: Any,
     runner: Runner,
     settings: ZeroShotSettings,
     activations: Activations | None,
@@ -274,8 +275,6 @@ def _zero_shot(
         entry = work.done(f"task-{task}")
         if entry is None:
             if harness is None:
-                trust = project.params.model.trust_remote_code
-                tokenizer = load_tokenizer(unpruned.folder, trust_remote_code=trust)
                 harness = Harness(runner.model, tokenizer, settings, project.root, runner.device)
             entry = harness.run(task)
             work.record(f"task-{task}", entry)

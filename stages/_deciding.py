@@ -12,8 +12,9 @@ from zpruner.errors import UnknownNameError
 from zpruner.methods import METHODS
 from zpruner.pruning.compose import compose
 from zpruner.pruning.composition import Composition, statistics_of
+from zpruner.settings.mixture import window_counts
 from zpruner.settings.params import MethodSettings, Params
-from zpruner.settings.texts import TextSettings
+from zpruner.settings.texts import SELF, CalibrationSettings, MixedSettings, TextSettings
 from zpruner.types import CHANNEL_SUMS, SQUARES, Stat
 
 _READ_LATER = {"batch_size", "gram", "min_expert_tokens", "propagation", "divergence"}
@@ -26,7 +27,7 @@ Instance = tuple[str, ...]
 def instances(params: Params) -> Iterator[Instance]:
     """Yield every stage instance of the pipeline but the plan's own."""
     yield from (("fetch", what) for what in ("model", "calibration", "evaluation"))
-    yield from (("calibrate",), ("gradients",), ("evaluate", "dense"), ("report",))
+    yield from (("generate",), ("calibrate",), ("gradients",), ("evaluate", "dense"), ("report",))
     for method in params.methods:
         yield ("score", method)
         yield from ((stage, method, s) for s in params.sparsities for stage in ("mask", "apply", "pack", "evaluate"))
@@ -63,9 +64,11 @@ def _deciding(params: Params, instance: Instance) -> dict[str, Any]:
         case ("fetch", "model"):
             return _json(model, "source", "sha256", "dtype", "trust_remote_code")
         case ("fetch", what):
-            text = text_of(params, what)
+            text = _text(params, what)
             rungs = {"windows": params.the_search().rungs[-1]} if what == "search" else {}
             return {**text.model_dump(mode="json", exclude=_READ_LATER), **_json(model, "trust_remote_code"), **rungs}
+        case ("generate",):
+            return {"written": _written(params)}
         case ("calibrate",):
             found = _json(calibration, "batch_size", "min_expert_tokens")
             return {**layers, **found, "statistics": sorted(_inputs(params))}
@@ -157,19 +160,47 @@ def _continued(params: Params) -> dict[str, Any] | None:
     return None if found is None else found.model_dump(mode="json")
 
 
-def source_of(params: Params, what: str) -> str:
-    """Return where `model`, or one of the texts, comes from."""
-    return params.model.source if what == "model" else text_of(params, what).source
-
-
-def text_of(params: Params, what: str) -> TextSettings:
-    """Return the settings of the text `calibration`, `evaluation` or `search`."""
-    texts: Mapping[str, TextSettings] = {
-        "calibration": params.calibration,
-        "evaluation": params.evaluation.perplexity,
-        **({} if params.search is None else {"search": params.search.text}),
+def _written(params: Params) -> dict[str, Any] | None:
+    """Return what decides the windows that the model writes itself; None where the calibration lists no such source."""
+    found, calibration = own_source(params), params.calibration
+    if found is None:
+        return None
+    source, count = found
+    sampled = _json(source, "temperature", "top_p", "drop", "prompt")
+    return {
+        "windows": count,
+        **sampled,
+        **_json(calibration, "seqlen", "bos", "seed"),
+        **_json(params.model, "trust_remote_code"),
     }
-    return texts[what]
+
+
+def own_source(params: Params) -> tuple[MixedSettings, int] | None:
+    """Return the source of the calibration that the model writes itself, and its number of windows."""
+    counted = zip(params.calibration.sources, window_counts(params.calibration), strict=True)
+    return next((found for found in counted if found[0].source == SELF), None)
+
+
+def sources_of(params: Params, what: str) -> tuple[str, ...]:
+    """Return where `model`, or one of the texts, comes from: from several sources where the calibration lists them."""
+    match what:
+        case "model":
+            return (params.model.source,)
+        case "calibration":
+            return tuple(source.source for source in params.calibration.sources)
+        case "evaluation":
+            return (params.evaluation.perplexity.source,)
+    return (params.the_search().text.source,)
+
+
+def _text(params: Params, what: str) -> TextSettings | CalibrationSettings:
+    """Return the settings of the text `calibration`, `evaluation` or `search`."""
+    match what:
+        case "calibration":
+            return params.calibration
+        case "evaluation":
+            return params.evaluation.perplexity
+    return params.the_search().text
 
 
 def _search_reads_gradients(params: Params) -> bool:

@@ -8,16 +8,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from stages._deciding import text_of
+from stages._deciding import sources_of
 from stages._project import Project, Root, main
-from stages.sources import content_of, fetched_source
+from stages.generate import read_generated
+from stages.sources import content_of, fetched_source, local_path
 from zpruner.checkpoint import Checkpoint, find_converted, write_manifest
 from zpruner.errors import ArtifactError
 from zpruner.evaluate import evaluation_text
 from zpruner.execution import copy_checkpoint
 from zpruner.model import limits_of
 from zpruner.runtime.progress import counter
-from zpruner.settings.texts import TextSettings
+from zpruner.settings.mixture import window_counts
+from zpruner.settings.texts import MixedSettings, SourceSettings
 from zpruner.sources import (
     FETCH_STEPS,
     Documents,
@@ -26,7 +28,7 @@ from zpruner.sources import (
     load_tokenizer,
     read_text,
 )
-from zpruner.text import calibration_windows, encoding_of, evaluation_windows, write_windows
+from zpruner.text import encoding_of, evaluation_windows, mixed_windows, write_windows
 
 
 class What(StrEnum):
@@ -55,7 +57,8 @@ def run(what: What, root: Root = Path()) -> None:
 
 def _fetch_model(project: Project) -> None:
     settings = project.params.model
-    source, content = fetched_source(project, "model"), content_of(project, "model")
+    source = fetched_source(project, "model", settings.source)
+    content = content_of(project, settings.source)
     with project.work("fetch", "model", fetched=content or source) as work:
         if work.done("model") is None or not _whole(work.files):
             shutil.rmtree(work.files)
@@ -93,60 +96,74 @@ def _whole(folder: Path) -> bool:
 
 def _fetch_tokens(project: Project, what: What) -> None:
     params = project.params
-    settings = text_of(params, what.value)
     with project.work("fetch", what.value) as work, counter(f"fetch {what.value} text", 2, "step") as step:
-        content = content_of(project, what.value)
-        text = _read(settings, fetched_source(project, what.value), project)
-        step()
+        content = " ".join(filter(None, (content_of(project, source) for source in sources_of(params, what.value))))
         dense = project.open_dense()
         tokenizer = load_tokenizer(dense.folder, trust_remote_code=params.model.trust_remote_code)
-        vocab_size, longest = _limits(dense.folder, params.model.trust_remote_code)
+        limits = _limits(dense.folder, params.model.trust_remote_code)
+        step()
         if what is What.calibration:
-            chosen = params.calibration
-            windows = calibration_windows(
-                text,
-                tokenizer,
-                nsamples=chosen.nsamples,
-                seqlen=chosen.seqlen,
-                seed=chosen.seed,
-                vocab_size=vocab_size,
-                longest=longest,
-                sampling=chosen.sampling,
-                part=chosen.part,
-                bos=settings.begin,
-            )
-        elif what is What.search:
-            windows = evaluation_windows(
-                text,
-                tokenizer,
-                seqlen=settings.seqlen,
-                vocab_size=vocab_size,
-                longest=longest,
-                windows=params.the_search().rungs[-1],
-                part=settings.part,
-                bos=settings.begin,
-            )
+            _calibration_tokens(project, dense, tokenizer, *limits)
         else:
-            measured = params.evaluation.perplexity
-            windows = evaluation_windows(
-                evaluation_text(text, measured),
-                tokenizer,
-                seqlen=measured.seqlen,
-                vocab_size=vocab_size,
-                longest=longest,
-                windows=measured.windows,
-                part=measured.part,
-                stride=measured.stride,
-                bos=settings.begin,
-            )
-        begin = encoding_of(text, tokenizer, settings.begin).begin
-        origin = project.windows_origin(what.value, dense)
-        write_windows(project.tokens(what.value), windows, settings.source, origin, settings.begin, begin)
+            _evaluation_tokens(project, what, dense, tokenizer, *limits)
         step()
         project.write_cost("fetch", what.value, seconds=work.seconds, layers=0, source=content)
 
 
-def _read(settings: TextSettings, source: str, project: Project) -> Documents | TokenTable:
+def _calibration_tokens(
+    project: Project, dense: Checkpoint, tokenizer: Any, vocab_size: int, longest: int | None
+) -> None:
+    settings, name = project.params.calibration, What.calibration.value
+    windows, begin = mixed_windows(
+        settings,
+        tokenizer,
+        vocab_size=vocab_size,
+        longest=longest,
+        read=lambda source: _read(source, fetched_source(project, name, source.source), project),
+        write=lambda source, count: read_generated(project, dense, source, count),
+    )
+    counted = zip(settings.sources, window_counts(settings), strict=True)
+    known = [_known(project, source, count) for source, count in counted] if settings.mixed else []
+    source = " + ".join(source.source for source in settings.sources)
+    origin = project.windows_origin(name, dense)
+    write_windows(project.tokens(name), windows, source, origin, settings.bos, begin, known)
+
+
+def _known(project: Project, source: MixedSettings, count: int) -> dict[str, Any]:
+    """Return what is known of one of several sources: its settings, commit or hash, and number of windows."""
+    given = source.source
+    here = local_path(project, given) is not None
+    return {
+        **source.model_dump(mode="json", exclude_defaults=True),
+        "source": given if here else fetched_source(project, What.calibration.value, given),
+        "sha256": source.sha256 or content_of(project, given) or None,
+        "windows": count,
+    }
+
+
+def _evaluation_tokens(
+    project: Project, what: What, dense: Checkpoint, tokenizer: Any, vocab_size: int, longest: int | None
+) -> None:
+    measured = project.params.evaluation.perplexity
+    settings = measured if what is What.evaluation else project.params.the_search().text
+    text = _read(settings, fetched_source(project, what.value, settings.source), project)
+    windows = evaluation_windows(
+        evaluation_text(text, measured) if what is What.evaluation else text,
+        tokenizer,
+        seqlen=settings.seqlen,
+        vocab_size=vocab_size,
+        longest=longest,
+        windows=measured.windows if what is What.evaluation else project.params.the_search().rungs[-1],
+        part=settings.part,
+        stride=measured.stride if what is What.evaluation else None,
+        bos=settings.begin,
+    )
+    begin = encoding_of(text, tokenizer, settings.begin).begin
+    origin = project.windows_origin(what.value, dense)
+    write_windows(project.tokens(what.value), windows, settings.source, origin, settings.begin, begin)
+
+
+def _read(settings: SourceSettings, source: str, project: Project) -> Documents | TokenTable:
     return read_text(
         source,
         settings.sha256,

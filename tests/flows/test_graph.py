@@ -50,7 +50,7 @@ def test_the_search_is_no_part_of_the_pipeline(project: Path) -> None:
     own = {name for name in graph if name.startswith("search/dvc.yaml:")}
     assert own == {f"search/dvc.yaml:{stage}" for stage in ("plan", "sources", "text", "gradients", "search", "report")}
     assert set(graph.part(None)) == set(graph) - own
-    needed = {"fetch@model", "fetch@calibration", "calibrate", "plan", "sources", "gradients"}
+    needed = {"fetch@model", "generate", "fetch@calibration", "calibrate", "plan", "sources", "gradients"}
     assert set(graph.part(["search/dvc.yaml"])) == own | needed
     above = {"search/dvc.yaml:plan", "search/dvc.yaml:gradients"}
     assert set(graph.part(["search/dvc.yaml:gradients"])) == needed - {"calibrate"} | above

@@ -30,11 +30,13 @@ from zpruner.calibration.accumulate import InputAccumulator
 from zpruner.packed import pack as packing
 from zpruner.pruning.composition import Composition
 from zpruner.pruning.presets import PRESETS
+from zpruner.text import writing
 
 # What a stage computes once per finished item, and how many of those an item of the journal stands for.
 COUNTED: dict[str, tuple[Any, str]] = {
     "calibrate": (InputAccumulator, "add"),
     "gradients-wanted": (gradients, "_accumulating"),
+    "generate-mixed": (writing, "_write"),
     "score": (Composition, "score"),
     "mask": (Composition, "mask"),
     "mask-propagated": (Composition, "prune"),
@@ -213,7 +215,7 @@ def saved_calls(stage: str, finished: list[str], calls: int) -> int:
             return sum(item.startswith("solved:") for item in finished)
         case "apply":
             return 7 * sum("00001" not in item for item in finished)
-        case "pack":
+        case "pack" | "generate-mixed":
             return len(finished)
         case "calibrate" | "gradients-wanted":
             windows = max((int(i.removeprefix("snapshot-")) for i in finished if i.startswith("snapshot-")), default=0)
@@ -232,6 +234,7 @@ def main(folder: Path, points: int, stages: list[str]) -> None:
     roots = {
         "": staged.make(folder / "dense", packed=staged.PACKED),
         "-wanted": staged.make(folder / "wanted", methods={staged.METHOD: {"score": "pruner_zero"}}),
+        "-mixed": staged.make(folder / "mixed", source=["self"]),
         "-propagated": staged.make(folder / "pruned", propagation="pruned", packed=staged.PACKED),
         "-best": staged.make(folder / "best", propagation="pruned", methods={staged.METHOD: PRESETS["best"]}),
         "-tuned": staged.make(folder / "tuned", propagation="pruned", methods={staged.METHOD: tuned}),

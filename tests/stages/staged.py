@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tiny
 
-from stages import apply, calibrate, evaluate, fetch, gradients, mask, pack, report, score, sources
+from stages import apply, calibrate, evaluate, fetch, generate, gradients, mask, pack, report, score, sources
 from zpruner.structures import find_couplings
 
 METHOD, SPARSITY = "swapped", "s24"
@@ -21,6 +21,7 @@ INSTANCES: dict[str, Callable[[Path], None]] = {
     "sources": lambda root: sources.run(["model", "calibration", "evaluation"], root),
     "plan": tiny.plan,
     "fetch-model": lambda root: fetch.run(fetch.What.model, root),
+    "generate": lambda root: generate.run(root),
     "fetch-calibration": lambda root: fetch.run(fetch.What.calibration, root),
     "fetch-evaluation": lambda root: fetch.run(fetch.What.evaluation, root),
     "calibrate": lambda root: calibrate.run(root, snapshot_seconds=0.0),

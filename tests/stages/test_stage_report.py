@@ -17,7 +17,7 @@ from zpruner.errors import ArtifactError
 
 VARIANT = f"{METHOD}/{SPARSITY}"
 COSTS = (
-    *("calibrate", "gradients", "fetch/model", "fetch/calibration", "fetch/evaluation", "evaluate/dense"),
+    *("generate", "calibrate", "gradients", "fetch/model", "fetch/calibration", "fetch/evaluation", "evaluate/dense"),
     *(f"score/{METHOD}", *(f"{stage}/{VARIANT}" for stage in ("mask", "apply", "pack", "evaluate"))),
 )
 

@@ -53,6 +53,11 @@ class Layout:
         return self.data / text / "tokens.arrow"
 
     @property
+    def generated(self) -> Path:
+        """Windows that the unpruned model wrote itself; without files where the calibration lists no such source."""
+        return self.data / "generated"
+
+    @property
     def activations(self) -> Path:
         """Activation statistics of the unpruned model."""
         return self.data / "activations" / "dense"

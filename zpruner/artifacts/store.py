@@ -70,7 +70,7 @@ class ArtifactWriter:
 
     Args:
         work: the open work folder.
-        kind: `activations`, `scores`, `masks`, `gradients` or `tokens`.
+        kind: `activations`, `scores`, `masks`, `gradients`, `generated` and the like.
         provenance: goes into the index and every file.
     """
 

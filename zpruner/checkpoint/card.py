@@ -159,6 +159,11 @@ def with_results(
     return f"{before}{_results(results)}\n{heading}{after.replace(_HEAD, _table(rows), 1)}"
 
 
+def tells(card: str, key: str) -> bool:
+    """Return whether a table of a card has a row for `key`."""
+    return f"| {_line(_LABELS.get(key, key))} |" in card
+
+
 def _results(results: Mapping[str, tuple[float, float]]) -> str:
     rows = [f"| {_line(key)} | {dense:.6g} | {pruned:.6g} |\n" for key, (dense, pruned) in results.items()]
     return "| metric | dense | pruned |\n|---|--:|--:|\n" + "".join(rows)

@@ -95,16 +95,16 @@ def composition_settings(
     """
     from zpruner.settings.setting_files import read_files
 
-    chosen = read_files(_named("--set", settings, "--set power=2.0"), Path(), "--set")
+    chosen = read_files(named("--set", settings, "--set power=2.0"), Path(), "--set")
     base = dict(PRESETS.get(method, {"score": method}))
     parts = {"settings": {**base.pop("settings", {}), **chosen}, "group": group, "refine": refine, "update": update}
     if quantize is not None:
         whole = f"bits={quantize}" if quantize.isdecimal() else quantize
-        parts["quantize"] = _named("--quantize", whole.split(","), "--quantize 4, or --quantize bits=4,group=128")
+        parts["quantize"] = named("--quantize", whole.split(","), "--quantize 4, or --quantize bits=4,group=128")
     return {**base, **{key: value for key, value in parts.items() if value}}
 
 
-def _named(option: str, texts: list[str], example: str) -> dict[str, Any]:
+def named(option: str, texts: list[str], example: str) -> dict[str, Any]:
     """Return the values of an option's NAME=VALUE, each read as YAML."""
     from zpruner.settings.plain_yaml import parse_yaml
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from zpruner.artifacts.costs import Cost
 from zpruner.artifacts.layout import Layout
 from zpruner.pruning.composition import statistics_of
+from zpruner.settings.texts import SELF
 from zpruner.types import Stat
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ def estimate(params: Params, compositions: Mapping[str, Composition], shapes: Sh
     variants = tuple((method, sparsity) for method in compositions for sparsity in params.sparsities)
     checkpoint = shapes.parameters * shapes.itemsize
     yield Estimate("fetch", (("model",), ("calibration",), ("evaluation",)), checkpoint)
+
+    if any(source.source == SELF for source in calibration.sources):
+        yield Estimate("generate", ((),), 4 * calibration.nsamples * calibration.seqlen)
 
     needed = statistics_of(compositions.values(), calibration.propagation)
     squares = Stat.GRAM in needed if calibration.gram == "auto" else calibration.gram

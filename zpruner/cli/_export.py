@@ -140,17 +140,22 @@ def check_labels(root: Path, method: str, sparsity: str) -> None:
     params.pattern(sparsity)
 
 
+_TEXT = {"source", "sha256", "sampling", "part", "bos", "seed", "temperature", "top_p", "drop", "prompt"}
+"""Settings of the calibration that a card shows: what its windows come from."""
+
+
 def calibrated_on(root: Path, card: Path) -> dict[str, Any]:
     """Return what params.yaml says of the calibration text, provided that `card` tells of a calibration on it.
 
     Raises:
         ArtifactError: the windows are not those of the checkpoint's calibration, or cannot be read.
     """
+    from zpruner.checkpoint.card import tells
     from zpruner.settings.reading import read_params
-    from zpruner.text import read_windows
+    from zpruner.text import read_sources, read_windows
 
     text = card.read_text(encoding="utf-8")
-    if "calibration_hash" not in text:  # written by `zpruner prune`, which knows the text
+    if not tells(text, "calibration_hash"):  # written by `zpruner prune`, which knows the text
         return {}
     settings = read_params(root / "params.yaml").calibration
     path = Layout(root).tokens("calibration")
@@ -159,7 +164,11 @@ def calibrated_on(root: Path, card: Path) -> dict[str, Any]:
         raise ArtifactError(
             str(path), f"windows of hash {found}", "those that the checkpoint was calibrated on", "Run `dvc repro`."
         )
-    chosen = settings.model_dump(mode="json", include={"source", "sha256", "sampling", "part", "bos", "seed"})
+    sources = {str(number): source for number, source in enumerate(read_sources(path), start=1)}
+    if sources:
+        chosen = {"source": sources, **settings.model_dump(mode="json", include={"bos", "seed"})}
+    else:
+        chosen = settings.model_dump(mode="json", include=_TEXT)
     return {**chosen, "seqlen": windows.shape[1]}
 
 

@@ -12,6 +12,7 @@ from zpruner.cli import _options as option
 from zpruner.cli._composition import checked, composition_settings, pattern_of
 from zpruner.cli._early import check_names, local_path
 from zpruner.cli._output import ORDERS, check_apart, check_output, save
+from zpruner.cli._texts import is_plain, local_paths, sources_of
 from zpruner.errors import InvalidSettingError
 from zpruner.patterns import Pattern, Permutation, SparsityPattern, parse_pattern
 from zpruner.pruning.presets import PRESETS
@@ -38,9 +39,11 @@ def prune(
     model: option.Model,
     output: option.Output,
     calibration: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="SOURCE", help=f"The calibration text: {option.SOURCES}.  [default: 300 English news articles]"
+            metavar="SOURCE[,KEY=VALUE...]",
+            help=f"The calibration text: {option.SOURCES}; self: what the model writes itself. May be repeated, with "
+            "share=0.5 and other keys of calibration.source in params.yaml.  [default: 300 English news articles]",
         ),
     ] = None,
     calibration_sha256: Annotated[str | None, typer.Option(help="SHA-256 that the text must have.")] = None,
@@ -105,21 +108,26 @@ def prune(
     log: option.Log = None,
 ) -> None:
     """Prune one model and write an ordinary checkpoint with a model card: zeros in place, or smaller."""
-    if calibration is None:
-        calibration, calibration_sha256 = option.NEWS, option.NEWS_SHA256
+    if not calibration:
+        calibration, calibration_sha256 = [option.NEWS], option.NEWS_SHA256
     # What can be told at once is: torch takes seconds to import, a model minutes to load.
     pattern = parse_pattern(pattern_of(sparsity_ratio, sparsity_type, sparsity, quantize is not None))
     permuted = {"--permute": permute, "--permute-heads": permute_heads}
     for name in (name for name, given in permuted.items() if given):
         if not (isinstance(pattern, SparsityPattern) and pattern.is_nm):
             raise InvalidSettingError(name, f"the pattern {pattern}", "N:M such as 2:4", f"Leave {name} out.")
+    from zpruner.settings.mixture import mixture_of
+
     check_names({"score": method, "refine": refine, "update": update}, also=PRESETS)
     settings = composition_settings(method, group, setting or [], refine, update, quantize)
     if any(permuted.values()):
         settings["permute"] = [_PERMUTED[name] for name, given in permuted.items() if given]
     parts = checked(settings)
+    sources = sources_of(calibration, calibration_sha256)
+    size = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "bos": bos.value}
+    calibrated = mixture_of({"source": sources, **size}, "the options")
     read = {
-        "the calibration text": local_path("--calibration", calibration, calibration_sha256),
+        **local_paths(sources),
         "the text to evaluate on": local_path("--evaluate", evaluate, evaluate_sha256),
         "the downloads": downloads,
     }
@@ -131,6 +139,7 @@ def prune(
     from zpruner.pruning.compose import compose
     from zpruner.pruning.fitting import check_fit
     from zpruner.pruning.loading import load_windows
+    from zpruner.settings.mixture import described
     from zpruner.settings.texts import PerplexitySettings
     from zpruner.types import Stat
 
@@ -143,15 +152,16 @@ def prune(
     # What cannot be pruned is told before anything is downloaded or measured.
     inventory = take_inventory(network, blocks, ignore or ())
     stays = check_fit({"--sparsity": pattern}, network, inventory)
+    plain = sources[0] if is_plain(sources) else {}
     windows = load_windows(
-        calibration,
+        plain.get("source", sources),
         network,
         tokenizer,
         nsamples=nsamples,
         seqlen=seqlen,
         seed=seed,
         bos=bos.value,
-        sha256=calibration_sha256,
+        sha256=plain.get("sha256"),
         downloads=downloads,
     )
     results: dict[str, tuple[float, float]] = {}
@@ -178,12 +188,8 @@ def prune(
         pattern=str(pattern),
         settings=settings,
         calibration={
-            "source": calibration,
-            "sha256": calibration_sha256,
-            "nsamples": nsamples,
-            "seqlen": seqlen,
-            "seed": seed,
-            "bos": bos.value,
+            **(plain or described(calibrated)),
+            **size,
             "propagation": propagation.value,
         },
         sparsity=achieved,

@@ -16,7 +16,7 @@ from zpruner.errors import InvalidSettingError, MissingStatisticError
 if TYPE_CHECKING:
     from zpruner.pruning.composition import Composition
     from zpruner.settings.params import Params
-    from zpruner.settings.texts import TextSettings
+    from zpruner.settings.texts import SourceSettings
 
 
 def validate(
@@ -125,14 +125,23 @@ def check_sources(params: Params, root: Path) -> list[str]:
         InvalidSettingError: a malformed source, or one that nothing pins.
         SourceError: a local path that does not exist.
     """
-    texts: list[tuple[str, str, TextSettings]] = [
-        ("calibration", "calibration", params.calibration),
-        ("evaluation.perplexity", "evaluation", params.evaluation.perplexity),
+    from zpruner.settings.texts import SELF
+
+    calibration = params.calibration
+    texts: list[tuple[str, str, SourceSettings]] = [
+        (f"calibration.source.{index}" if calibration.mixed else "calibration", "calibration", source)
+        for index, source in enumerate(calibration.sources)
     ]
+    texts.append(("evaluation.perplexity", "evaluation", params.evaluation.perplexity))
     if params.search is not None:
         texts.append(("search.text", "search", params.search.text))
     lines = [_check_source("model", "model", params.model.source, params.model.sha256, root)]
-    return lines + [_check_source(where, name, text.source, text.sha256, root) for where, name, text in texts]
+    for where, name, text in texts:
+        if name == "calibration" and text.source == SELF:
+            lines.append(f"{where}: the dense model writes it itself (stage generate)")
+        else:
+            lines.append(_check_source(where, name, text.source, text.sha256, root))
+    return lines
 
 
 def _check_source(where: str, name: str, source: str, sha256: str | None, root: Path) -> str:
@@ -174,6 +183,6 @@ def _since_fetched(root: Path, name: str, path: Path) -> str:
         fetched = None
     if not fetched:
         return "is here"
-    if content_sha256(path, layout.downloads / "hashes") == fetched:
+    if content_sha256(path, layout.downloads / "hashes") in fetched.split():
         return "is here, as it was fetched"
     return "has changed since it was fetched: `dvc repro` fetches it again"

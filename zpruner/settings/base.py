@@ -7,6 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+ALTERNATIVES = ("<one>", "<several>")
+"""What pydantic is to call the forms of a key that takes one value or a list: words that no message repeats."""
+
 
 class Settings(BaseModel):
     """Base of all settings: frozen, no unknown keys."""

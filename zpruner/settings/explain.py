@@ -7,13 +7,14 @@ from typing import get_origin
 from pydantic import BaseModel, ValidationError
 
 from zpruner.errors import InvalidSettingError, did_you_mean, shown
+from zpruner.settings.base import ALTERNATIVES
 
 
 def explain(error: ValidationError, where: str, root: type[BaseModel]) -> InvalidSettingError:
     """Turn a complaint of pydantic about settings of class `root` into one sentence."""
     # An unknown key comes before a missing one: it is often the same key, misspelt.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    path = [str(part) for part in first["loc"]]
+    path = [str(part) for part in first["loc"] if part not in ALTERNATIVES]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         return InvalidSettingError(
@@ -29,6 +30,8 @@ def _known(model: type[BaseModel], path: list[str]) -> list[str]:
     """Return the keys that settings of class `model` know at `path`."""
     parts = iter(path)
     for part in parts:
+        if part.isdecimal():  # an entry of a list
+            continue
         field = model.model_fields.get(part)
         candidates = [] if field is None else _models_in(field.annotation)
         if field is None or not candidates:

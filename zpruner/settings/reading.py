@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from zpruner.errors import InvalidSettingError, did_you_mean, shown
 from zpruner.settings.explain import explain
+from zpruner.settings.mixture import check_mixture
 from zpruner.settings.moved import settle
 from zpruner.settings.params import Params
 from zpruner.settings.plain_yaml import read_yaml
 from zpruner.settings.setting_files import FORMULAS, read_files
-from zpruner.settings.texts import TextSettings
+from zpruner.settings.texts import SourceSettings
 
 _LABEL = re.compile(r"[A-Za-z0-9_]{1,100}")
 _VARIANTS = 10_000
@@ -70,6 +71,7 @@ def check_params(data: object, where: str) -> Params:
         )
     for label in params.sparsities:
         params.pattern(label)
+    check_mixture(params.calibration, f"{where}: calibration")
     if params.search is not None:
         _check_apart(params, params.search.text, where)
     variants = [f"{method}/{sparsity}" for method in params.methods for sparsity in params.sparsities]
@@ -117,22 +119,25 @@ def _check_labels(labels: Iterable[str], where: str) -> None:
 
 def _held_out(params: Params, where: str) -> str:
     """Return a sentence if the evaluation reads text that calibration has seen, else nothing."""
-    calibration, evaluation = params.calibration, params.evaluation.perplexity
-    if not calibration.overlaps(evaluation):
+    evaluation = params.evaluation.perplexity
+    seen = next((source for source in params.calibration.sources if source.overlaps(evaluation)), None)
+    if seen is None:
         return ""
     return (
         f"{where}: evaluation.perplexity reads {list(evaluation.part)} of the text of which calibration reads "
-        f"{list(calibration.part)}: its perplexities are of text that pruning has seen, and too good. Give them parts "
+        f"{list(seen.part)}: its perplexities are of text that pruning has seen, and too good. Give them parts "
         "that do not overlap, or another source."
     )
 
 
-def _check_apart(params: Params, text: TextSettings, where: str) -> None:
+def _check_apart(params: Params, text: SourceSettings, where: str) -> None:
     """Raise InvalidSettingError if the search's text overlaps with another: fitness would not be held out."""
-    others: dict[str, TextSettings] = {
-        "calibration": params.calibration,
-        "evaluation.perplexity": params.evaluation.perplexity,
+    calibration = params.calibration
+    others: dict[str, SourceSettings] = {
+        f"calibration.source.{index}" if calibration.mixed else "calibration": source
+        for index, source in enumerate(calibration.sources)
     }
+    others["evaluation.perplexity"] = params.evaluation.perplexity
     for name, other in others.items():
         if text.overlaps(other):
             raise InvalidSettingError(

@@ -86,7 +86,18 @@ def encoding_of(text: Documents | TokenTable, tokenizer: Tokenizer | None, bos: 
                 "bos", f"'{bos}' for a table of token ids", "auto: its rows are taken as they are", "Set it to auto."
             )
         return Encoding(tokenizer)
-    if tokenizer is None or bos == "published":
+    if tokenizer is None:
+        return Encoding(tokenizer)
+    return document_encoding(tokenizer, bos)
+
+
+def document_encoding(tokenizer: Tokenizer, bos: Bos) -> Encoding:
+    """Return how documents are to be encoded.
+
+    Raises:
+        InvalidSettingError: as `encoding_of`.
+    """
+    if bos == "published":
         return Encoding(tokenizer)
     before, after = added_tokens(tokenizer)
     if bos == "never" or before or bos == "auto":

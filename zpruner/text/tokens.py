@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,13 @@ class WindowsOrigin:
 
 
 def write_windows(
-    path: Path, windows: Tensor, source: str, origin: WindowsOrigin, bos: str = "auto", begin: tuple[int, ...] = ()
+    path: Path,
+    windows: Tensor,
+    source: str,
+    origin: WindowsOrigin,
+    bos: str = "auto",
+    begin: tuple[int, ...] = (),
+    sources: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write windows, int32 (windows, seqlen), with their content hash and what they come from.
 
@@ -45,9 +52,10 @@ def write_windows(
         origin: what they are for and made with.
         bos: the rule for what windows begin with (see `Bos`).
         begin: the tokens that every window begins with by that rule.
+        sources: of several, what is known of each, as JSON values.
     """
     facts = {"windows_hash": windows_hash(windows), "source": source, "bos": bos, "begin": json.dumps(begin)}
-    facts |= asdict(origin)
+    facts |= asdict(origin) | ({"sources": json.dumps(sources)} if sources else {})
     write_file(path, {"input_ids": windows}, "tokens", {**facts, "facts_hash": digest_of(facts)})
 
 
@@ -61,6 +69,16 @@ def read_begin(path: Path) -> tuple[int, ...]:
         return tuple(int(one) for one in json.loads(_read(path)[1]["begin"]))
     except (KeyError, TypeError, ValueError):
         raise ArtifactError(str(path), "no word of what its windows begin with", "one", MEND) from None
+
+
+def read_sources(path: Path) -> list[dict[str, Any]]:
+    """Return what a file says of each of several sources; empty where its windows come from one.
+
+    Raises:
+        ArtifactError: as `read_windows`.
+    """
+    found: list[dict[str, Any]] = json.loads(_read(path)[1].get("sources", "[]"))
+    return found
 
 
 def read_windows(path: Path, expected: WindowsOrigin | None = None) -> tuple[Tensor, str]:

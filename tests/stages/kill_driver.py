@@ -234,7 +234,7 @@ def main(folder: Path, points: int, stages: list[str]) -> None:
     roots = {
         "": staged.make(folder / "dense", packed=staged.PACKED),
         "-wanted": staged.make(folder / "wanted", methods={staged.METHOD: {"score": "pruner_zero"}}),
-        "-mixed": staged.make(folder / "mixed", source=["self"]),
+        "-mixed": staged.make(folder / "mixed", calibration={"source": ["self"], "nsamples": 9, "seqlen": 24}),
         "-propagated": staged.make(folder / "pruned", propagation="pruned", packed=staged.PACKED),
         "-best": staged.make(folder / "best", propagation="pruned", methods={staged.METHOD: PRESETS["best"]}),
         "-tuned": staged.make(folder / "tuned", propagation="pruned", methods={staged.METHOD: tuned}),

@@ -11,8 +11,8 @@ import tiny
 HERE = Path(__file__).parent
 QUICK = ["fetch-model", "fetch-calibration", "fetch-evaluation", "calibrate", "score", "mask", "apply"]
 QUICK += ["pack", "evaluate_dense", "evaluate", "gradients-wanted", "mask-propagated", "apply-propagated"]
-# ADMM, least squares and the dense model's outputs; the same with blocks tuned
-SOLVED = ["mask-best", "apply-best", "mask-tuned"]
+# ADMM, least squares and the dense model's outputs; the same with blocks tuned; the model's own text
+SOLVED = ["mask-best", "apply-best", "mask-tuned", "generate-mixed"]
 
 
 def killed(folder, points, stages):

@@ -22,7 +22,8 @@ from zpruner.errors import ArtifactError, InvalidSettingError
 from zpruner.report.load import load_project
 from zpruner.settings.reading import read_params
 from zpruner.sources import file_sha256
-from zpruner.text import read_begin, read_sources, read_windows, writing
+from zpruner.text import read_begin, read_sources, read_windows
+from zpruner.text.sampling import draw
 
 TEXT = {"source": "source/text.txt", "documents": "lines", "part": [0.0, 0.5]}
 MIXTURE: list[Any] = [{**TEXT, "share": 0.7}, {"source": "self", "share": 0.3, "temperature": 1.0}]
@@ -111,7 +112,6 @@ def test_killed_it_continues_with_the_next_windows(project: Path, monkeypatch: p
     for folder in ("generated", ".work"):
         shutil.rmtree(project / "data" / folder)
     calls: list[int] = []
-    draw = writing.draw
 
     def failing(*args: Any) -> Any:
         calls.append(1)
@@ -119,12 +119,12 @@ def test_killed_it_continues_with_the_next_windows(project: Path, monkeypatch: p
             raise KeyboardInterrupt
         return draw(*args)
 
-    monkeypatch.setattr(writing, "draw", failing)
+    monkeypatch.setattr("zpruner.text.writing.draw", failing)
     with pytest.raises(KeyboardInterrupt):
         generate.run(project)
     assert not (project / "data" / "generated").exists()
     calls.clear()
-    monkeypatch.setattr(writing, "draw", lambda *args: (calls.append(1), draw(*args))[1])
+    monkeypatch.setattr("zpruner.text.writing.draw", lambda *args: (calls.append(1), draw(*args))[1])
     generate.run(project)
     assert len(calls) == 2 * 32, "two windows of four were on disk"
     assert tiny.files_of(project / "data" / "generated") == whole

@@ -29,7 +29,7 @@ def own(_: MixedSettings, count: int) -> Tensor:
 
 
 def mixed(*sources: object, nsamples: int, seed: int = 0) -> Tensor:
-    settings = mixture_of({"source": list(sources), "nsamples": nsamples, "seqlen": 12, "seed": seed}, "test")
+    settings = mixture_of({"source": list(sources), "nsamples": nsamples, "seqlen": 12, "seed": seed}, "test", "source")
     windows, begin = mixed_windows(
         settings,
         tiny.tokenizer(),

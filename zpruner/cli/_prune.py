@@ -12,7 +12,7 @@ from zpruner.cli import _options as option
 from zpruner.cli._composition import checked, composition_settings, pattern_of
 from zpruner.cli._early import check_names, local_path
 from zpruner.cli._output import ORDERS, check_apart, check_output, save
-from zpruner.cli._texts import is_plain, local_paths, sources_of
+from zpruner.cli._texts import OPTION, is_plain, local_paths, sources_of
 from zpruner.errors import InvalidSettingError
 from zpruner.patterns import Pattern, Permutation, SparsityPattern, parse_pattern
 from zpruner.pruning.presets import PRESETS
@@ -125,7 +125,7 @@ def prune(
     parts = checked(settings)
     sources = sources_of(calibration, calibration_sha256)
     size = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "bos": bos.value}
-    calibrated = mixture_of({"source": sources, **size}, "the options")
+    calibrated = mixture_of({"source": sources, **size}, "the options", OPTION)
     read = {
         **local_paths(sources),
         "the text to evaluate on": local_path("--evaluate", evaluate, evaluate_sha256),

@@ -9,10 +9,10 @@ from typing import Any
 from zpruner.cli._composition import named
 from zpruner.cli._early import local_path
 from zpruner.errors import InvalidSettingError, did_you_mean
-from zpruner.settings.texts import SELF, MixedSettings
 
 OPTION = "--calibration"
-_KEYS = tuple(name for name in MixedSettings.model_fields if name != "source")
+_NUMBERS = ("share", "part", "temperature", "top_p", "drop")
+"""Keys whose values are no words."""
 
 
 def sources_of(texts: list[str], sha256: str | None) -> list[dict[str, Any]]:
@@ -25,7 +25,10 @@ def sources_of(texts: list[str], sha256: str | None) -> list[dict[str, Any]]:
     Raises:
         InvalidSettingError: an unknown key; a hash beside several texts.
     """
-    found = [_source(text) for text in texts]
+    from zpruner.settings.texts import MixedSettings
+
+    keys = tuple(name for name in MixedSettings.model_fields if name != "source")
+    found = [_source(text, keys) for text in texts]
     if sha256 is None:
         return found
     if len(found) > 1:
@@ -37,6 +40,8 @@ def sources_of(texts: list[str], sha256: str | None) -> list[dict[str, Any]]:
 
 def is_plain(sources: list[dict[str, Any]]) -> bool:
     """Return whether one text is to be read as it is."""
+    from zpruner.settings.texts import SELF
+
     return len(sources) == 1 and sources[0].keys() <= {"source", "sha256"} and sources[0]["source"] != SELF
 
 
@@ -46,18 +51,22 @@ def local_paths(sources: list[dict[str, Any]]) -> dict[str, Path | None]:
     Raises:
         InvalidSettingError, SourceError: as `local_path`.
     """
-    return {
-        "the calibration text" if len(sources) == 1 else f"calibration text {number}": None
-        if one["source"] == SELF
-        else local_path(OPTION, one["source"], one.get("sha256"))
-        for number, one in enumerate(sources, start=1)
-    }
+    from zpruner.settings.texts import SELF
+
+    found: dict[str, Path | None] = {}
+    for number, one in enumerate(sources, start=1):
+        if one["source"] != SELF:
+            name = "the calibration text" if len(sources) == 1 else f"calibration text {number}"
+            found[name] = local_path(OPTION, one["source"], one.get("sha256"))
+    return found
 
 
-def _source(text: str) -> dict[str, Any]:
-    source, *given = re.split(rf",(?=(?:{'|'.join(_KEYS)})=)", text)
+def _source(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    source, *given = re.split(rf",(?=(?:{'|'.join(keys)})=)", text)
     if (unknown := re.search(r",([a-z_0-9]+)=", source)) and not Path(source).exists():
         raise InvalidSettingError(
-            OPTION, f"unknown key '{unknown[1]}'", f"one of {', '.join(_KEYS)}", did_you_mean(unknown[1], _KEYS)
+            OPTION, f"unknown key '{unknown[1]}'", f"one of {', '.join(keys)}", did_you_mean(unknown[1], keys)
         )
-    return {"source": source, **named(OPTION, given, f"{OPTION} self,share=0.5")}
+    found = named(OPTION, given, f"{OPTION} self,share=0.5")
+    words = dict(one.split("=", 1) for one in given)  # a hash may pass for a number
+    return {"source": source, **{key: value if key in _NUMBERS else words[key] for key, value in found.items()}}

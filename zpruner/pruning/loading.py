@@ -115,7 +115,7 @@ def load_windows(
         given = {"sha256": sha256, "part": part}
         sources = [dict(source)] if isinstance(source, Mapping) else source
         size = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "bos": bos}
-        settings = mixture_of({"source": sources, **given, **size}, "load_windows")
+        settings = mixture_of({"source": sources, **given, **size}, "load_windows", "`source`")
         return mixture(settings, model, tokenizer, Path(downloads))
     text = read_text(resolve_source(str(source), "dataset"), sha256, Path(downloads))
     vocab_size, longest = limits_of(model.config)

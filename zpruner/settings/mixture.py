@@ -46,8 +46,13 @@ def described(calibration: CalibrationSettings) -> dict[str, Any]:
     return {"source": sources, **calibration.model_dump(mode="json", exclude={"source", *_OF_TEXTS, *_OF_SELF})}
 
 
-def mixture_of(values: Mapping[str, Any], where: str) -> CalibrationSettings:
+def mixture_of(values: Mapping[str, Any], where: str, source: str) -> CalibrationSettings:
     """Return the section that `values` make up, as params.yaml would.
+
+    Args:
+        values: key -> value.
+        where: what to call it in an error.
+        source: what to call its source there.
 
     Raises:
         InvalidSettingError: what params.yaml may not say; as `check_mixture`.
@@ -56,33 +61,34 @@ def mixture_of(values: Mapping[str, Any], where: str) -> CalibrationSettings:
         found = CalibrationSettings.model_validate(dict(values))
     except ValidationError as error:
         raise explain(error, where, CalibrationSettings) from None
-    check_mixture(found, "calibration")
+    check_mixture(found, "", source)
     return found
 
 
-def check_mixture(calibration: CalibrationSettings, where: str) -> None:
+def check_mixture(calibration: CalibrationSettings, section: str, where: str) -> None:
     """Raise InvalidSettingError for sources whose settings do not belong together.
 
     Args:
         calibration: the section.
-        where: what to call it in an error.
+        section: what stands before its keys in an error.
+        where: what its source is called there.
     """
     if calibration.mixed and (beside := _set(calibration, (*_OF_TEXTS, *_OF_SELF))):
         raise InvalidSettingError(
-            f"{where}.{beside}", "it beside a list of sources", "it in the entry that it is of", "Move it there."
+            f"{section}{beside}", "it beside a list of sources", "it in the entry that it is of", "Move it there."
         )
     for index, source in enumerate(calibration.sources):
-        name = f"{where}.source.{index}" if calibration.mixed else where
+        before = f"{where}.{index}." if calibration.mixed else section
         own = source.source == SELF
         if wrong := _set(source, _OF_TEXTS if own else _OF_SELF):
             got = f"{wrong} for {'text that the model writes' if own else 'a text that is read'}"
             action = "Remove it; a file of that name is ./self." if own else "Remove it."
             raise InvalidSettingError(
-                f"{name}.{wrong}", got, f"it for {'texts' if own else 'source: self'} only", action
+                f"{before}{wrong}", got, f"it for {'texts' if own else 'source: self'} only", action
             )
     if calibration.mixed:
-        _check_shares(calibration, f"{where}.source")
-        _check_apart(calibration.sources, f"{where}.source")
+        _check_shares(calibration, where)
+        _check_apart(calibration.sources, where)
 
 
 def _set(settings: CalibrationSettings | MixedSettings, names: tuple[str, ...]) -> str | None:

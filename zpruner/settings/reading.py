@@ -71,7 +71,7 @@ def check_params(data: object, where: str) -> Params:
         )
     for label in params.sparsities:
         params.pattern(label)
-    check_mixture(params.calibration, f"{where}: calibration")
+    check_mixture(params.calibration, f"{where}: calibration.", f"{where}: calibration.source")
     if params.search is not None:
         _check_apart(params, params.search.text, where)
     variants = [f"{method}/{sparsity}" for method in params.methods for sparsity in params.sparsities]

@@ -28,7 +28,6 @@ ARGUMENTS: Mapping[str, str] = {
     "set calibration.propagation to dense": "use calibrate and prune",
     "set calibration.propagation to pruned": "use prune_sequentially",
     "calibration.nsamples": "`nsamples`",
-    "calibration.source": "`source`",
 }
 """The arguments of the functions that `zpruner` offers."""
 
@@ -46,7 +45,6 @@ OPTIONS: Mapping[str, str] = {
     "evaluation.zero_shot": "--tasks",
     "set calibration.propagation to pruned": "add --propagation pruned",
     "calibration.nsamples": "--nsamples",
-    "calibration.source": "--calibration",
     "score": "--method",
     "refine": "--refine",
     "update": "--update",

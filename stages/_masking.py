@@ -12,7 +12,7 @@ from stages._project import Project
 from zpruner.artifacts.store import ArtifactReader, ArtifactWriter
 from zpruner.checkpoint import SolvedWriter
 from zpruner.model import PrunableLayer, resolve_device, shifted
-from zpruner.patterns import Pattern
+from zpruner.patterns import Pattern, Permutation
 from zpruner.pruning.composition import Composition, Pruned
 from zpruner.runtime.transfer import to_device
 from zpruner.types import LayerStats, Mask, Stat
@@ -32,6 +32,7 @@ class MaskJob:
     scores: ArtifactReader
     masks: ArtifactWriter
     solved: SolvedWriter
+    orders: ArtifactWriter
 
     @property
     def ahead(self) -> bool:
@@ -91,6 +92,9 @@ class MaskJob:
         return self.model.order.weight(layer, values)
 
     def _write(self, mask: Mask, gradient: Tensor | None = None) -> None:
+        if mask.order is not None:
+            self.orders.write(mask.layer, {"order": mask.order}, kind=Permutation.CHANNELS.value)
+            self.orders.drain()  # before the mask, which says that the layer is done
         columns = {"keep": mask.keep} if gradient is None else {"keep": mask.keep, "grad_sq": gradient}
         chosen = {} if mask.shrinkage is None else {"shrinkage": mask.shrinkage}
         self.masks.write(mask.layer, columns, kept=int(mask.keep.sum()), weights=mask.keep.numel(), **chosen)

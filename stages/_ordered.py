@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from stages._project import Project
-from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
+from zpruner.artifacts.store import ArtifactReader, ArtifactWriter
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Checkpoint
 from zpruner.errors import MEND, ArtifactError, ShapeMismatchError
@@ -20,7 +21,7 @@ from zpruner.pruning.compose import compose
 from zpruner.pruning.permuting import find_order, movable
 from zpruner.runtime.progress import progress
 from zpruner.runtime.transfer import to_device
-from zpruner.structures import Reordering, Symmetry
+from zpruner.structures import Reordering, Symmetry, check_order
 from zpruner.types import LayerStats
 
 ORDERS = "orders"
@@ -35,13 +36,13 @@ class OrderedModel:
         dense: the unpruned checkpoint, in its own order.
         activations: its statistics, in its own order.
         order: what moves.
-        digest: of the artifact that has the order.
+        digest: of the artifact that has orders; empty where there are none.
     """
 
     dense: Checkpoint
     activations: Activations
     order: Reordering
-    digest: str
+    digest: str = ""
 
     def weight(self, layer: PrunableLayer) -> Tensor:
         """Return a layer's weight (out, in), in the checkpoint's dtype, on the CPU."""
@@ -63,11 +64,11 @@ class OrderedModel:
 
 
 def find_ordered(
-    project: Project, method: str, sparsity: str, dense: Checkpoint, activations: Activations, provenance: Provenance
+    project: Project, method: str, sparsity: str, dense: Checkpoint, activations: Activations, orders: ArtifactWriter
 ) -> OrderedModel:
-    """Write data/orders/METHOD/SPARSITY, an order for everything that moves, and return the model in that order.
+    """Write an order for everything of the model that moves, and return the model in that order.
 
-    Nothing moves where the composition does not say so, or the pattern is not N:M: then the artifact has no files.
+    Nothing moves where the composition does not say so, or the pattern is not N:M.
 
     Args:
         project: with the artifacts of the stages up to score.
@@ -75,28 +76,28 @@ def find_ordered(
         sparsity: a label under `sparsities`.
         dense: the unpruned checkpoint.
         activations: of it.
-        provenance: of the variant.
+        orders: takes the orders; those that it has are not found again.
 
     Raises:
         InvalidPatternError: the model has nothing of a kind that could move.
     """
     device = resolve_device(project.params.machine.device)
     pattern, symmetries = project.params.pattern(sparsity), _movable(project, method, sparsity, dense, activations)
+    if not symmetries or not isinstance(pattern, SparsityPattern):
+        return OrderedModel(dense, activations, Reordering())
 
     def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
         return to_device(dense.read_weight(layer), device), activations.stats(layer.name).to(device)
 
-    work = project.work("mask", method, sparsity, part=ORDERS, activations=activations.reader.digest)
-    with artifact_writer(work, ORDERS, replace(provenance, dtype="int64")) as writer:
-        todo = [symmetry for symmetry in symmetries if work.done(symmetry.name) is None]
-        done = len(symmetries) - len(todo)
-        for symmetry in progress(todo, f"order {method} {sparsity}", len(symmetries), "layer", done):
-            assert isinstance(pattern, SparsityPattern)
-            order = find_order(symmetry, read, pattern)
-            same = torch.arange(symmetry.count)
-            writer.write(symmetry.name, {"order": same if order is None else order}, kind=symmetry.kind.value)
-        writer.finish(project.orders(method, sparsity))
-    return _ordered(dense, activations, symmetries, ArtifactReader(project.orders(method, sparsity), ORDERS))
+    todo = [symmetry for symmetry in symmetries if orders.work.done(symmetry.name) is None]
+    done = len(symmetries) - len(todo)
+    for symmetry in progress(todo, f"order {method} {sparsity}", len(symmetries), "layer", done):
+        order = find_order(symmetry, read, pattern)
+        same = torch.arange(symmetry.count)
+        orders.write(symmetry.name, {"order": same if order is None else order}, kind=symmetry.kind.value)
+    orders.finish(project.orders(method, sparsity))
+    found = ArtifactReader(project.orders(method, sparsity), ORDERS)
+    return OrderedModel(dense, activations, _reordering(symmetries, found))
 
 
 def open_ordered(
@@ -119,26 +120,28 @@ def open_ordered(
     if (expected := masks.index.get(ORDERS)) != orders.digest:
         got = f"orders with digest {orders.digest}"
         raise ArtifactError(str(orders.folder), got, f"{expected}, as {masks.folder} says", MEND)
-    return _ordered(dense, activations, _movable(project, method, sparsity, dense, activations), orders)
-
-
-def _ordered(
-    dense: Checkpoint, activations: Activations, symmetries: list[Symmetry], orders: ArtifactReader
-) -> OrderedModel:
-    if (got := sorted(orders.files)) != (expected := sorted(symmetry.name for symmetry in symmetries)):
+    symmetries = _movable(project, method, sparsity, dense, activations)
+    gathered = compose(project.params.method(method)).gathers(project.params.pattern(sparsity))
+    layers = activations.layers if gathered else ()
+    expected = sorted(each.name for each in (*symmetries, *layers))
+    if (got := sorted(orders.files)) != expected:
         odd = sorted(set(got) ^ set(expected))
         raise ArtifactError(str(orders.folder), f"'{odd[0]}' among {len(got)}", f"{len(expected)} orders", MEND)
-    found = {symmetry.name: _read(orders, symmetry) for symmetry in symmetries}
-    return OrderedModel(dense, activations, Reordering(symmetries, found), orders.digest)
+    for layer in layers:
+        _checked(orders, layer.name, partial(check_order, layer.name, layer.in_features))
+    return OrderedModel(dense, activations, _reordering(symmetries, orders), orders.digest if orders.files else "")
 
 
-def _read(orders: ArtifactReader, symmetry: Symmetry) -> Tensor:
-    order = orders.read(symmetry.name).get("order")
+def _reordering(symmetries: list[Symmetry], orders: ArtifactReader) -> Reordering:
+    return Reordering(symmetries, {each.name: _checked(orders, each.name, each.checked) for each in symmetries})
+
+
+def _checked(orders: ArtifactReader, name: str, check: Callable[[Tensor | None], Tensor]) -> Tensor:
+    """Return the order of that name, checked."""
     try:
-        return symmetry.checked(order)
+        return check(orders.read(name).get("order"))
     except ShapeMismatchError as error:
-        where = str(orders.folder / orders.files[symmetry.name]["file"])
-        raise ArtifactError(where, error.got, error.expected, MEND) from None
+        raise ArtifactError(str(orders.folder / orders.files[name]["file"]), error.got, error.expected, MEND) from None
 
 
 def _movable(

@@ -62,7 +62,7 @@ class VariantWeights:
             "calibration_hash": made_from.calibration_hash,
             "dtype": dense.dtype,
             "propagation": made_from.propagation,
-            **({ORDERS: self.model.digest} if self.model.order.moves else {}),
+            **({ORDERS: self.model.digest} if self.model.digest else {}),
         }
         """What the manifest of the variant's checkpoint says."""
         self.key = {

@@ -15,7 +15,7 @@ from zpruner.artifacts.files import digest_of
 from zpruner.artifacts.store import ArtifactReader
 from zpruner.artifacts.work import Work
 from zpruner.checkpoint import Checkpoint, write_manifest, write_pruned
-from zpruner.checkpoint.card import LATER, PruningFacts, model_card, reordered
+from zpruner.checkpoint.card import GATHERED, LATER, PruningFacts, model_card, reordered
 from zpruner.pruning.compose import compose
 from zpruner.runtime.progress import counter
 
@@ -78,7 +78,9 @@ def _facts(project: Project, method: str, sparsity: str, masks: ArtifactReader, 
     """Return what the model card says: what is known before the variant is evaluated."""
     made_from = masks.provenance
     counts = masks.files.values()
-    moved = sorted(compose(project.params.method(method)).moved(project.params.pattern(sparsity)))
+    composition, pattern = compose(project.params.method(method)), project.params.pattern(sparsity)
+    moved = sorted(composition.moved(pattern))
+    notes = [*([reordered(moved)] if moved else []), *([GATHERED] if composition.gathers(pattern) else []), LATER]
     return PruningFacts(
         base=dense.model,
         method=method,
@@ -90,7 +92,7 @@ def _facts(project: Project, method: str, sparsity: str, masks: ArtifactReader, 
             "propagation": made_from.propagation,
             "calibration_hash": made_from.calibration_hash,
         },
-        note=f"{reordered(moved)}\n\n{LATER}" if moved else LATER,
+        note="\n\n".join(notes),
         sparsity=1.0 - sum(facts["kept"] for facts in counts) / sum(facts["weights"] for facts in counts),
     )
 

@@ -5,8 +5,9 @@ statistics. With pruned propagation the model is pruned block after block, and t
 it solved, which `apply` puts together. So it does with the weights of SparseGPT's sweep, and where a composition
 quantises or changes biases: integers, scales and biases are stored here, once.
 
-Where a composition permutes and the pattern is N:M, an order is found first, in the unpruned model, and stored. From
-there on everything is that of the model in this order: masks, solved weights, the checkpoint.
+Where a composition permutes neurons or heads and the pattern is N:M, an order is found first, in the unpruned model,
+and stored. From there on everything is that of the model in this order: masks, solved weights, the checkpoint. Where
+it permutes the channels of each layer, their orders are found with the masks and stored beside them; nothing moves.
 """
 
 from __future__ import annotations
@@ -66,10 +67,15 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
     inputs = {"scores": scores.digest, "activations": activations.reader.digest}
     mask_work = project.work("mask", method, sparsity, **inputs)
     solved_work = project.work("mask", method, sparsity, part="solved", **inputs)
-    model = find_ordered(project, method, sparsity, dense, activations, provenance)
-    with artifact_writer(mask_work, "masks", provenance) as masks, solved_work:
+    order_work = project.work("mask", method, sparsity, part=ORDERS, **inputs)
+    with (
+        artifact_writer(order_work, ORDERS, replace(provenance, dtype="int64")) as orders,
+        artifact_writer(mask_work, "masks", provenance) as masks,
+        solved_work,
+    ):
         solved = SolvedWriter(solved_work, solved_from)
-        job = MaskJob(project, composition, pattern, model, scores, masks, solved)
+        model = find_ordered(project, method, sparsity, dense, activations, orders)
+        job = MaskJob(project, composition, pattern, model, scores, masks, solved, orders)
         patterns = _patterns(job)
         if propagation == "pruned":
             _prune_blocks(job, patterns)
@@ -77,10 +83,10 @@ def run(method: Method, sparsity: Sparsity, root: Root = Path()) -> None:
             _choose(job, patterns)
         else:
             _select(job, patterns)
+        orders.finish(project.orders(method, sparsity))
         solved.finish(project.solved(method, sparsity))
-        masks.finish(
-            project.masks(method, sparsity), layers=activations.reader.index["layers"], **{ORDERS: model.digest}
-        )
+        digest = ArtifactReader(project.orders(method, sparsity), ORDERS).digest
+        masks.finish(project.masks(method, sparsity), layers=activations.reader.index["layers"], **{ORDERS: digest})
         project.write_cost("mask", method, sparsity, seconds=mask_work.seconds, layers=len(activations.layers))
 
 

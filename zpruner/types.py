@@ -220,12 +220,14 @@ class ScoreMatrix:
 class Mask:
     """Which weights of one layer stay: bool (out, in), True = kept.
 
-    `shrinkage` is what a solver's setting of that name came to, where it chooses itself.
+    `shrinkage` is what a solver's setting of that name came to, where it chooses itself. `order`, int64 (in,), has the
+    old places of the inputs where the mask is N:M in another order than that of its columns.
     """
 
     layer: str
     keep: Tensor
     shrinkage: float | None = None
+    order: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.keep.ndim != 2 or self.keep.dtype != torch.bool:

@@ -1,7 +1,8 @@
 """Columns in an order in which N:M keeps more."""
 
-from itertools import combinations
+from itertools import combinations, permutations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -48,6 +49,34 @@ def test_loud_columns_that_lie_together_are_parted():
     scores = torch.tensor([[9.0, 8.0, 7.0, 6.0, 1.0, 1.0, 1.0, 1.0]])
     order = arrange_columns(scores, TWO_OF_FOUR)
     assert kept_sum(scores[:, order], TWO_OF_FOUR) == 30.0
+
+
+def assigned(scores: np.ndarray, kept: int, size: int) -> list[int]:
+    """RIA's order, by its definition: dealt out back and forth, then of every slot the best of all assignments."""
+    columns = scores.shape[1]
+    loud = sorted(range(columns), key=lambda column: -scores[:, column].sum())
+    runs = [loud[start : start + columns // size] for start in range(0, columns, columns // size)]
+    runs = [run[::-1] if number % 2 else run for number, run in enumerate(runs)]
+
+    def total(slots: list[list[int]]) -> float:
+        return sum(
+            np.sort(scores[:, list(group)], axis=1)[:, size - kept :].sum() for group in zip(*slots, strict=True)
+        )
+
+    for slot in range(size):
+        runs = max(([*runs[:slot], list(way), *runs[slot + 1 :]] for way in permutations(runs[slot])), key=total)
+    return [column for group in zip(*runs, strict=True) for column in group]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([(2, 4), (1, 4), (1, 2), (2, 3)]), st.integers(2, 4), st.integers(1, 6), st.integers(0, 99))
+def test_one_round_is_what_ria_defines(shape, groups, rows, seed):
+    pattern = SparsityPattern(kept=shape[0], group_size=shape[1])
+    scores = scores_of(rows, groups * shape[1], seed)
+    defined = assigned(scores.double().numpy(), *shape)
+    found = kept_sum(scores[:, arrange_columns(scores, pattern, rounds=1)], pattern)
+    expected = max(kept_sum(scores[:, defined], pattern), kept_sum(scores, pattern))
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3])

@@ -12,7 +12,7 @@ import staged
 import tiny
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import zpruner
 from stages import apply, evaluate, mask, score
@@ -21,6 +21,8 @@ from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
 from zpruner.artifacts.work import Work
 from zpruner.errors import ArtifactError, InvalidPatternError
 from zpruner.evaluate.storage import satisfies
+from zpruner.patterns import Permutation
+from zpruner.pruning.results import PrunedLayers
 from zpruner.settings.reading import read_params
 from zpruner.text import read_windows
 
@@ -31,6 +33,7 @@ METHOD: dict[str, Any] = {
     "permute": ["neurons", "heads"],
     "correct_bias": True,
 }
+RIA: dict[str, Any] = {"score": "ria", "group": "row", "permute": "channels"}
 MOVED = [f"model.decoder.layers.{n}.{name}" for n in (0, 1) for name in ("fc2", "self_attn.out_proj")]
 
 
@@ -39,15 +42,16 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     root = staged.make(
         tmp_path_factory.mktemp("permute") / "project",
         "opt",
-        methods={"mine": METHOD},
+        methods={"mine": METHOD, "ria": RIA},
         sparsities={"s24": "2:4", "s50": 0.5},
         propagation=request.param,
     )
     staged.change_params(root, "machine.streaming", "never")
     staged.run_all(root, "gradients")
-    score.run("mine", root)
-    mask.run("mine", "s24", root)
-    apply.run("mine", "s24", root)
+    for method in ("mine", "ria"):
+        score.run(method, root)
+        mask.run(method, "s24", root)
+        apply.run(method, "s24", root)
     return root
 
 
@@ -76,21 +80,26 @@ def measured(root: Path) -> dict[str, Any]:
     return {key: value for key, value in (found | layers).items() if key not in apart}
 
 
-def test_the_checkpoint_is_what_the_library_makes_in_memory(project: Path) -> None:
-    made = AutoModelForCausalLM.from_pretrained(project / "data/pruned/mine/s24")
+def made_both_ways(project: Path, label: str, method: dict[str, Any]) -> tuple[PreTrainedModel, PrunedLayers]:
+    """Return the stages' checkpoint, after comparing it with what the library makes, and what that did."""
+    made = AutoModelForCausalLM.from_pretrained(project / f"data/pruned/{label}/s24")
     model, _ = zpruner.load(project / "data/models/dense")
     windows = read_windows(project / "data/calibration/tokens.arrow")[0]
     settings = tiny.read_params(project)["calibration"]
+    size = settings["batch_size"]
     if settings["propagation"] == "pruned":
-        layers = zpruner.prune_sequentially(
-            model, windows, method=METHOD, sparsity="2:4", batch_size=settings["batch_size"]
-        )
+        layers = zpruner.prune_sequentially(model, windows, method=method, sparsity="2:4", batch_size=size)
     else:
-        found = zpruner.calibrate(model, windows, for_methods=METHOD, batch_size=settings["batch_size"])
-        layers = zpruner.prune(model, found, method=METHOD, sparsity="2:4")
-    assert set(layers.orders) == set(MOVED)
+        found = zpruner.calibrate(model, windows, for_methods=method, batch_size=size)
+        layers = zpruner.prune(model, found, method=method, sparsity="2:4")
     for name, value in made.state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+    return made, layers
+
+
+def test_the_checkpoint_is_what_the_library_makes_in_memory(project: Path) -> None:
+    made, layers = made_both_ways(project, "mine", METHOD)
+    assert set(layers.orders) == set(MOVED)
     orders = ArtifactReader(project / "data/orders/mine/s24", "orders")
     for name in MOVED:
         assert torch.equal(orders.read(name)["order"], layers.orders[name])
@@ -100,6 +109,7 @@ def test_the_checkpoint_is_what_the_library_makes_in_memory(project: Path) -> No
     assert not torch.equal(made.state_dict()[bias], dense[bias])  # moved, and shifted
     evaluate.run("mine", "s24", root=project)
     facts = measured(project)
+    settings = tiny.read_params(project)["calibration"]
     assert facts["bytes"]["packed"] < facts["bytes"]["bitmask"]  # N:M as it lies
     if settings["propagation"] == "dense":
         for entry, layer in zip(facts["layers"], layers, strict=True):
@@ -108,6 +118,26 @@ def test_the_checkpoint_is_what_the_library_makes_in_memory(project: Path) -> No
         "provenance"
     ]
     assert provenance["orders"] == orders.digest
+
+
+def test_channels_of_a_layer_are_n_m_in_the_order_that_is_kept(project: Path) -> None:
+    made, layers = made_both_ways(project, "ria", RIA)
+    orders = ArtifactReader(project / "data/orders/ria/s24", "orders")
+    assert sorted(orders.files) == sorted(layer.name for layer in layers)
+    as_it_lies = 0
+    for layer in layers:
+        weight = made.get_submodule(layer.name).weight
+        assert layer.mask.order is not None
+        assert torch.equal(orders.read(layer.name)["order"], layer.mask.order)
+        assert satisfies(weight[:, layer.mask.order], 2, 4)
+        as_it_lies += satisfies(weight, 2, 4)
+    assert not layers.orders  # nothing moved in the model
+    assert as_it_lies < len(layers)
+    assert "gathered in that order at run time" in (project / "data/pruned/ria/s24/README.md").read_text("utf-8")
+    evaluate.run("ria", "s24", root=project)
+    facts = json.loads((project / "data/evaluation/ria/s24.json").read_text(encoding="utf-8"))
+    assert "packed" not in facts["bytes"]  # no N:M to what reads it as it lies
+    assert facts["sparsity"] == 0.5
 
 
 @pytest.mark.parametrize("project", ["dense", pytest.param("pruned", marks=pytest.mark.slow)], indirect=True)
@@ -157,15 +187,12 @@ class TestOrders:
         assert len(ArtifactReader(project / "data/orders/mine/s24", "orders").files) == len(MOVED)
 
     def test_a_change_reaches_the_method_s_variants_and_no_score(self, project: Path) -> None:
-        before = read_params(project / "params.yaml")
-        methods = {"mine": {**METHOD, "permute": ["heads"]}, "other": {"score": "wanda"}}
-        staged_again = before.model_copy(
-            update={"methods": type(before).model_validate({**before.model_dump(), "methods": methods}).methods}
-        )
-        both = before.model_copy(update={"methods": {**before.methods, "other": staged_again.methods["other"]}})
-        changed = {i for i in instances(both) if deciding(both, i) != deciding(staged_again, i)}
-        expected = {(stage, "mine", s) for stage in ("mask", "apply", "evaluate") for s in before.sparsities}
-        assert changed == {*expected, ("report",)}
+        params = read_params(project / "params.yaml")
+        other = params.methods["mine"].model_copy(update={"permute": (Permutation.HEADS,)})
+        changed = params.model_copy(update={"methods": {**params.methods, "mine": other}})
+        reached = {i for i in instances(params) if deciding(params, i) != deciding(changed, i)}
+        stages = {(stage, "mine", s) for stage in ("mask", "apply", "evaluate") for s in params.sparsities}
+        assert reached == {*stages, ("report",)}
 
     @pytest.mark.parametrize(
         ("damage", "message"),

@@ -36,6 +36,12 @@ LATER = (
 )
 
 
+GATHERED = (
+    "Its zeros are N:M in an order of each layer's inputs that the checkpoint does not have: kernels for N:M need "
+    "inputs that are gathered in that order at run time."
+)
+
+
 def reordered(kinds: Iterable[str], file: str = "") -> str:
     """Return what a card says of a model whose neurons, say, are in another order; `file` has the order."""
     has = f": {file} has the old place of each" if file else ""

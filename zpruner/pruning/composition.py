@@ -12,7 +12,7 @@ from zpruner.allocations import Allocation
 from zpruner.corrections import Correction
 from zpruner.errors import InvalidSettingError, MissingStatisticError
 from zpruner.linalg import centred
-from zpruner.masks import MaskRefinement, select
+from zpruner.masks import MaskRefinement, arrange_columns, select
 from zpruner.methods import MaskSolver, Method, PruningMethod
 from zpruner.model import PrunableLayer
 from zpruner.parts.registry import Part
@@ -68,7 +68,7 @@ class Composition:
     follows when all of the block is. `rounding` comes last and puts what stays on a grid. `structures` has what ranks
     structures of a kind, where that is not the sum of `method`'s scores. With `correct_bias` the mean of what a layer
     loses goes into its bias, where it has one; solvers then see inputs less their mean. `permute` has what is put into
-    an order in which N:M keeps more, before anything else.
+    an order in which N:M keeps more: of the model before anything else, or of each layer's inputs by themselves.
     """
 
     method: Method
@@ -111,7 +111,14 @@ class Composition:
         return kind in pattern and isinstance(self.ranking(kind), PruningMethod)
 
     def moved(self, pattern: Pattern) -> frozenset[Permutation]:
-        """Return what is put into another order: nothing but where a pattern compares neighbours."""
+        """Return what of a model is put into another order: nothing but where a pattern compares neighbours."""
+        return self._permuted(pattern) - {Permutation.CHANNELS}
+
+    def gathers(self, pattern: Pattern) -> bool:
+        """Return whether masks are N:M in an order of each layer's inputs that the model does not have."""
+        return Permutation.CHANNELS in self._permuted(pattern)
+
+    def _permuted(self, pattern: Pattern) -> frozenset[Permutation]:
         neighbours = isinstance(pattern, SparsityPattern) and pattern.is_nm
         return self.permute if neighbours else frozenset()
 
@@ -326,6 +333,8 @@ class Composition:
         """Return what a solver's sweep gives that rounds as it goes; None where there is none."""
         if self.rounding is None or not self.takes_solution or not isinstance(self.method, MaskSolver):
             return None
+        if self.gathers(pattern):  # groups of columns that share a scale lie together in the model
+            return None
         own = self.method.same_as_update()
         if own is None or self.refinement is not None or not self.rounding.joins(own[1]):
             return None
@@ -340,14 +349,44 @@ class Composition:
         scores: ScoreMatrix | None,
         seen: LayerStats,
     ) -> tuple[Mask, Tensor | None]:
-        """Return the mask, and the weights that a solver found on it; `seen` is what a solver reads."""
+        """Return the mask, and the weights that a solver found on it; `seen` is what a solver reads.
+
+        Where inputs are gathered, all of it happens in an order in which more can stay, found from the scores, for a
+        solver from `W^2 a`.
+        """
+        if not self.gathers(pattern):
+            return self._choose_as_it_lies(weight, stats, pattern, scores, seen)
+        if self.solves:
+            values = weight.float().square() * stats.squared_norm()
+        else:
+            scores = scores or self.score(weight, stats)
+            values = scores.values
+        order = arrange_columns(values, pattern)
+        if scores is not None:
+            scores = ScoreMatrix(scores.layer, values[:, order])
+        mask, solved = self._choose_as_it_lies(
+            weight[:, order], stats.reordered(order), pattern, scores, seen.reordered(order)
+        )
+        back = order.argsort()
+        mask = replace(mask, keep=mask.keep[:, back], order=order)
+        return mask, None if solved is None else solved[:, back]
+
+    def _choose_as_it_lies(
+        self,
+        weight: Tensor,
+        stats: LayerStats,
+        pattern: SparsityPattern,
+        scores: ScoreMatrix | None,
+        seen: LayerStats,
+    ) -> tuple[Mask, Tensor | None]:
         solved = None
         if isinstance(self.method, MaskSolver):
             check_weight(weight, stats)
             found = self.method.solve(weight.float(), seen, pattern)
             mask, solved = Mask(stats.layer, found.keep, found.shrinkage), found.weight
         else:
-            mask = derive_mask(self, scores or self.score(weight, stats), pattern)
+            values = (scores or self.score(weight, stats)).values
+            mask = Mask(stats.layer, select(values, pattern, self.group, stats.layer))
         if self.refinement is None:
             return mask, solved
         return replace(mask, keep=self.refinement.refine(weight.float(), mask.keep, seen, pattern)), None
@@ -367,7 +406,11 @@ def _given(stats: LayerStats | None, layer: str, reader: str) -> LayerStats:
 
 def derive_mask(composition: Composition, scores: ScoreMatrix, pattern: SparsityPattern) -> Mask:
     """Return the mask that scores alone give: by `pattern` and the composition's comparison group."""
-    return Mask(scores.layer, select(scores.values, pattern, composition.group, scores.layer))
+    if not composition.gathers(pattern):
+        return Mask(scores.layer, select(scores.values, pattern, composition.group, scores.layer))
+    order = arrange_columns(scores.values, pattern)
+    keep = select(scores.values[:, order], pattern, composition.group, scores.layer)
+    return Mask(scores.layer, keep[:, order.argsort()], order=order)
 
 
 def statistics_of(compositions: Iterable[Composition], propagation: str = "dense") -> frozenset[Stat]:

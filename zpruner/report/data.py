@@ -12,11 +12,15 @@ from zpruner.patterns import Pattern, StructuredPattern, parse_pattern
 
 @dataclass(frozen=True)
 class VariantSpec:
-    """Which variant a report shows: the labels that name its files, and its pattern as params.yaml writes it."""
+    """Which variant a report shows: the labels that name its files, and its pattern as params.yaml writes it.
+
+    `gathers` says that the method permutes channels: N:M holds in an order of inputs that the checkpoint does not have.
+    """
 
     method: str
     sparsity: str
     pattern: str
+    gathers: bool = False
 
     @property
     def name(self) -> str:
@@ -50,11 +54,13 @@ class VariantSpec:
 
     @property
     def pattern_text(self) -> str:
-        """The pattern for a reader: `50 %`, `2:4` or `neurons 25 %, groups 33.33 %`."""
+        """The pattern for a reader: `50 %`, `2:4`, `2:4 of gathered inputs` or `neurons 25 %, groups 33.33 %`."""
         found = self._parsed
         if isinstance(found, StructuredPattern):
             return ", ".join(f"{kind} {found.share(kind) * 100:.4g} %" for kind in found)
-        return self.pattern if self.is_nm else self.share_text
+        if not self.is_nm:
+            return self.share_text
+        return f"{self.pattern} of gathered inputs" if self.gathers else self.pattern
 
     @property
     def _parsed(self) -> Pattern:

@@ -9,6 +9,7 @@ from zpruner.artifacts.costs import Cost
 from zpruner.artifacts.layout import COSTS, EVALUATION, Layout
 from zpruner.artifacts.results import Details, Metrics
 from zpruner.errors import ArtifactError
+from zpruner.patterns import Permutation
 from zpruner.report.data import Measured, ReportData, StageCost, Variant, VariantSpec
 from zpruner.settings.mixture import described
 from zpruner.settings.params import Params
@@ -50,7 +51,11 @@ def load(
     """
     dense = _evaluation(folder / EVALUATION, "dense", "dvc repro evaluate_dense")
     costs = _Costs(folder / COSTS, computed)
-    specs = [VariantSpec(m, s, str(pattern)) for m in methods for s, pattern in sparsities.items()]
+    specs = [
+        VariantSpec(label, sparsity, str(pattern), _gathers(settings))
+        for label, settings in methods.items()
+        for sparsity, pattern in sparsities.items()
+    ]
     missing = {spec for spec in specs if partial and not _metrics(folder, spec).is_file()}
     return ReportData(
         folder=folder.name,
@@ -86,6 +91,14 @@ def load_project(
         computed=computed,
         partial=partial,
     )
+
+
+def _gathers(settings: Mapping[str, object]) -> bool:
+    """Return whether a method's masks are N:M in an order of inputs that the checkpoint does not have."""
+    match settings:
+        case {"permute": [*kinds]}:
+            return Permutation.CHANNELS in kinds
+    return False
 
 
 def _metrics(folder: Path, spec: VariantSpec) -> Path:

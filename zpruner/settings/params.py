@@ -158,6 +158,8 @@ def _as_rounding(value: object) -> object:
 def _check_kinds(kinds: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
     if len(set(kinds)) < len(kinds):
         raise ValueError("every kind once")
+    if Permutation.CHANNELS in kinds and len(kinds) > 1:
+        raise ValueError("channels alone: they put the inputs of every layer into an order of its own")
     return tuple(sorted(kinds))  # which comes first changes nothing
 
 
@@ -170,7 +172,8 @@ class MethodSettings(Settings):
     `tune` (`{}` for the defaults) lets gradients of a block's own outputs change what is kept in it. `quantize` comes
     last and puts what stays on a grid. `structures` (kind -> ranking or score) ranks what structured patterns remove,
     where the score, summed over each, does not. `correct_bias` puts the mean of what a layer loses into its bias, where
-    it has one. `permute` says what N:M finds in an order in which more can stay: neurons, heads.
+    it has one. `permute` says what N:M finds in an order in which more can stay: neurons and heads, or the
+    channels of every layer by itself.
     """
 
     score: str

@@ -29,7 +29,7 @@ from zpruner.structures.cut import cut, cut_config
 from zpruner.structures.find import find_couplings
 from zpruner.structures.reordering import Reordering
 from zpruner.structures.slicing import cut_tensor, cuts_of
-from zpruner.structures.symmetries import Symmetries, Symmetry, find_symmetries
+from zpruner.structures.symmetries import Symmetries, Symmetry, check_order, find_symmetries
 from zpruner.structures.writing import write_cut
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "Slices",
     "Symmetries",
     "Symmetry",
+    "check_order",
     "cut",
     "cut_config",
     "cut_tensor",

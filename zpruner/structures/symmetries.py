@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+MOVABLE = frozenset({Permutation.NEURONS, Permutation.HEADS})
+"""What a model computes the same with in another order, if anything of it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Symmetry:
     """Items of one kind that may change places.
@@ -65,17 +69,7 @@ class Symmetry:
         Raises:
             ShapeMismatchError: not every item once, or one outside of its division.
         """
-        if order is not None and order.dtype == torch.int64 and tuple(order.shape) == (self.count,):
-            inside = order.view(self.divisions, -1) - torch.arange(self.divisions)[:, None] * self.length
-            if torch.equal(inside.sort(dim=1).values, torch.arange(self.length).expand_as(inside)):
-                return order
-        got = "nothing" if order is None else f"{order.dtype} of shape {tuple(order.shape)}"
-        raise ShapeMismatchError(
-            f"order of {self.name}",
-            f"{got} that is no order",
-            f"int64 of shape ({self.count},), every item once, each in its run of {self.length}",
-            "Find the order again.",
-        )
+        return check_order(self.name, self.count, order, self.divisions)
 
     @property
     def slices(self) -> tuple[Slices, ...]:
@@ -101,6 +95,26 @@ class Symmetries:
             expected = f"a model that computes the same with its {kind.value} in another order"
             raise InvalidPatternError(f"permute '{kind.value}'", self.missing[kind], expected, f"Leave {kind} out.")
         return tuple(symmetry for symmetry in self.found if symmetry.kind is kind)
+
+
+def check_order(name: str, count: int, order: Tensor | None, divisions: int = 1) -> Tensor:
+    """Return an order, int64 (count,), if it has every item once, each in its division.
+
+    Raises:
+        ShapeMismatchError: it has not; names the layer that reads the items.
+    """
+    length = count // divisions
+    if order is not None and order.dtype == torch.int64 and tuple(order.shape) == (count,):
+        inside = order.view(divisions, -1) - torch.arange(divisions)[:, None] * length
+        if torch.equal(inside.sort(dim=1).values, torch.arange(length).expand_as(inside)):
+            return order
+    got = "nothing" if order is None else f"{order.dtype} of shape {tuple(order.shape)}"
+    raise ShapeMismatchError(
+        f"order of {name}",
+        f"{got} that is no order",
+        f"int64 of shape ({count},), every item once, each in its run of {length}",
+        "Find the order again.",
+    )
 
 
 def find_symmetries(model: PreTrainedModel, blocks: str | None = None) -> Symmetries:
@@ -136,7 +150,7 @@ def find_symmetries(model: PreTrainedModel, blocks: str | None = None) -> Symmet
                     found += made
                     break
     found.sort(key=lambda symmetry: symmetry.block)
-    absent = set(Permutation) - {symmetry.kind for symmetry in found}
+    absent = MOVABLE - {symmetry.kind for symmetry in found}
     why = {kind: f"{kind.value} whose order counts, or that are not made apart" for kind in absent}
     return Symmetries(tuple(found), why)
 

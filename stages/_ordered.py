@@ -123,7 +123,7 @@ def open_ordered(
     symmetries = _movable(project, method, sparsity, dense, activations)
     gathered = compose(project.params.method(method)).gathers(project.params.pattern(sparsity))
     layers = activations.layers if gathered else ()
-    expected = sorted(each.name for each in (*symmetries, *layers))
+    expected = sorted([*(symmetry.name for symmetry in symmetries), *(layer.name for layer in layers)])
     if (got := sorted(orders.files)) != expected:
         odd = sorted(set(got) ^ set(expected))
         raise ArtifactError(str(orders.folder), f"'{odd[0]}' among {len(got)}", f"{len(expected)} orders", MEND)

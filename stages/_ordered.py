@@ -123,10 +123,10 @@ def open_ordered(
     symmetries = _movable(project, method, sparsity, dense, activations)
     gathered = compose(project.params.method(method)).gathers(project.params.pattern(sparsity))
     layers = activations.layers if gathered else ()
-    expected = sorted([*(symmetry.name for symmetry in symmetries), *(layer.name for layer in layers)])
-    if (got := sorted(orders.files)) != expected:
-        odd = sorted(set(got) ^ set(expected))
-        raise ArtifactError(str(orders.folder), f"'{odd[0]}' among {len(got)}", f"{len(expected)} orders", MEND)
+    names = {*(symmetry.name for symmetry in symmetries), *(layer.name for layer in layers)}
+    if odd := sorted(orders.files.keys() ^ names):
+        got = f"'{odd[0]}' among {len(orders.files)}"
+        raise ArtifactError(str(orders.folder), got, f"{len(names)} orders", MEND)
     for layer in layers:
         _checked(orders, layer.name, partial(check_order, layer.name, layer.in_features))
     return OrderedModel(dense, activations, _reordering(symmetries, orders), orders.digest if orders.files else "")

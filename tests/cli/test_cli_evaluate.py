@@ -46,6 +46,15 @@ def test_evaluate_by_protocol_on_a_local_copy(place: Path, command: Command) -> 
     assert "as the protocol 'ptb' is published" in err
 
 
+def test_ctrl_c_speaks_of_no_folder(place: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zpruner.model.load_model", interrupt)
+    code, out, err = command("evaluate", "source/model", "--text", "source/text.txt", "--seqlen", "32")
+    assert (code, out, err) == (130, "", "Interrupted; nothing was written.\n")
+
+
 def test_evaluate_needs_a_text_or_a_task(place: Path, command: Command) -> None:
     code, _, err = command("evaluate", "source/model")
     assert code == 1

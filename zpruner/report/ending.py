@@ -64,7 +64,7 @@ def _next(report: Report) -> Iterator[tuple[str, str]]:
     best = best_of(report)
     if best is not None:
         spec = best.spec
-        yield "which to ship", "zpruner advise --increase 20% --mb 180"
+        yield "which to ship", "zpruner advise --increase 20%"
         yield "publish the best", f"zpruner export {spec.method} {spec.sparsity} -o RELEASE"
     if BEST not in report.data.methods:
         yield "lose less", f"list `{BEST}` under methods in params.yaml (docs/quality.md)"

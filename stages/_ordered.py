@@ -92,7 +92,7 @@ def find_ordered(
     todo = [symmetry for symmetry in symmetries if orders.work.done(symmetry.name) is None]
     done = len(symmetries) - len(todo)
     for symmetry in progress(todo, f"order {method} {sparsity}", len(symmetries), "layer", done):
-        order = find_order(symmetry, read, pattern)
+        order = find_order(symmetry, read, pattern, activations.inventory)
         same = torch.arange(symmetry.count)
         orders.write(symmetry.name, {"order": same if order is None else order}, kind=symmetry.kind.value)
     orders.finish(project.orders(method, sparsity))

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from zpruner.pruning.loading import load_windows as load_windows
     from zpruner.pruning.permuting import permute_heads as permute_heads
     from zpruner.pruning.permuting import permute_neurons as permute_neurons
+    from zpruner.pruning.permuting import permute_stream as permute_stream
     from zpruner.pruning.results import PrunedLayer as PrunedLayer
     from zpruner.pruning.results import PrunedLayers as PrunedLayers
     from zpruner.pruning.sweep import Sweep as Sweep
@@ -65,7 +66,7 @@ _ROOMS = {
     "packed.pack": ("pack",),
     "packed.unpack": ("unpack",),
     "pruning.in_memory": ("calibrate", "needs", "prune", "prune_sequentially"),
-    "pruning.permuting": ("permute_heads", "permute_neurons"),
+    "pruning.permuting": ("permute_heads", "permute_neurons", "permute_stream"),
     "pruning.results": ("PrunedLayer", "PrunedLayers"),
     "pruning.sweep": ("Sweep", "SweepRow", "sweep"),
     "runtime.downloads": ("NEWS",),

@@ -40,6 +40,8 @@ class Permutation(StrEnum):
     """Intermediate channels of every MLP, or of every expert; the checkpoint is N:M as it lies."""
     HEADS = "heads"
     """Value dimensions of every attention head, the same in heads that share values; N:M as it lies."""
+    STREAM = "stream"
+    """Channels of the residual stream, all of the model's alike; N:M as it lies."""
     CHANNELS = "channels"
     """Inputs of every layer by itself, as RIA: N:M only where its inputs are gathered in that order at run time."""
 

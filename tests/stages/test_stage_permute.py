@@ -30,7 +30,7 @@ METHOD: dict[str, Any] = {
     "score": "wanda",
     "group": "row",
     "update": "least_squares",
-    "permute": ["neurons", "heads"],
+    "permute": ["neurons", "heads", "stream"],
     "correct_bias": True,
 }
 RIA: dict[str, Any] = {"score": "ria", "group": "row", "permute": "channels"}
@@ -99,11 +99,12 @@ def made_both_ways(project: Path, label: str, method: dict[str, Any]) -> tuple[P
 
 def test_the_checkpoint_is_what_the_library_makes_in_memory(project: Path) -> None:
     made, layers = made_both_ways(project, "mine", METHOD)
-    assert set(layers.orders) == set(MOVED)
+    assert set(layers.orders) == {*MOVED, "stream"}
     orders = ArtifactReader(project / "data/orders/mine/s24", "orders")
-    for name in MOVED:
-        assert torch.equal(orders.read(name)["order"], layers.orders[name])
-        assert satisfies(made.get_submodule(name).weight, 2, 4)
+    for name, order in layers.orders.items():
+        assert torch.equal(orders.read(name)["order"], order)
+    for layer in layers:
+        assert satisfies(made.get_submodule(layer.name).weight, 2, 4)
     bias = "model.decoder.layers.1.self_attn.v_proj.bias"
     dense = load_file(next((project / "data/models/dense").glob("*.safetensors")))
     assert not torch.equal(made.state_dict()[bias], dense[bias])  # moved, and shifted
@@ -184,7 +185,7 @@ class TestOrders:
     def test_other_patterns_leave_the_order(self, project: Path) -> None:
         mask.run("mine", "s50", project)
         assert not ArtifactReader(project / "data/orders/mine/s50", "orders").files
-        assert len(ArtifactReader(project / "data/orders/mine/s24", "orders").files) == len(MOVED)
+        assert len(ArtifactReader(project / "data/orders/mine/s24", "orders").files) == len(MOVED) + 1
 
     def test_a_change_reaches_the_method_s_variants_and_no_score(self, project: Path) -> None:
         params = read_params(project / "params.yaml")

@@ -14,12 +14,11 @@ from transformers import PreTrainedModel
 from zpruner.errors import InvalidPatternError, ShapeMismatchError
 from zpruner.model import take_inventory
 from zpruner.patterns import Permutation
-from zpruner.structures import Reordering, Symmetries, Symmetry, find_symmetries
-from zpruner.structures.symmetries import MOVABLE
+from zpruner.structures import MOVABLE, Reordering, Symmetries, Symmetry, find_symmetries
 
 FAST = ("llama", "gpt2", "opt", "qwen2", "qwen3", "phi3", "gpt_neox", "falcon", "mixtral", "gemma2", "deepseek_v2")
 """Grouped, shared and fused values; transposed weights; biases; gated and plain MLPs; q/k norms; experts."""
-LEAST = {Permutation.NEURONS: 130, Permutation.HEADS: 120}
+LEAST = {Permutation.NEURONS: 130, Permutation.HEADS: 120, Permutation.STREAM: 90}
 
 
 def build(family: str) -> PreTrainedModel:
@@ -41,8 +40,8 @@ def check(family: str) -> Symmetries:
     symmetries = find_symmetries(model)
     orders = {symmetry.name: anywhere(symmetry, seed) for seed, symmetry in enumerate(symmetries.found)}
     moved = deepcopy(model)
-    for name, move in Reordering(symmetries.found, orders).moves.items():
-        move(moved.get_parameter(name))
+    order = Reordering(symmetries.found, orders)
+    order.move(order.moves, moved.get_parameter)
     if orders:
         assert any(not torch.equal(moved.get_parameter(name), value) for name, value in model.named_parameters())
     wanted = logits(model)

@@ -245,7 +245,8 @@ def write_pruned(
         changed.setdefault(dense.entry(layer.tensor), []).append(layer)
         if bias is not None and layer.bias is not None:
             changed.setdefault(dense.entry(layer.bias), []).append(layer)
-    for name in moves:
+    stored = {*dense.names(), *(name for entry in dense.converted for name in entry.parameters)}
+    for name in moves.keys() & stored:  # of tied parameters one is stored
         changed.setdefault(dense.entry(name), [])
     blocks = sorted({layer.block for layer in layers})
     pruned_names = {name for entry in changed for name in entry.stored}

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from zpruner.pruning.results import PrunedLayers
 
 
-_PERMUTED = {"--permute": Permutation.NEURONS, "--permute-heads": Permutation.HEADS}
+_PERMUTED = {
+    "--permute": Permutation.NEURONS,
+    "--permute-heads": Permutation.HEADS,
+    "--permute-stream": Permutation.STREAM,
+}
 
 
 class Propagation(StrEnum):
@@ -84,6 +88,10 @@ def prune(
     permute_heads: Annotated[
         bool, typer.Option("--permute-heads", help="The same of the value dimensions of every attention head.")
     ] = False,
+    permute_stream: Annotated[
+        bool,
+        typer.Option("--permute-stream", help="The same of the channels of the residual stream, all layers' alike."),
+    ] = False,
     propagation: Annotated[
         Propagation, typer.Option(help="pruned: calibrate each block with the earlier ones already pruned.")
     ] = Propagation.dense,
@@ -112,7 +120,7 @@ def prune(
         calibration, calibration_sha256 = [option.NEWS], option.NEWS_SHA256
     # What can be told at once is: torch takes seconds to import, a model minutes to load.
     pattern = parse_pattern(pattern_of(sparsity_ratio, sparsity_type, sparsity, quantize is not None))
-    permuted = {"--permute": permute, "--permute-heads": permute_heads}
+    permuted = {"--permute": permute, "--permute-heads": permute_heads, "--permute-stream": permute_stream}
     for name in (name for name, given in permuted.items() if given):
         if not (isinstance(pattern, SparsityPattern) and pattern.is_nm):
             raise InvalidSettingError(name, f"the pattern {pattern}", "N:M such as 2:4", f"Leave {name} out.")

@@ -97,8 +97,7 @@ def open_runner(
     trust, order = settings.trust_remote_code, order or Reordering()
     if not streamed:
         model = load_whole(checkpoint, machine.device, trust_remote_code=trust)
-        for name, move in order.moves.items():
-            move(model.get_parameter(name))
+        order.move(order.moves, model.get_parameter)
         return WholeRunner(model)
     opened = open_checkpoint(checkpoint.folder, checkpoint.dtype, checkpoint, trust_remote_code=trust)
     skeleton = Skeleton(opened, resolve_device(machine.device), order)

@@ -38,7 +38,7 @@ class Skeleton:
     """
 
     def __init__(self, opened: Opened, device: torch.device, order: Reordering | None = None) -> None:
-        self._moves = (order or Reordering()).moves
+        self._order = order or Reordering()
         self.folder, self.tensors, self.device = opened.folder, opened.tensors, device
         self.model = opened.model
         if self.model.dtype == torch.bfloat16 and not multiplies_bfloat16(device):
@@ -67,8 +67,8 @@ class Skeleton:
         sources = self._sources(wanted)
         self._ahead.keep(sources)
         self._load(sources)
-        for name in wanted & self._moves.keys():
-            self._moves[name](find(self.model, name))
+        there = (name for name in wanted if not find(self.model, name).is_meta)
+        self._order.move(there, partial(find, self.model))
         for name in wanted:
             tensor = find(self.model, name)
             if tensor.is_meta:

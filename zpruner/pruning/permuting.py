@@ -1,4 +1,4 @@
-"""Neurons and head dimensions in an order in which N:M keeps more: the same function, an ordinary checkpoint."""
+"""Neurons, head dimensions and the stream in an order in which N:M keeps more: the same function, as it lies."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from torch import Tensor
 
 from zpruner.calibration import Calibration
 from zpruner.errors import InvalidPatternError, InvalidSettingError
-from zpruner.masks import arrange_columns
+from zpruner.masks import arrange_columns, kept_sum
 from zpruner.model import Inventory, PrunableLayer, check_in_memory, get_weight, ignoring, undisturbed
 from zpruner.patterns import Permutation
-from zpruner.structures import Reordering, Symmetry, find_symmetries
+from zpruner.structures import MOVABLE, Reordering, Slices, Symmetry, find_symmetries
 from zpruner.types import LayerStats, SparsityPattern
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_MOST = 1 << 26
+"""Numbers from which an order is found: 256 MiB in float32."""
 Read = Callable[[PrunableLayer], tuple[Tensor, LayerStats]]
 """Given a layer, returns its unpruned weight, float (out, in), and the statistics of its input."""
 
@@ -65,6 +67,18 @@ def permute_heads(
     return permute(model, calibration, {Permutation.HEADS}, sparsity, rounds)
 
 
+@undisturbed
+def permute_stream(
+    model: PreTrainedModel, calibration: Calibration, *, sparsity: str = "2:4", rounds: int = 2
+) -> dict[str, Tensor]:
+    """Put the channels of the residual stream into an order in which N:M keeps more: one for the whole model.
+
+    Columns of embeddings, head and of every layer that reads the stream move, rows and biases of every layer that adds
+    to it, norms. As `permute_neurons` otherwise: arguments, errors and result, of which the key is `stream`.
+    """
+    return permute(model, calibration, {Permutation.STREAM}, sparsity, rounds)
+
+
 def permute(
     model: PreTrainedModel,
     calibration: Calibration,
@@ -87,12 +101,13 @@ def permute(
         raise InvalidSettingError(
             "calibration", "one whose model was pruned since", "an unpruned model", "Permute before pruning."
         )
-    symmetries = movable(model, ignoring(calibration.inventory, ignore), kinds, pattern)
+    inventory = ignoring(calibration.inventory, ignore)
+    symmetries = movable(model, inventory, kinds, pattern)
 
     def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
         return get_weight(model, layer), calibration.stats(layer.name)
 
-    found = {symmetry.name: find_order(symmetry, read, pattern, rounds) for symmetry in symmetries}
+    found = {symmetry.name: find_order(symmetry, read, pattern, inventory, rounds) for symmetry in symmetries}
     orders = {name: order for name, order in found.items() if order is not None}
     _reorder(model, calibration, Reordering(symmetries, orders))
     return orders
@@ -101,7 +116,8 @@ def permute(
 def put_back(model: PreTrainedModel, calibration: Calibration, orders: Mapping[str, Tensor]) -> None:
     """Undo `permute`, given what it returned, of a model that has all of its channels."""
     if orders:
-        symmetries = find_symmetries(model, calibration.inventory.blocks).found
+        kinds = MOVABLE if Permutation.STREAM in orders else MOVABLE - {Permutation.STREAM}
+        symmetries = find_symmetries(model, kinds, calibration.inventory.blocks).found
         old = {name: order.argsort() for name, order in orders.items()}
         _reorder(model, calibration, Reordering(symmetries, old))
 
@@ -111,7 +127,7 @@ def movable(
 ) -> list[Symmetry]:
     """Return what of a model can be put into an order in which N:M keeps more.
 
-    Left out is what a layer reads that stays dense, and runs of items that M does not divide.
+    Left out is what only layers read that stay dense, and runs of items that M does not divide.
 
     Args:
         model: in memory, or empty.
@@ -123,11 +139,11 @@ def movable(
         InvalidPatternError: none of a kind; a layer whose width M does not divide.
     """
     assert pattern.group_size is not None
-    symmetries, known = find_symmetries(model, inventory.blocks), {layer.name for layer in inventory.layers}
+    symmetries, known = find_symmetries(model, kinds, inventory.blocks), {layer.name for layer in inventory.layers}
     found = []
     for kind in sorted(kinds):
         of_kind = symmetries.of(kind)
-        pruned = [s for s in of_kind if all(read.layer and read.layer.name in known for read in s.reads)]
+        pruned = [s for s in of_kind if any(read.layer and read.layer.name in known for read in s.reads)]
         for layer in (read.layer for symmetry in pruned for read in symmetry.reads):
             assert layer is not None
             pattern.check_width(layer.in_features, layer.name)
@@ -140,35 +156,56 @@ def movable(
     return found
 
 
-def find_order(symmetry: Symmetry, read: Read, pattern: SparsityPattern, rounds: int = 2) -> Tensor | None:
+def find_order(
+    symmetry: Symmetry, read: Read, pattern: SparsityPattern, inventory: Inventory, rounds: int = 2
+) -> Tensor | None:
     """Return an order in which N:M keeps more of `W^2 a`, int64 (count,), on the CPU; None where none was found.
+
+    Of very many rows, as all layers that read the stream have together, some are looked at; that an order keeps more is
+    checked on all.
 
     Args:
         symmetry: what may move.
         read: gives the weights and statistics of what reads it.
         pattern: N:M.
+        inventory: the layers that are pruned.
         rounds: see `arrange_columns`.
     """
-    parts = []
-    for slices in symmetry.reads:
-        assert slices.layer is not None
-        weight, stats = read(slices.layer)
-        scores = weight.float().square() * stats.squared_norm()
-        parts.append(scores[:, slices.index.to(scores.device)].permute(2, 0, 1).reshape(-1, symmetry.count))
-    runs = torch.cat(parts).split(symmetry.length, dim=1)
+    known = {layer.name for layer in inventory.layers}
+    reads = [slices for slices in symmetry.reads if slices.layer is not None and slices.layer.name in known]
+    numbers = sum(slices.layer.out_features * slices.layer.in_features for slices in reads if slices.layer)
+    step = -(-numbers // _MOST)
+    sample = torch.cat([_scores(slices, read, symmetry.count)[::step] for slices in reads])
+    runs = sample.split(symmetry.length, dim=1)
+    del sample
     order = torch.cat(
         [
-            arrange_columns(run.contiguous(), pattern, rounds=rounds).cpu() + n * symmetry.length
-            for n, run in enumerate(runs)
+            arrange_columns(run.contiguous(), pattern, rounds=rounds).cpu() + number * symmetry.length
+            for number, run in enumerate(runs)
         ]
     )
-    return None if torch.equal(order, torch.arange(symmetry.count)) else order
+    if torch.equal(order, torch.arange(symmetry.count)):
+        return None
+    if step > 1:  # what helps the rows that were looked at must help all
+        gain = 0.0
+        for slices in reads:
+            scores = _scores(slices, read, symmetry.count)
+            gain += kept_sum(scores[:, order.to(scores.device)], pattern) - kept_sum(scores, pattern)
+        return order if gain > 0 else None
+    return order
+
+
+def _scores(slices: Slices, read: Read, count: int) -> Tensor:
+    """Return `W^2 a` of what reads items, float32 (rows, count): a row for each output and place of an item."""
+    assert slices.layer is not None
+    weight, stats = read(slices.layer)
+    scores = weight.float().square() * stats.squared_norm()
+    return scores[:, slices.index.to(scores.device)].permute(2, 0, 1).reshape(-1, count)
 
 
 def _reorder(model: PreTrainedModel, calibration: Calibration, reordering: Reordering) -> None:
     """Move what moves in a model's parameters and in the statistics of its layers, in place."""
-    for name, move in reordering.moves.items():
-        move(model.get_parameter(name))
+    reordering.move(reordering.moves, model.get_parameter)
     collection = calibration.collection
     for layer in calibration.inventory.layers:
         stats = calibration.stats(layer.name)

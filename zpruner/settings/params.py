@@ -172,8 +172,8 @@ class MethodSettings(Settings):
     `tune` (`{}` for the defaults) lets gradients of a block's own outputs change what is kept in it. `quantize` comes
     last and puts what stays on a grid. `structures` (kind -> ranking or score) ranks what structured patterns remove,
     where the score, summed over each, does not. `correct_bias` puts the mean of what a layer loses into its bias, where
-    it has one. `permute` says what N:M finds in an order in which more can stay: neurons and heads, or the
-    channels of every layer by itself.
+    it has one. `permute` says what N:M finds in an order in which more can stay: neurons, heads, the
+    residual stream; or the channels of every layer by itself.
     """
 
     score: str

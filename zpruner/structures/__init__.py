@@ -13,10 +13,10 @@ The interface::
     smaller = cut(model, couplings, keep)        # in memory
     write_cut(dense, inventory, couplings, keep, ...)    # a checkpoint, block by block
 
-    symmetries = find_symmetries(model)          # what changes places without a change of what the model computes
+    symmetries = find_symmetries(model, kinds)   # what changes places without a change of what the model computes
     symmetries.of(Permutation.HEADS)             # tuple[Symmetry, ...], or InvalidPatternError with the reason
     moved = Reordering(symmetries.found, orders) # name -> int64 (count,), the old place of each
-    moved.moves[name](parameter), moved.weight(layer, weight), moved.stats(layer, stats)
+    moved.move(names, find), moved.weight(layer, weight), moved.stats(layer, stats)
 
 A `Coupling` has `writes` and `reads`, each a tuple of `Slices`: a parameter's name (and the `PrunableLayer` whose
 weight it is), an axis of its logical (out, in) weight, and for structure i the places `index[i]` on that axis. Where
@@ -29,10 +29,11 @@ from zpruner.structures.cut import cut, cut_config
 from zpruner.structures.find import find_couplings
 from zpruner.structures.reordering import Reordering
 from zpruner.structures.slicing import cut_tensor, cuts_of
-from zpruner.structures.symmetries import Symmetries, Symmetry, check_order, find_symmetries
+from zpruner.structures.symmetries import MOVABLE, Symmetries, Symmetry, check_order, find_symmetries
 from zpruner.structures.writing import write_cut
 
 __all__ = [
+    "MOVABLE",
     "Coupling",
     "Couplings",
     "Reordering",

@@ -51,6 +51,19 @@ class Reordering:
         """Parameter in which something moves -> what moves it, in place."""
         return {name: partial(self._move, name) for name in self._moves}
 
+    def move(self, names: Iterable[str], find: Callable[[str], Tensor]) -> None:
+        """Move what moves in some parameters, in place, each tensor once, however many names it has.
+
+        Args:
+            names: of parameters.
+            find: gives a parameter by its name.
+        """
+        moved: set[int] = set()
+        for name in names:
+            if (move := self.moves.get(name)) is not None and id(tensor := find(name)) not in moved:
+                moved.add(id(tensor))
+                move(tensor)
+
     def _move(self, name: str, parameter: Tensor) -> None:
         with torch.inference_mode(parameter.is_inference()), torch.no_grad():
             for slices, order in self._moves[name]:

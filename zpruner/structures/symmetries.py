@@ -2,13 +2,14 @@
 
 In a `Symmetry` item i lies at the places `index[i]` of each of its `Slices`; items of one division may change places.
 Neurons of an MLP are one division. Value dimensions of attention are one division for each group of heads that shares
-values: rows of v (and its bias), and the columns of o of all heads in that group. The model is run on random weights
+values: rows of v (and its bias), and the columns of o of all heads in that group. The channels of the
+residual stream are one division of the whole model. The model is run on random weights
 before and after, and a symmetry counts only if its hidden states are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -26,13 +27,14 @@ from zpruner.structures.equality import equal
 from zpruner.structures.probe import Probe, is_repeated
 from zpruner.structures.sizes import empty_of
 from zpruner.structures.slicing import move_slices
+from zpruner.structures.stream import find_stream
 from zpruner.structures.widths import sizes_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-MOVABLE = frozenset({Permutation.NEURONS, Permutation.HEADS})
+MOVABLE = frozenset({Permutation.NEURONS, Permutation.HEADS, Permutation.STREAM})
 """What a model computes the same with in another order, if anything of it."""
 
 
@@ -42,8 +44,8 @@ class Symmetry:
 
     Attributes:
         kind: what they are.
-        name: unique: the layer that reads them.
-        block: index of their decoder block.
+        name: unique: the layer that reads them; of the stream, its kind.
+        block: index of their decoder block; None for the stream.
         count: how many there are.
         divisions: how many runs of equally many items there are; items change places within theirs.
         writes: what makes them: rows of weights, biases, norms.
@@ -52,7 +54,7 @@ class Symmetry:
 
     kind: Permutation
     name: str
-    block: int
+    block: int | None
     count: int
     divisions: int
     writes: tuple[Slices, ...]
@@ -117,7 +119,9 @@ def check_order(name: str, count: int, order: Tensor | None, divisions: int = 1)
     )
 
 
-def find_symmetries(model: PreTrainedModel, blocks: str | None = None) -> Symmetries:
+def find_symmetries(
+    model: PreTrainedModel, kinds: Collection[Permutation] = MOVABLE, blocks: str | None = None
+) -> Symmetries:
     """Return what may be put into another order in a model.
 
     Only its config is read: the weights may lie anywhere. Like `find_couplings` it runs the model on a few random
@@ -125,6 +129,7 @@ def find_symmetries(model: PreTrainedModel, blocks: str | None = None) -> Symmet
 
     Args:
         model: any causal language model; meta tensors will do.
+        kinds: what is looked for.
         blocks: path of the decoder blocks where it cannot be found by structure.
 
     Raises:
@@ -138,7 +143,8 @@ def find_symmetries(model: PreTrainedModel, blocks: str | None = None) -> Symmet
         weights = probe.random_weights(inventory.layers, 0)
         with torch.no_grad():
             proof = _Proof(probe, weights)
-        for layer, reader, followed, alike in follow_readers(probe, weights, inventory.layers):
+        inside = MOVABLE.intersection(kinds) - {Permutation.STREAM}
+        for layer, reader, followed, alike in follow_readers(probe, weights, inventory.layers) if inside else ():
             for kind, divisions, columns, rows in _candidates(followed, reader, sizes_of(model.config)):
                 maker = Maker(probe, weights, inventory.layers, layer, columns, rows)
                 made = [
@@ -149,8 +155,14 @@ def find_symmetries(model: PreTrainedModel, blocks: str | None = None) -> Symmet
                 if made and proof.holds(made):
                     found += made
                     break
-    found.sort(key=lambda symmetry: symmetry.block)
-    absent = MOVABLE - {symmetry.kind for symmetry in found}
+        if Permutation.STREAM in kinds and (slices := find_stream(probe, weights, inventory)) is not None:
+            reads = tuple(each for each in slices if each.layer is not None and each.axis == 1)
+            writes = tuple(each for each in slices if each not in reads)
+            kind, count = Permutation.STREAM, len(slices[0].index)
+            found.append(Symmetry(kind, kind.value, None, count, 1, writes, reads))
+    found = [symmetry for symmetry in found if symmetry.kind in kinds]
+    found.sort(key=lambda symmetry: -1 if symmetry.block is None else symmetry.block)
+    absent = MOVABLE.intersection(kinds) - {symmetry.kind for symmetry in found}
     why = {kind: f"{kind.value} whose order counts, or that are not made apart" for kind in absent}
     return Symmetries(tuple(found), why)
 
@@ -197,6 +209,7 @@ class _Proof:
         owners = self._probe.owners()
         moves: dict[str, list[tuple[Slices, Tensor]]] = {}
         for symmetry in symmetries:
+            assert symmetry.block is not None
             source = self._probe.moved(symmetry.reads[0].tensor, owners[symmetry.block])
             order = _anywhere(symmetry, sum(source.encode()))
             for slices in symmetry.slices:

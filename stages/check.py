@@ -11,7 +11,7 @@ from stages._project import Project, Root, main
 from zpruner.model import take_inventory
 from zpruner.model.empty import empty_model
 from zpruner.pruning.compose import compose_all
-from zpruner.pruning.fitting import check_fit
+from zpruner.pruning.fitting import check_fit, check_moved
 
 
 def run(root: Root = Path()) -> None:
@@ -22,11 +22,13 @@ def run(root: Root = Path()) -> None:
     """
     project = Project.open(root)
     params = project.params
-    compose_all(params)
+    compositions = {f"methods.{label}": found for label, found in compose_all(params).items()}
     if (project.dense / "config.json").is_file():
         model = empty_model(project.dense, trust_remote_code=params.model.trust_remote_code)
         inventory = take_inventory(model, params.model.blocks, params.model.ignore)
-        check_fit({f"sparsities.{label}": params.pattern(label) for label in params.sparsities}, model, inventory)
+        patterns = {f"sparsities.{label}": params.pattern(label) for label in params.sparsities}
+        check_fit(patterns, model, inventory)
+        check_moved(compositions, patterns, model, inventory)
 
 
 if __name__ == "__main__":

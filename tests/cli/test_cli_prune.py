@@ -74,6 +74,17 @@ def test_neurons_in_another_order_equal_the_library(place: Path, command: Comman
     assert "neuron_orders.safetensors has the old place of each" in (place / "out/README.md").read_text()
 
 
+def test_heads_and_the_stream_in_another_order_are_stored_beside_the_neurons(place: Path, command: Command) -> None:
+    options = ("--method", "wanda", "--sparsity", "2:4", "--permute-heads", "--permute-stream")
+    assert command("prune", "source/model", *PRUNE, "-o", "out", *options)[0] == 0
+    stored = load_file(place / "out/neuron_orders.safetensors")
+    assert {name.rpartition(".")[2] for name in stored} == {"o_proj", "stream"}
+    assert "The heads and stream are in another order" in (place / "out/README.md").read_text()
+    code, _, said = command("prune", "source/model", *PRUNE, "-o", "other", *options, "--sparsity", "8:16")
+    assert code == 1
+    assert "--method wanda with --sparsity: permute 'heads': got 8 that may change places in" in said
+
+
 def test_an_order_matters_to_n_m_alone(place: Path, command: Command) -> None:
     code, _, said = command("prune", "source/model", *PRUNE, "-o", "out", "--permute")
     assert code == 1

@@ -145,7 +145,7 @@ def prune(
     from zpruner.evaluate import perplexity
     from zpruner.model import resolve_device, take_inventory
     from zpruner.pruning.compose import compose
-    from zpruner.pruning.fitting import check_fit
+    from zpruner.pruning.fitting import check_fit, check_moved
     from zpruner.pruning.loading import load_windows
     from zpruner.settings.mixture import described
     from zpruner.settings.texts import PerplexitySettings
@@ -160,6 +160,7 @@ def prune(
     # What cannot be pruned is told before anything is downloaded or measured.
     inventory = take_inventory(network, blocks, ignore or ())
     stays = check_fit({"--sparsity": pattern}, network, inventory)
+    check_moved({f"--method {method}": composition}, {"--sparsity": pattern}, network, inventory)
     plain = sources[0] if is_plain(sources) else {}
     windows = load_windows(
         plain.get("source", sources),

@@ -37,7 +37,7 @@ def validate(
 
     from zpruner.cli._estimate import estimate_table, read_shapes
     from zpruner.evaluate import check_protocol, find_tasks
-    from zpruner.pruning.fitting import check_fit
+    from zpruner.pruning.fitting import check_fit, check_moved
     from zpruner.text import check_length
 
     if advice:
@@ -72,6 +72,8 @@ def validate(
         check_length(seqlen, shapes.longest, f"{where}.seqlen")
     patterns = {f"sparsities.{label}": params.pattern(label) for label in params.sparsities}
     stays = check_fit(patterns, shapes.model, shapes.inventory)
+    named = {f"methods.{label}": composition for label, composition in compositions.items()}
+    check_moved(named, patterns, shapes.model, shapes.inventory)
     typer.echo(
         f"model: {len(shapes.layers)} prunable layers in {shapes.inventory.n_blocks} blocks; every pattern fits them"
     )

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from zpruner.errors import InvalidPatternError
 from zpruner.model import Inventory
-from zpruner.patterns import Pattern, StructuredPattern
+from zpruner.patterns import Pattern, SparsityPattern, StructuredPattern
+from zpruner.pruning.composition import Composition
+from zpruner.pruning.permuting import movable
 from zpruner.pruning.structure_plan import StructurePlan
 from zpruner.structures import find_couplings
 
@@ -41,3 +43,30 @@ def check_fit(patterns: Mapping[str, Pattern], model: PreTrainedModel, inventory
             where = f"{name}: {error.where}"
             raise InvalidPatternError(where, error.got, error.expected, error.action) from None
     return stays
+
+
+def check_moved(
+    compositions: Mapping[str, Composition],
+    patterns: Mapping[str, Pattern],
+    model: PreTrainedModel,
+    inventory: Inventory,
+) -> None:
+    """Raise unless a model computes the same with what compositions put into another order for a pattern.
+
+    Args:
+        compositions: by what messages call them.
+        patterns: what is removed, by what messages call it.
+        model: in memory, or empty.
+        inventory: of the model.
+
+    Raises:
+        InvalidPatternError: nothing of a kind may move, or M does not divide how many.
+    """
+    for label, composition in compositions.items():
+        for name, pattern in patterns.items():
+            if isinstance(pattern, SparsityPattern) and (moved := composition.moved(pattern)):
+                try:
+                    movable(model, inventory, moved, pattern)
+                except InvalidPatternError as error:
+                    where = f"{label} with {name}: {error.where}"
+                    raise InvalidPatternError(where, error.got, error.expected, error.action) from None

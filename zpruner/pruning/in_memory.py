@@ -232,13 +232,18 @@ def prune_sequentially(
         fill_experts(inventory, collection, min_expert_tokens)
         check_reached(inventory, collection.owner)
 
-    orders = permute(model, Calibration(inventory, collection), moved, str(pattern)) if moved else {}
     derivatives: dict[Stat, Mapping[str, Tensor]] = {}
     if Stat.EFFECT in composition.needs:
         with reading(model, windows):
             derivatives[Stat.EFFECT] = collect_effects(WholeRunner(model), inventory, windows)
     if Stat.GRAD_SQ in composition.needs:
         derivatives[Stat.GRAD_SQ] = gradients_of(model, inventory, windows)
+
+    orders: Mapping[str, Tensor] = {}
+    if moved:
+        collection.effect = dict(derivatives.get(Stat.EFFECT, {}))  # moves with the rest
+        found = Calibration(inventory, collection, derivatives.get(Stat.GRAD_SQ, {}))
+        orders = permute(model, found, moved, str(pattern))
 
     def unpruned(layer: str) -> dict[Stat, Tensor]:
         return {stat: values[layer] for stat, values in derivatives.items()}

@@ -35,9 +35,12 @@ def find_stream(probe: Probe, weights: Mapping[str, Tensor], inventory: Inventor
         weights: of the probe.
         inventory: of the model.
     """
-    stream = _Stream(probe, weights, inventory)
+    try:
+        stream = _Stream(probe, weights, inventory)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):  # a model that runs otherwise
+        return None
     known, tried = list(stream.known()), stream.open()
-    if len(tried) > _OPEN:
+    if len(tried) > _OPEN or not any(slices.layer is not None and slices.axis == 1 for slices in known):
         return None
     for number in range(len(tried), -1, -1):
         for some in combinations(tried, number):
@@ -56,7 +59,8 @@ class _Stream:
         self._owners = probe.owners()
         self._heads = self._embeddings()
         self._weights = self._small(weights)
-        self._hidden = int(probe.model.get_input_embeddings().weight.shape[1])
+        with torch.no_grad():
+            self._hidden = int(probe.run(weights, self._last).shape[-1])
         self._layers = {layer.tensor: layer for layer in inventory.layers}
         self._biases = {layer.bias for layer in inventory.layers if layer.bias is not None}
         self._index = torch.arange(self._hidden)[:, None]
@@ -162,10 +166,12 @@ class _Stream:
         """Return weights with few rows of embeddings and head, and no zeros in vectors outside of the blocks."""
         generator, made = torch.Generator().manual_seed(2), dict(weights)
         done: dict[int, Tensor] = {}
+        tokens = len(self._probe.model.get_input_embeddings().weight)
         for name, tensor in weights.items():
-            if name in self._heads:
+            outside = self._probe.block_of(name) is None and tensor.is_floating_point() and tensor.ndim > 0
+            if outside and len(tensor) == tokens and (name in self._heads or tensor.ndim == 1):  # or the head's bias
                 made[name] = done.setdefault(id(tensor), tensor[:_ROWS].clone())
-            elif self._probe.block_of(name) is None and tensor.ndim == 1 and tensor.is_floating_point():
+            elif outside and tensor.ndim == 1:
                 vector = torch.rand(tensor.shape, generator=generator)
                 made[name] = done.setdefault(id(tensor), vector - 0.5 if name.endswith("bias") else vector + 0.5)
         return made

@@ -38,6 +38,14 @@ MOVABLE = frozenset({Permutation.NEURONS, Permutation.HEADS, Permutation.STREAM}
 """What a model computes the same with in another order, if anything of it."""
 
 
+_WHY = {
+    Permutation.NEURONS: "neurons whose order counts, or that are not made apart",
+    Permutation.HEADS: "heads whose values' order counts, or that are not made apart",
+    Permutation.STREAM: "a residual stream whose order counts, or that not only known modules read and add to",
+}
+"""Why nothing of a kind may move."""
+
+
 @dataclass(frozen=True, eq=False)
 class Symmetry:
     """Items of one kind that may change places.
@@ -163,8 +171,7 @@ def find_symmetries(
     found = [symmetry for symmetry in found if symmetry.kind in kinds]
     found.sort(key=lambda symmetry: -1 if symmetry.block is None else symmetry.block)
     absent = MOVABLE.intersection(kinds) - {symmetry.kind for symmetry in found}
-    why = {kind: f"{kind.value} whose order counts, or that are not made apart" for kind in absent}
-    return Symmetries(tuple(found), why)
+    return Symmetries(tuple(found), {kind: _WHY[kind] for kind in absent})
 
 
 def _candidates(

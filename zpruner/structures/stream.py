@@ -83,7 +83,7 @@ class _Stream:
 
     def open(self) -> list[str]:
         """Return what parameters of blocks are called that may be of the stream and belong to no layer."""
-        found = {}
+        found: dict[str, None] = {}
         for name, parameter in self._names.items():
             other = name in self._layers or name in self._biases or not isinstance(parameter, nn.Parameter)
             if self._probe.block_of(name) is not None and not other and self._hidden in parameter.shape:
@@ -166,7 +166,8 @@ class _Stream:
         """Return weights with few rows of embeddings and head, and no zeros in vectors outside of the blocks."""
         generator, made = torch.Generator().manual_seed(2), dict(weights)
         done: dict[int, Tensor] = {}
-        tokens = len(self._probe.model.get_input_embeddings().weight)
+        embeddings: Any = self._probe.model.get_input_embeddings()
+        tokens = len(embeddings.weight)
         for name, tensor in weights.items():
             outside = self._probe.block_of(name) is None and tensor.is_floating_point() and tensor.ndim > 0
             if outside and len(tensor) == tokens and (name in self._heads or tensor.ndim == 1):  # or the head's bias

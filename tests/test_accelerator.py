@@ -35,6 +35,7 @@ from zpruner.model import open_checkpoint, resolve_device
 from zpruner.runtime import transfer
 from zpruner.search import Fitness, parse_formula
 from zpruner.settings.params import Params
+from zpruner.text import Writing, written
 from zpruner.types import ComparisonGroup, SparsityPattern
 
 WINDOWS = torch.randint(3, tiny.VOCABULARY, (8, 32), dtype=torch.int32, generator=torch.Generator().manual_seed(7))
@@ -129,6 +130,17 @@ def test_block_by_block_is_the_whole_model_there_too(accelerator: torch.device, 
             return list(predictor.run(batches, lambda index, logits: batch_losses(logits, batches[index])))
 
     assert losses(runner) == losses(WholeRunner(build(accelerator)))
+
+
+@pytest.mark.gpu
+def test_text_that_a_model_writes_begins_as_on_the_cpu(accelerator: torch.device) -> None:
+    how = Writing(windows=8, tokens=6, start=(1,), begin=(), seed=0, temperature=1.0, top_p=0.95)
+    first, again, there = (
+        torch.cat([ids for _, ids, _ in written(WholeRunner(build(device)), how, how.batches())])
+        for device in ("cpu", accelerator, accelerator)
+    )
+    assert torch.equal(again, there)
+    assert (first == there).float().mean() >= 0.9  # one other token leads to another text
 
 
 @pytest.mark.gpu

@@ -37,7 +37,7 @@ def continued(work: Work, project: Project, tokenizer: Any, runner: Runner) -> C
 def packed_continued(work: Work, project: Project, folder: Path) -> Continuation | None:
     """Return what a packed checkpoint says after the prompt, loaded as a user loads it; None as `Details` says."""
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    if choose(project.params.machine, size).streamed:
+    if project.params.evaluation.continuation is None or choose(project.params.machine, size).streamed:
         return None
     trust = project.params.model.trust_remote_code
     return _continued(

@@ -127,7 +127,7 @@ def written(
     step: Callable[[], None] = lambda: None,
     at_once: int = 1,
 ) -> Iterator[tuple[range, Tensor, Tensor]]:
-    """Yield batches of windows as they are finished: which, int32 (windows, tokens), and mean losses, float64.
+    """Yield batches of windows as they are finished: which, int32 (windows, tokens), and mean losses, float32.
 
     An EOS ends nothing: the model writes on as it does after it, as it read in training.
 
@@ -163,7 +163,7 @@ def kept_windows(writing: Writing, ids: Tensor, losses: Tensor, count: int) -> T
     Args:
         writing: as they were written.
         ids: int32 (windows, tokens).
-        losses: mean over each window's tokens, float64 (windows,).
+        losses: mean over each window's tokens, float32 (windows,).
         count: how many are kept; of equal ones the first.
     """
     kept = ids[torch.sort(torch.sort(losses, stable=True).indices[:count]).values]
@@ -191,7 +191,7 @@ def _write(
         logits_processor=[pen],
         generation_config=GenerationConfig(do_sample=False, use_cache=True, max_new_tokens=writing.tokens),
     )
-    ids, losses = torch.stack(pen.ids, dim=1).int(), torch.stack(pen.losses).mean(dim=0)
+    ids, losses = torch.stack(pen.ids, dim=1).int(), torch.stack(pen.losses).mean(dim=0).float()
     return ids[: len(batch)], losses[: len(batch)]
 
 

@@ -9,7 +9,7 @@ before and after, and a symmetry counts only if its hidden states are the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -213,12 +213,15 @@ class _Proof:
 
     def holds(self, symmetries: list[Symmetry]) -> bool:
         """Return whether it does with items of every symmetry moved, alike in blocks that share their weights."""
+        return all(self._same(symmetries, choose) for choose in (_anywhere, _turned))
+
+    def _same(self, symmetries: list[Symmetry], choose: Callable[[Symmetry, int], Tensor]) -> bool:
         owners = self._probe.owners()
         moves: dict[str, list[tuple[Slices, Tensor]]] = {}
         for symmetry in symmetries:
             assert symmetry.block is not None
             source = self._probe.moved(symmetry.reads[0].tensor, owners[symmetry.block])
-            order = _anywhere(symmetry, sum(source.encode()))
+            order = choose(symmetry, sum(source.encode()))
             for slices in symmetry.slices:
                 moves.setdefault(slices.tensor, []).append((slices, order))
         with torch.no_grad():
@@ -252,3 +255,10 @@ def _anywhere(symmetry: Symmetry, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     size = symmetry.length
     return torch.cat([torch.randperm(size, generator=generator) + d * size for d in range(symmetry.divisions)])
+
+
+def _turned(symmetry: Symmetry, _: int) -> Tensor:
+    """Return the order in which the items of the first division alone are turned round: a change even of two."""
+    order = torch.arange(symmetry.count)
+    order[: symmetry.length] = order[: symmetry.length].flip(0)
+    return order

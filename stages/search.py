@@ -53,7 +53,7 @@ def run(root: Root = Path()) -> None:
     inputs = Inputs(project)
     context = inputs.context(settings)
     folder = project.search_logs / digest_of([settings.identity(), context])
-    say(f"search: the log grows in {folder}; an interrupted search goes on there")
+    say(f"search: the log grows in {folder}; an interrupted search continues there")
     fitness = inputs.fitness(settings)
     result = _evolve(settings, fitness, folder / "log.jsonl", context)
     known = _measure_known(fitness, inputs, settings, folder / "known.json")

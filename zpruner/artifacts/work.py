@@ -1,7 +1,7 @@
 """Crash-safe building of one artifact: a folder that survives the process, and a journal of what is finished.
 
 The folder lies outside the sight of DVC and git and is keyed by everything that determines the result, so that a
-killed stage goes on at its first unfinished item and a changed stage starts anew. A file counts as finished once it
+killed stage continues at its first unfinished item and a changed stage starts anew. A file counts as finished once it
 is written, synced, renamed and journalled with its checksum; the checksum is verified again on resuming.
 """
 

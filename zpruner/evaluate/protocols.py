@@ -98,7 +98,7 @@ def check_protocol(settings: PerplexitySettings) -> None:
                 f"evaluation.perplexity.{key}",
                 repr(got),
                 f"{wanted!r}, as the protocol '{name}' is published",
-                "Correct it, or set protocol to null: the numbers are then not compared with published ones.",
+                f"Set {key} to {wanted!r}, or protocol to null: the numbers are then not compared with published ones.",
             )
 
 

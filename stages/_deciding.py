@@ -27,7 +27,8 @@ Instance = tuple[str, ...]
 def instances(params: Params) -> Iterator[Instance]:
     """Yield every stage instance of the pipeline but the plan's own."""
     yield from (("fetch", what) for what in ("model", "calibration", "evaluation"))
-    yield from (("generate",), ("calibrate",), ("gradients",), ("evaluate", "dense"), ("report",))
+    yield ("generate",)
+    yield from (("calibrate",), ("gradients",), ("evaluate", "dense"), ("report",))
     for method in params.methods:
         yield ("score", method)
         yield from ((stage, method, s) for s in params.sparsities for stage in ("mask", "apply", "pack", "evaluate"))

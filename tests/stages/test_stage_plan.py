@@ -181,4 +181,4 @@ def test_the_plan_is_the_same_every_time(tmp_path: Path) -> None:
     before = tiny.files_of(tmp_path / "data" / "plan")
     plan.run(tmp_path)
     assert tiny.files_of(tmp_path / "data" / "plan") == before
-    assert len(before) == 4 + 4 + 2 + 16 + 1 - 1
+    assert len(before) == 4 + 5 + 2 + 16 + 1 - 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doc_pages import ROOT, shell_commands
+from doc_pages import PAGES, ROOT, blocks, shell_commands
 
 FOUND = sorted({(page, tuple(words)) for page, words in shell_commands()})
 OTHERS = {"pip", "source", "cd", "git", "hf", "apt-get", "export", "prefect", "pytest", "ssh", "aws", "brew", "rsync"}
@@ -92,6 +92,13 @@ def check(words: list[str]) -> None:
 @pytest.mark.parametrize(("page", "words"), FOUND, ids=[f"{page}: {' '.join(words)[:60]}" for page, words in FOUND])
 def test_a_command_can_be_read(page: str, words: tuple[str, ...]) -> None:
     check(list(words))
+
+
+def test_no_page_puts_into_braces_what_needs_quotes() -> None:
+    """`dvc exp run -S` writes params.yaml without quotes: in braces a colon then cannot be read."""
+    found = [block.text for page in PAGES for block in blocks(page) if block.language == "yaml"]
+    assert found
+    assert not [text for text in found if re.search(r'\{[^{}]*"[^"]*:[^"]*"[^{}]*\}', text)]
 
 
 def test_there_are_commands() -> None:

@@ -60,6 +60,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "ALPS' support": {**BEST, "score": "alps", "settings": FIXED},
     "OBS' support": {**BEST, "score": "sparsegpt", "settings": FIXED},
     "rows alike": {**BEST, "settings": {**BEST["settings"], "effect": 0.0}},
+    "best_permuted": PRESETS["best_permuted"],
     "best_guided": PRESETS["best_guided"],
     "guided by all of the gradient": {**BEST, "settings": {**BEST["settings"], "effect": 0.0, "sensitivity": 1.0}},
     "best_allocated": PRESETS["best_allocated"],

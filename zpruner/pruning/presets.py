@@ -55,6 +55,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "best_guided": _GUIDED,
     # The same, and layers, too, lose what the loss lets them: for ratios, since N:M fixes every layer's sparsity.
     "best_allocated": {**_GUIDED, "allocate": {"name": "sensitivity"}},
-    # The same, after which gradients of each block's own outputs tune what was kept; under pruned propagation only.
+    # For N:M: the same model with its neurons, and dimensions of its values, in an order in which more can stay.
+    "best_permuted": {**_BEST, "permute": ["neurons", "heads"]},
+    # `best_guided`, after which gradients of each block's outputs tune what was kept; under pruned propagation only.
     "best_tuned": {**_GUIDED, "tune": {}},
 }

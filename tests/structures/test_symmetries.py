@@ -32,11 +32,8 @@ def anywhere(symmetry: Symmetry, seed: int) -> torch.Tensor:
     return torch.cat([torch.randperm(size, generator=generator) + d * size for d in range(symmetry.divisions)])
 
 
-def check(family: str) -> Symmetries:
-    """Put everything that may move of a family anywhere, and compare logits."""
-    model = build(family)
-    if all(layer.parts == 1 for layer in take_inventory(model).layers):  # torch multiplies experts in float32
-        model = model.double()
+def check(model: PreTrainedModel, rounding: float) -> Symmetries:
+    """Put everything that may move of a model anywhere, and compare logits."""
     symmetries = find_symmetries(model)
     orders = {symmetry.name: anywhere(symmetry, seed) for seed, symmetry in enumerate(symmetries.found)}
     moved = deepcopy(model)
@@ -45,13 +42,16 @@ def check(family: str) -> Symmetries:
     if orders:
         assert any(not torch.equal(moved.get_parameter(name), value) for name, value in model.named_parameters())
     wanted = logits(model)
-    assert (logits(moved) - wanted).abs().max() <= 1e-6 * wanted.abs().max()  # norms are taken in float32
+    assert (logits(moved) - wanted).abs().max() <= rounding * wanted.abs().max()
     return symmetries
 
 
 @pytest.mark.parametrize("family", FAST)
 def test_any_order_leaves_the_logits(family: str) -> None:
-    symmetries = check(family)
+    model = build(family)
+    if all(layer.parts == 1 for layer in take_inventory(model).layers):  # torch multiplies experts in float32
+        model = model.double()
+    symmetries = check(model, 1e-6)  # norms are taken in float32 all the same
     for kind in MOVABLE:
         assert symmetries.of(kind), kind
 
@@ -59,7 +59,7 @@ def test_any_order_leaves_the_logits(family: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_any_order_leaves_the_logits_of_every_family() -> None:
-    found = [check(family) for family in families.ALL]
+    found = [check(build(family), 1e-4) for family in families.ALL]  # some run in float32 alone
     print({kind.value: sum(kind not in symmetries.missing for symmetries in found) for kind in LEAST})
     for kind, least in LEAST.items():
         assert sum(kind not in symmetries.missing for symmetries in found) >= least, kind

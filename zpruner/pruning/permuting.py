@@ -175,7 +175,7 @@ def find_order(
     reads = [slices for slices in symmetry.reads if slices.layer is not None and slices.layer.name in known]
     numbers = sum(slices.layer.out_features * slices.layer.in_features for slices in reads if slices.layer)
     step = -(-numbers // _MOST)
-    sample = torch.cat([_scores(slices, read, symmetry.count)[::step] for slices in reads])
+    sample = torch.cat([_scores(slices, read, symmetry.count)[::step].contiguous() for slices in reads])
     runs = sample.split(symmetry.length, dim=1)
     del sample
     order = torch.cat(

@@ -136,6 +136,25 @@ def test_gradients_are_collected_when_the_first_method_needs_them_and_not_again(
 
 
 @pytest.mark.slow
+def test_the_models_own_text_is_written_where_a_source_asks_for_it_and_not_again(project):
+    keep_only(project, ["wanda"], ["s50"])
+    params = tiny.read_params(project)
+    texts = {key: params["calibration"].pop(key) for key in ("source", "sha256", "documents", "part", "sampling")}
+    after = ("fetch@calibration", "calibrate", "gradients", *chain("wanda", "s50"))
+    params["calibration"]["source"] = [{"source": texts["source"], "documents": "lines", "part": [0.0, 0.5]}, "self"]
+    tiny.write_params(project, params)
+    executes(project, "sources", "generate", *after)
+    text = project / "source" / "text.txt"
+    text.write_text(tiny.words(20, 99) + "\n" + text.read_text())
+    assert "generate" not in tiny.repro(project, "calibrate")
+    staged.change_params(project, "calibration.seed", 1)
+    assert tiny.repro(project, "calibrate") == ["plan", "generate", "fetch@calibration", "calibrate"]
+    params["calibration"] |= texts
+    tiny.write_params(project, params)
+    assert "generate" not in tiny.repro(project, "calibrate"), "what it was before comes from the run cache"
+
+
+@pytest.mark.slow
 def test_change_the_evaluation(project):
     staged.change_params(project, "evaluation.perplexity.windows", 4)
     variants = [f"evaluate@{method}-{label}" for method in ("wanda", "zpruner") for label in ("s50", "s24")]

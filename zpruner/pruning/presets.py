@@ -55,8 +55,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "best_guided": _GUIDED,
     # The same, and layers, too, lose what the loss lets them: for ratios, since N:M fixes every layer's sparsity.
     "best_allocated": {**_GUIDED, "allocate": {"name": "sensitivity"}},
-    # For N:M: the same model with its neurons, and dimensions of its values, in an order in which more can stay.
-    "best_permuted": {**_BEST, "permute": ["neurons", "heads"]},
+    # `best`, for N:M: neurons, value dimensions and the residual stream in an order in which more can stay.
+    "best_permuted": {**_BEST, "permute": ["neurons", "heads", "stream"]},
     # `best_guided`, after which gradients of each block's outputs tune what was kept; under pruned propagation only.
     "best_tuned": {**_GUIDED, "tune": {}},
 }

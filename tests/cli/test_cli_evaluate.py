@@ -50,7 +50,7 @@ def test_ctrl_c_speaks_of_no_folder(place: Path, command: Command, monkeypatch: 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zpruner.model.load_model", interrupt)
+    monkeypatch.setattr("zpruner.pruning.opening.load_model", interrupt)
     code, out, err = command("evaluate", "source/model", "--text", "source/text.txt", "--seqlen", "32")
     assert (code, out, err) == (130, "", "Interrupted; nothing was written.\n")
 

@@ -58,10 +58,17 @@ def left_out(blocks: Sequence[nn.Module], beside: Mapping[int, int | None]) -> I
         hidden = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         return hidden if places is None else (hidden, *[None] * places)
 
-    before = {index: blocks[index].__dict__.get("forward") for index in beside}
+    with called_instead(blocks, {index: partial(instead, places) for index, places in beside.items()}):
+        yield
+
+
+@contextmanager
+def called_instead(blocks: Sequence[nn.Module], forwards: Mapping[int, Callable[..., Any]]) -> Iterator[None]:
+    """Call the functions `forwards`, by the block's index, in place of what blocks compute, until the context ends."""
+    before = {index: blocks[index].__dict__.get("forward") for index in forwards}
     try:
-        for index, places in beside.items():
-            blocks[index].__dict__["forward"] = partial(instead, places)
+        for index, forward in forwards.items():
+            blocks[index].__dict__["forward"] = forward
         yield
     finally:
         for index, own in before.items():

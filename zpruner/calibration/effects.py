@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zpruner.calibration.calls import hidden_of
+from zpruner.calibration.calls import called_instead, hidden_of
 from zpruner.calibration.capture import sloping
 from zpruner.calibration.gradients import check_differentiable
 from zpruner.errors import ModelStructureError, NonFiniteError, one_line
@@ -77,9 +77,8 @@ def _differentiated(
     runner: Runner, inventory: Inventory, add: Callable[[PrunableLayer, Tensor], None]
 ) -> Iterator[None]:
     """Let every block, when it has run, be differentiated at once; what it returns is the same."""
-    blocks = {index: runner.model.get_submodule(f"{inventory.blocks}.{index}") for index in range(inventory.n_blocks)}
-    before = {index: block.__dict__.get("forward") for index, block in blocks.items()}
-    layers = {index: [layer for layer in inventory.layers if layer.block == index] for index in blocks}
+    blocks = [runner.model.get_submodule(f"{inventory.blocks}.{index}") for index in range(inventory.n_blocks)]
+    layers = [[layer for layer in inventory.layers if layer.block == index] for index in range(inventory.n_blocks)]
 
     def run(index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         for name, parameter in blocks[index].named_parameters():
@@ -101,16 +100,8 @@ def _differentiated(
                     ) from error
         return _mapped(result, Tensor.detach)
 
-    try:
-        for index, block in blocks.items():
-            if layers[index]:
-                block.__dict__["forward"] = partial(run, index, block.forward)
+    with called_instead(blocks, {i: partial(run, i, blocks[i].forward) for i in range(len(blocks)) if layers[i]}):
         yield
-    finally:
-        for index, own in before.items():
-            blocks[index].__dict__.pop("forward", None)
-            if own is not None:
-                blocks[index].__dict__["forward"] = own
 
 
 class _Given:

@@ -52,7 +52,7 @@ def main(
         and not (method == "apt_sm" and ":" not in pattern)
         and not (propagation == "dense" and "tune" in PRESETS[method])
         and not (":" in pattern and "allocate" in PRESETS[method])
-        and not (":" not in pattern and "permute" in PRESETS[method])
+        and not (method == "best_permuted" and ":" not in pattern)
     ]
     if todo and not table:
         fill(todo, log, text, windows, seqlen)

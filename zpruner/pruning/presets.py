@@ -27,6 +27,7 @@ _BEST: Mapping[str, Any] = {
 
 # One backward pass more: rows compete by what the loss of the unpruned model says of them (arXiv 2505.07004).
 _GUIDED: Mapping[str, Any] = {**_BEST, "settings": {"damping": 0.1, "shrinkage": "auto", "sensitivity": 0.5}}
+_ORDERS = ["neurons", "heads", "stream"]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Han et al. 2015
@@ -56,7 +57,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # The same, and layers, too, lose what the loss lets them: for ratios, since N:M fixes every layer's sparsity.
     "best_allocated": {**_GUIDED, "allocate": {"name": "sensitivity"}},
     # `best`, for N:M: neurons, value dimensions and the residual stream in an order in which more can stay.
-    "best_permuted": {**_BEST, "permute": ["neurons", "heads", "stream"]},
-    # `best_guided`, after which gradients of each block's outputs tune what was kept; under pruned propagation only.
-    "best_tuned": {**_GUIDED, "tune": {}},
+    "best_permuted": {**_BEST, "permute": _ORDERS},
+    # `best_guided`, at N:M in that order, after which gradients of each block's outputs tune what was kept; under pruned
+    # propagation only.
+    "best_tuned": {**_GUIDED, "permute": _ORDERS, "tune": {}},
 }

@@ -12,30 +12,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from time import process_time
 from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor
-from transformers import PreTrainedModel
 
 import zpruner
-from zpruner.calibration import collect_effects, gradients_of
-from zpruner.execution import WholeRunner
-from zpruner.model import Inventory, PrunableLayer, get_weight, take_inventory
-from zpruner.pruning.compose import compose
+from zpruner.model import take_inventory
 from zpruner.pruning.presets import PRESETS
-from zpruner.pruning.sequential import layer_patterns, prune_blocks
-from zpruner.pruning.structured import Read
 from zpruner.runtime.allocator import keep_freed_memory
-from zpruner.settings.params import MethodSettings
 from zpruner.settings.reading import read_params
 from zpruner.sources import read_text, resolve_source
 from zpruner.text import evaluation_windows, read_windows
-from zpruner.types import LayerStats, SparsityPattern, Stat
 
 BEST = PRESETS["best"]
 FIXED = {"damping": 0.1, "shrinkage": 0.2}
@@ -116,23 +106,12 @@ def fill(todo: list[tuple[str, str]], log: Path, texts: list[Path], setup: Mappi
         for source, documents, part in sources
     ]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    whole = take_inventory(model)
-    some = tuple(layer for layer in whole.layers if layer.block < setup["blocks"])
-    inventory = replace(whole, n_blocks=min(whole.n_blocks, setup["blocks"]), layers=some)
+    later = [f"*.{block}.*" for block in range(setup["blocks"], take_inventory(model).n_blocks)]
     for pattern, variant in todo:
         start = process_time()
         if variant != "dense":
-            composition = compose(MethodSettings(**VARIANTS[variant]))
             ids = calibration[: setup["windows"]]
-            derivatives = derivatives_of(model, inventory, ids, composition.needs)
-            read = unpruned(model, ids, derivatives) if composition.allocation is not None else _unused
-            patterns = layer_patterns(composition, SparsityPattern.parse(pattern), inventory, read)
-            blocks = prune_blocks(
-                model, inventory, ids, composition, patterns, batch_size=8, unpruned=derivatives.__getitem__
-            )
-            with torch.no_grad():
-                for _ in blocks:
-                    pass
+            zpruner.prune_sequentially(model, ids, method=VARIANTS[variant], sparsity=pattern, ignore=later)
         seconds = process_time() - start
         found = [zpruner.perplexity(model, ids) for ids in evaluations]
         entry = {"pattern": pattern, "variant": variant, "perplexity": found, "seconds": round(seconds, 1), **setup}
@@ -142,29 +121,6 @@ def fill(todo: list[tuple[str, str]], log: Path, texts: list[Path], setup: Mappi
         print(entry, flush=True)
         with torch.no_grad():
             model.load_state_dict(state)
-
-
-def derivatives_of(
-    model: PreTrainedModel, inventory: Inventory, ids: Tensor, needed: frozenset[Stat]
-) -> dict[str, dict[Stat, Tensor]]:
-    """Return by layer the statistics that are derivatives, as far as they are needed."""
-    found: dict[Stat, Mapping[str, Tensor]] = {}
-    if Stat.GRAD_SQ in needed:
-        found[Stat.GRAD_SQ] = gradients_of(model, inventory, ids)
-    if Stat.EFFECT in needed:
-        found[Stat.EFFECT] = collect_effects(WholeRunner(model), inventory, ids)
-    return {layer.name: {stat: values[layer.name] for stat, values in found.items()} for layer in inventory.layers}
-
-
-def unpruned(model: PreTrainedModel, ids: Tensor, derivatives: Mapping[str, Mapping[Stat, Tensor]]) -> Read:
-    """Return what gives a layer's weight and statistics in the unpruned model."""
-    found = zpruner.calibrate(model, ids, stats=[Stat.SQ_SUM])
-
-    return lambda layer: (get_weight(model, layer), found.stats(layer.name).having(derivatives[layer.name]))
-
-
-def _unused(_: PrunableLayer) -> tuple[Tensor, LayerStats]:
-    raise AssertionError("the variant does not allocate")
 
 
 def read(log: Path) -> list[dict[str, Any]]:

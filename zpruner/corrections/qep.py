@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zpruner.corrections._base import Correction
 from zpruner.errors import SolverError
+from zpruner.runtime.products import matmul
 from zpruner.types import LayerStats, Stat
 
 
@@ -57,7 +58,7 @@ class Qep(Correction):
                 "a positive definite one",
                 f"Raise correct.damping above {self.damping:g}.",
             )
-        change = (weight @ (cross - gram)).mul_(self.share)
+        change = matmul(weight, cross - gram).mul_(self.share)
         if self.stream and stats.drift is not None:
             change.add_(stats.drift, alpha=self.stream)
         return weight + torch.cholesky_solve(change.T, factor).T

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zpruner.runtime.products import matmul
+
 _ROWS = 256
 """Rows iterated together: large enough for a full-speed matrix product, small enough to stay in a core's cache."""
 
@@ -66,15 +68,14 @@ def _iterate(
     goal = tolerance * float(torch.linalg.vector_norm(target))
     x, residual, direction = torch.zeros_like(target), target.clone(), target.clone()
     square = torch.linalg.vecdot(residual, residual)
-    product = torch.empty_like(residual)
     left = 0.0 if loss is None else loss
     for taken in range(max_steps):
         norm = float(square.sum().sqrt())
         if norm == 0.0 or (loss is None and norm <= goal):
             return x, taken, True
-        torch.mm(direction, matrix, out=product).mul_(mask)
+        moved = matmul(direction, matrix).mul_(mask)
         # A row that is solved exactly has direction zero: its step is 0 / tiny.
-        length = square / torch.linalg.vecdot(direction, product).clamp_min_(tiny)
+        length = square / torch.linalg.vecdot(direction, moved).clamp_min_(tiny)
         x.addcmul_(length.unsqueeze(1), direction)
         if loss is not None:
             gain = float((length * square).sum(dtype=torch.float64))
@@ -82,7 +83,7 @@ def _iterate(
             # Below a millionth of the first loss the difference is rounding.
             if gain <= tolerance * max(left, 1e-6 * loss):
                 return x, taken + 1, True
-        residual.addcmul_(length.unsqueeze(1), product, value=-1)
+        residual.addcmul_(length.unsqueeze(1), moved, value=-1)
         previous, square = square, torch.linalg.vecdot(residual, residual)
         direction.mul_((square / previous.clamp_min(tiny)).unsqueeze(1)).add_(residual)
     norm = float(square.sum().sqrt())

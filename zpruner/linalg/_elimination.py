@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from zpruner.linalg._hessian import DampedHessian, inverse_factor
+from zpruner.runtime.products import matmul
 
 
 class Elimination:
@@ -22,7 +23,7 @@ class Elimination:
     def __init__(self, weight: Tensor, hessian: DampedHessian) -> None:
         self._weight = weight.masked_fill(hessian.dead, 0.0)
         factor = inverse_factor(hessian)
-        self._inverse = factor.T @ factor
+        self._inverse = matmul(factor.T, factor)
         self._place = torch.arange(weight.shape[1], device=weight.device)
         """Input -> its row in what is left."""
 
@@ -47,8 +48,8 @@ class Elimination:
         stay[gone] = False
         rows = self._inverse[gone]
         change = torch.linalg.solve(rows[:, gone], rows[:, stay])
-        self._weight = self._weight[:, stay] - self._weight[:, gone] @ change
-        self._inverse = self._inverse[stay][:, stay] - self._inverse[stay][:, gone] @ change
+        self._weight = self._weight[:, stay].sub_(matmul(self._weight[:, gone], change))
+        self._inverse = self._inverse[stay][:, stay].sub_(matmul(self._inverse[stay][:, gone], change))
         left = torch.nonzero(self._place >= 0).squeeze(1)[stay]
         self._place = torch.full_like(self._place, -1)
         self._place[left] = torch.arange(len(left), device=left.device)

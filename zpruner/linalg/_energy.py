@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zpruner.runtime.products import add_matmul, matmul
 from zpruner.types import LayerStats
 
 _PANEL = 192
@@ -29,7 +30,8 @@ def output_energy(weight: Tensor, stats: LayerStats) -> float:
         # Of the symmetric G, the blocks above the diagonal count twice, those below never.
         stop = min(start + _PANEL, gram.shape[0])
         panel = wide[:, start:stop]
-        product = panel @ gram[start:stop, start:stop]
-        product.addmm_(wide[:, :start], gram[:start, start:stop], alpha=2)
-        total += torch.sum(product.mul_(panel), dtype=torch.float64)
+        found = matmul(panel, gram[start:stop, start:stop])
+        if start:
+            add_matmul(found, wide[:, :start], gram[:start, start:stop], alpha=2)
+        total += torch.sum(found.mul_(panel), dtype=torch.float64)
     return float(total)

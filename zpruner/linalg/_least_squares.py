@@ -11,6 +11,7 @@ from zpruner.errors import SolverError
 from zpruner.linalg._conjugate_gradients import masked_cg
 from zpruner.linalg._hessian import DampedHessian, checked_cholesky
 from zpruner.linalg._masked_cholesky import masked_cholesky
+from zpruner.runtime.products import matmul
 
 
 class Solver(StrEnum):
@@ -58,7 +59,7 @@ def least_squares(
     # overflow nor vanish.
     scale = weight.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     removed = weight.masked_fill(support, 0.0) / scale
-    target = removed @ hessian.matrix
+    target = matmul(removed, hessian.matrix)
     if (shared := shared_support(support)) is not None:
         return (weight + _solve_shared(hessian, shared, target) * scale).mul_(support)
     if solver is Solver.AUTO:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zpruner.linalg._hessian import DampedHessian, inverse_factor
+from zpruner.runtime.products import add_matmul
 
 ChooseMask = Callable[[Tensor, int], Tensor]
 """`choose(saliency, start) -> keep` for columns `start` and on: float32 (out, n) -> bool (out, n), True = kept."""
@@ -88,7 +89,7 @@ def obs_sweep(
     def carry(start: int, stop: int, end: int) -> None:
         """Move the columns [stop, end) by the errors of [start, stop)."""
         if stop < end:
-            columns[stop:end].addmm_(upper[start:stop, stop:end].T, error[start:stop], alpha=-1)
+            add_matmul(columns[stop:end], upper[start:stop, stop:end].T, error[start:stop], alpha=-1)
 
     def settle(start: int, stop: int, end: int) -> None:
         """Prune the columns [start, stop), whose mask is known; those up to `end` move with each of them."""

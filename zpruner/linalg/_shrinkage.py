@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zpruner.linalg._conjugate_gradients import masked_cg
 from zpruner.linalg._hessian import DampedHessian, damped_hessian
+from zpruner.runtime.products import matmul
 from zpruner.types import LayerStats, Stat
 
 Shrinkage = Annotated[float, Field(ge=0.0)] | Literal["auto"]
@@ -82,12 +83,12 @@ def choose_shrinkage(weight: Tensor, keep: Tensor, gram: Tensor, half: Tensor, d
 
     def lost(shrinkage: float) -> float:
         hessian.matrix.diagonal().add_(seen, alpha=shrinkage)
-        target = removed @ hessian.matrix
+        target = matmul(removed, hessian.matrix)
         loss = torch.linalg.vecdot(removed, target)
         change = masked_cg(hessian.matrix, kept, target, loss, tolerance=1e-3, max_steps=_STEPS).values
         hessian.matrix.diagonal().sub_(seen, alpha=shrinkage)
         left = removed - change
-        return float(torch.sum((left @ other).div_(scale).mul_(left), dtype=torch.float64))
+        return float(torch.sum(matmul(left, other).div_(scale).mul_(left), dtype=torch.float64))
 
     best, least = _LEAST, lost(_LEAST)
     while best * 2 <= _MOST and (found := lost(best * 2)) < least:

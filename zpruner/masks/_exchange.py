@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zpruner.runtime.products import matmul
+
 
 def exchange(
     weight: Tensor, keep: Tensor, matrix: Tensor, *, group_size: int, candidates: int, limit: Tensor, least: Tensor
@@ -28,7 +30,7 @@ def exchange(
     Returns:
         Per row the number of exchanges, int64 (rows,), and the change of the loss, float32 (rows,), at most 0.
     """
-    slope = torch.matmul(weight.masked_fill(keep, 0.0), matrix).mul_(weight).mul_(2)
+    slope = matmul(weight.masked_fill(keep, 0.0), matrix).mul_(weight).mul_(2)
     square = weight.square() * matrix.diagonal()
     index, usable = _candidates(weight, keep, matrix, slope, square, group_size, candidates)
     width = index.shape[1]

@@ -11,6 +11,7 @@ from torch import Tensor
 from zpruner.linalg import damped_hessian
 from zpruner.masks._base import MaskRefinement
 from zpruner.masks._exchange import exchange
+from zpruner.runtime.products import matmul
 from zpruner.types import LayerStats, SparsityPattern, Stat
 
 _ELEMENTS = 1 << 23
@@ -64,7 +65,7 @@ class Swaps(MaskRefinement):
         """Return the better mask of a tile of rows."""
         keep = keep.clone()
         removed = weight.masked_fill(keep, 0.0)
-        least = torch.linalg.vecdot(removed @ matrix, removed).clamp_min_(0.0).mul_(self.tolerance)
+        least = torch.linalg.vecdot(matmul(removed, matrix), removed).clamp_min_(0.0).mul_(self.tolerance)
         left = torch.full((len(weight),), self.max_swaps, device=weight.device)
         active = torch.arange(len(weight), device=weight.device)
         while len(active):

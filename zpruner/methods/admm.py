@@ -13,6 +13,7 @@ from zpruner.linalg import Shrinkage, checked_cholesky, shrunk_hessian, statisti
 from zpruner.masks import select
 from zpruner.methods._base import MaskSolver, Solution
 from zpruner.methods._block import loudest, row_weights
+from zpruner.runtime.products import matmul
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
 
 _TYPICAL = 0.8
@@ -92,11 +93,12 @@ class Admm(MaskSolver):
             return select(matrix.abs(), pattern, ComparisonGroup.LAYER, stats.layer)
 
         sparse, dual, keep = weight * project(weight), torch.zeros_like(weight), None
-        pull, solved = torch.empty_like(weight), torch.empty_like(weight)
-        for step in range(self.steps):
-            rho = typical * self.rho * self.growth ** (step / (self.steps - 1))
-            torch.sub(sparse, weight, out=pull).mul_(rho).sub_(dual)
-            torch.addmm(weight, pull, inverse, alpha=(typical + shift) / (typical + rho), out=solved)
+        pull = torch.empty_like(weight)
+        for count in range(self.steps):
+            rho = typical * self.rho * self.growth ** (count / (self.steps - 1))
+            step = (typical + shift) / (typical + rho)
+            torch.sub(sparse, weight, out=pull).mul_(step * rho).sub_(dual, alpha=step)
+            solved = matmul(pull, inverse).add_(weight)
             shifted = solved.lerp_(sparse, 1.0 - self.relaxation).add_(dual, alpha=1.0 / rho)
             keep = project(shifted)
             torch.mul(shifted, keep, out=sparse)

@@ -13,6 +13,7 @@ from zpruner.errors import SolverError
 from zpruner.linalg import DampedHessian, damped_hessian
 from zpruner.masks import select
 from zpruner.methods._base import MaskSolver, Solution
+from zpruner.runtime.products import matmul
 from zpruner.types import ComparisonGroup, LayerStats, SparsityPattern, Stat
 
 _SETTLED = 0.01
@@ -76,8 +77,8 @@ class Alps(MaskSolver):
         sparse, dual, rho = weight * keep, torch.zeros_like(weight), self.rho
         norm = float(weight.norm())
         for _ in range(self.max_steps):
-            change = ((sparse - weight).mul_(rho).sub_(dual) @ vectors).div_(values + rho) @ vectors.T
-            solved = change.add_(weight)
+            pull = (sparse - weight).mul_(rho).sub_(dual)
+            solved = matmul(matmul(pull, vectors).div_(values + rho), vectors.T).add_(weight)
             shifted = solved + dual / rho
             previous, keep = keep, project(shifted)
             sparse = shifted.mul_(keep)

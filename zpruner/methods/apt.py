@@ -14,6 +14,7 @@ from zpruner.errors import InvalidSettingError, SolverError
 from zpruner.linalg import damped_hessian, inverse_factor, masked_cg
 from zpruner.methods._base import MaskSolver, Solution
 from zpruner.methods._block import keep_in_block
+from zpruner.runtime.products import add_matmul, matmul
 from zpruner.types import LayerStats, SparsityPattern, Stat
 
 _MOST_CHOICES = 20_000
@@ -65,7 +66,7 @@ class Apt(MaskSolver):
             # With the columns before `start` settled, U's trailing part is the factor of what is left.
             corner = upper[start:stop, start:stop]
             current = weight[:, start:stop]
-            inverse = corner.T @ corner
+            inverse = matmul(corner.T, corner)
             if pattern.is_nm and self.mask == "M":
                 chosen = _least_joint_loss(current, inverse, pattern)
             else:
@@ -80,8 +81,8 @@ class Apt(MaskSolver):
                     "a residual of 0.001",
                     f"Raise damping, now {self.damping:g}.",
                 )
-            weight[:, stop:].addmm_(factors.values @ corner.T, upper[start:stop, stop:], alpha=-1)
-            current.addmm_(factors.values, inverse, alpha=-1).mul_(chosen)
+            add_matmul(weight[:, stop:], matmul(factors.values, corner.T), upper[start:stop, stop:], alpha=-1)
+            add_matmul(current, factors.values, inverse, alpha=-1).mul_(chosen)
         return Solution(keep, weight * scale)
 
 

@@ -58,7 +58,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "best_allocated": {**_GUIDED, "allocate": {"name": "sensitivity"}},
     # `best`, for N:M: neurons, value dimensions and the residual stream in an order in which more can stay.
     "best_permuted": {**_BEST, "permute": _ORDERS},
-    # `best_guided`, at N:M in that order, after which gradients of each block's outputs tune what was kept; under pruned
-    # propagation only.
+    # `best_guided`, at N:M in that order, after which gradients of each block's outputs tune what was kept; under
+    # pruned propagation only.
     "best_tuned": {**_GUIDED, "permute": _ORDERS, "tune": {}},
 }

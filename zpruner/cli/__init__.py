@@ -71,15 +71,11 @@ for command, short in (
     app.command(short_help=short)(command)
 
 
-_WRITING = ("prune", "export", "pack", "unpack")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0, 1 after an error of ours, 2 after wrong usage, 130 when interrupted."""
     keep_freed_memory()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its warning about forks is not for a user
     given = sys.argv[1:] if arguments is None else arguments
     wording = OPTIONS if given[:1] and given[0] in ("prune", "evaluate") else None  # the others read params.yaml
-    what = "OUT was not written" if given[:1] and given[0] in _WRITING else "nothing was written"
-    run_command(app, given, interrupted=f"Interrupted; {what}.", wording=wording)
+    run_command(app, given, interrupted="Interrupted.", wording=wording)
     sys.exit(0)

@@ -68,17 +68,18 @@ def export(
     calibration = calibrated_on(root, checkpoint.folder / "README.md")
     facts = {key: value for key, value in checkpoint.manifest.items() if key not in ("model", "hash", "files")}
     card = with_results((checkpoint.folder / "README.md").read_text(encoding="utf-8"), found, calibration)
+    said = f"{output}: {len(found)} measurements in its README.md"
     with place(output, force) as staging:
         if format is Format.packed:
             known = made_from(root, checkpoint, method, sparsity)
             saved = pack(checkpoint.folder, staging, known, facts=facts, card=packed_card(card))
-            typer.echo(saved_line(output, saved))
+            said = f"{saved_line(output, saved)}\n{said}"
         else:
             for name in checkpoint.files:
                 shutil.copyfile(checkpoint.folder / name, staging / name)
             (staging / "README.md").write_text(card, encoding="utf-8")
             write_manifest(staging, checkpoint.model, **facts)
-    typer.echo(f"{output}: {len(found)} measurements in its README.md")
+    typer.echo(said)
 
 
 def check_packs(made: Mapping[str, Any]) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zpruner.cli._output import telling
 from zpruner.errors import InvalidSettingError
+from zpruner.runtime.command import Running
 from zpruner.runtime.downloads import DOWNLOADS as DOWNLOADS
 from zpruner.runtime.downloads import NEWS as NEWS
 from zpruner.runtime.downloads import NEWS_SHA256 as NEWS_SHA256
@@ -49,12 +51,22 @@ def folder(path: str | Path) -> Path:
         ) from None
 
 
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", parser=folder, help="Folder to write.")]
+def _watch(context: typer.Context, output: Path) -> Path:
+    running = context.find_object(Running)
+    if running is not None:  # else the application is another program's part
+        running.interrupted = telling(output)
+    return output
+
+
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="OUT", parser=folder, callback=_watch, help="Folder to write."),
+]
 
 
 def _begin_log(context: typer.Context, path: Path | None) -> Path | None:
     if path is not None:
-        context.find_root().obj.open(path)
+        context.find_root().obj.transcript.open(path)
     return path
 
 

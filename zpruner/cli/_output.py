@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,6 +63,26 @@ def check_apart(output: Path, model: Path | None = None, **read: Path | None) ->
             "a folder apart from what is read",
             "Choose another folder.",
         )
+
+
+def telling(output: Path) -> Callable[[], str]:
+    """Return what says after Ctrl-C whether `output` was written from now on."""
+    before = _identity(output)
+
+    def told() -> str:
+        written = _identity(output) not in (None, before)
+        return f"Interrupted; OUT was {'written, and is whole' if written else 'not written'}."
+
+    return told
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another of the same name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _within(path: Path, folder: Path) -> bool:
@@ -136,9 +156,9 @@ def place(output: Path, force: bool) -> Iterator[Path]:
         if output.exists():
             shutil.rmtree(old, ignore_errors=True)  # of a run that was killed before it could
             output.rename(old)
-            staging.rename(output)
-            shutil.rmtree(old)
-        else:
-            staging.rename(output)
+        staging.rename(output)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if old.exists() and not output.exists():  # interrupted between the two
+            old.rename(output)
+        for folder in (staging, old):
+            shutil.rmtree(folder, ignore_errors=True)

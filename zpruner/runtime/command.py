@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,19 @@ _OURS = ("zpruner", "stages", "flows")
 _MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
+@dataclass
+class Running:
+    """A command that runs: the root context's `obj`, which its options may add to.
+
+    Attributes:
+        transcript: what it says; an option may begin to write it.
+        interrupted: returns what is to be said after Ctrl-C, as things stand then.
+    """
+
+    transcript: Transcript
+    interrupted: Callable[[], str]
+
+
 def run_command(
     app: Callable[..., Any],
     arguments: Sequence[str],
@@ -34,40 +48,38 @@ def run_command(
 ) -> None:
     """Run a typer application; return where it ends well, else exit: 1 after an error, 2 after wrong usage, 130.
 
-    Its commands may begin the transcript that they find as the root context's `obj`.
-
     An error of ours, of the system or of memory is one sentence; anything else is a bug, which says so and where to
     report it.
 
     Args:
         app: the application.
         arguments: of the command line, without the command.
-        interrupted: what to say after Ctrl-C.
+        interrupted: what to say after Ctrl-C, unless an option knows more.
         wording: what the user calls the settings that errors speak of (see `ZprunerError.told`).
     """
-    transcript = Transcript([Path(sys.argv[0]).name, *arguments])
+    running = Running(Transcript([Path(sys.argv[0]).name, *arguments]), lambda: interrupted)
     status = 1
     try:
-        status = _status(partial(app, obj=transcript), arguments, interrupted, wording or {})
+        status = _status(app, arguments, running, wording or {})
     finally:
-        transcript.close(status)
+        running.transcript.close(status)
     if status:
         sys.exit(status)
 
 
-def _status(app: Callable[..., Any], arguments: Sequence[str], interrupted: str, wording: Mapping[str, str]) -> int:
+def _status(app: Callable[..., Any], arguments: Sequence[str], running: Running, wording: Mapping[str, str]) -> int:
     """Run the application and return its exit status, after the sentence that goes with it."""
     try:
         _require_text(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = partial(_show, warnings.showwarning)
-            app(args=list(arguments))
+            app(args=list(arguments), obj=running)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
-            typer.echo(interrupted, err=True)
+            typer.echo(running.interrupted(), err=True)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
-        typer.echo(interrupted, err=True)
+        typer.echo(running.interrupted(), err=True)
         return _INTERRUPTED
     except Exception as error:
         if os.environ.get(DEBUG, "0") not in ("", "0"):

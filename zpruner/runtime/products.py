@@ -14,10 +14,12 @@ def matmul(left: Tensor, right: Tensor) -> Tensor:
     250 GFLOP/s in place of 109 to 114, with sums as exact.
     """
     alike = left.is_cpu and left.dtype == right.dtype == torch.float32 and left.numel() and right.numel()
-    if alike and torch.backends.mkldnn.is_available():
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.mT, None, "none", [], "")
-        return found
-    return left @ right
+    if not alike or not torch.backends.mkldnn.is_available():
+        return left @ right
+    if not (right.is_contiguous() or right.mT.is_contiguous()):
+        right = right.contiguous()  # parts of wider rows would be multiplied one number at a time
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.mT, None, "none", [], "")
+    return found
 
 
 def add_matmul(target: Tensor, left: Tensor, right: Tensor, *, alpha: float = 1.0) -> Tensor:

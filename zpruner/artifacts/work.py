@@ -24,6 +24,8 @@ from zpruner.errors import LockedError
 from zpruner.runtime.system_errors import system_errors_named
 
 JOURNAL = "journal.jsonl"
+_SYNCED = 1.0
+"""Seconds from one sync of the journal to the next: what a failure of the machine may cost; a torn line is cut off."""
 
 
 class Work:
@@ -51,6 +53,7 @@ class Work:
         self._recording = Lock()  # files are written on several threads
         self._earlier = 0.0
         self._opened = 0.0
+        self._synced = 0.0
 
     def __enter__(self) -> Self:
         parent = self.folder.parent
@@ -109,7 +112,9 @@ class Work:
             with system_errors_named(journal), journal.open("ab") as out:
                 out.write(line)
                 out.flush()
-                os.fsync(out.fileno())
+                if (now := perf_counter()) - self._synced > _SYNCED:
+                    os.fsync(out.fileno())
+                    self._synced = now
             self._seal = seal
             self._records[item] = dict(payload)
 

@@ -59,6 +59,12 @@ def test_an_unhubbed_source_keeps_the_dense_card_s_base_model(tmp_path: Path) ->
     assert metadata(model_card(tmp_path, replace(FACTS, base="models/mine")))["base_model"] == "acme/other"
 
 
+def test_a_copy_of_a_model_on_the_hub_names_it(tmp_path: Path) -> None:
+    card = model_card(tmp_path, replace(FACTS, base="models/mine", origin=FACTS.base))
+    assert metadata(card)["base_model"] == "acme/tiny-7b"
+    assert f"from `models/mine`, made from `{FACTS.base}`. " in card
+
+
 def test_everything_known_is_said(tmp_path: Path) -> None:
     results = {"perplexity": (27.839218, 31.5)}
     card = model_card(tmp_path, replace(FACTS, sparsity=0.5, layer_error=0.12345, results=results))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zpruner
+from zpruner.checkpoint import write_manifest
 
 Command = Callable[..., tuple[int, str, str]]
 PRUNE = ("--calibration", "source/text.txt", "--nsamples", "6", "--seqlen", "32")
@@ -40,6 +41,22 @@ def test_prune_writes_an_ordinary_checkpoint(place: Path, command: Command) -> N
     assert "neither smaller nor faster" in card
     assert "| perplexity (source/text.txt, 4 windows of 32) |" in card
     assert not [p for p in place.iterdir() if p.name.startswith(".")], "leftovers"
+
+
+def test_the_card_says_where_a_copy_came_from(place: Path, command: Command) -> None:
+    """A fetched model, as data/models/dense is, and what is pruned from it: source, maker and licence go along."""
+    original = "---\nlicense: apache-2.0\nmodel_creator: Acme\nmodel_name: Tiny\n---\n"
+    (place / "source/model/README.md").write_text(original)
+    write_manifest(place / "source/model", "pip:tiny==1/tiny.gguf", role="dense")
+    assert command("prune", "source/model", *PRUNE, "-o", "once")[0] == 0
+    assert command("prune", "once", *PRUNE, "--sparsity", "0.7", "-o", "twice")[0] == 0
+    for base, out in (("source/model", "once"), ("once", "twice")):
+        card = (place / out / "README.md").read_text()
+        assert card.startswith("---\nlicense: apache-2.0\nmodel_name: Tiny\nmodel_creator: Acme\n"), out
+        assert (
+            f"from `{base}`, made from `pip:tiny==1/tiny.gguf`, a model by Acme (Tiny). "
+            "Licence of the original: apache-2.0." in card
+        )
 
 
 def test_prune_with_a_pattern_an_update_and_propagation_equals_the_library(place: Path, command: Command) -> None:

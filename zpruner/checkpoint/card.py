@@ -71,6 +71,7 @@ class PruningFacts:
         layer_error_from: `gram` (exact) or `diagonal` (inputs taken as uncorrelated).
         results: metric -> (dense, pruned).
         note: a sentence below them.
+        origin: where `base` came from, where that is known and something else.
     """
 
     base: str
@@ -83,6 +84,7 @@ class PruningFacts:
     layer_error_from: str = "gram"
     results: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     note: str = ""
+    origin: str = ""
 
 
 def model_card(dense: Path, facts: PruningFacts) -> str:
@@ -93,7 +95,7 @@ def model_card(dense: Path, facts: PruningFacts) -> str:
         facts: what is known about the pruned model.
     """
     known = read_metadata(dense / "README.md")
-    hub = _HUB.fullmatch(facts.base)
+    hub = _HUB.fullmatch(facts.origin or facts.base)
     base = hub[1] if hub else known.get("base_model")
     metadata: dict[str, Any] = {"base_model": base} if base else {}
     metadata |= {key: known[key] for key in _ORIGINAL if known.get(key)}
@@ -106,7 +108,7 @@ def model_card(dense: Path, facts: PruningFacts) -> str:
     parts = [
         f"---\n{_yaml(metadata)}---\n",
         f"# {_line(name)}, pruned with {_line(facts.method)} ({removed})\n",
-        f"Pruned after training, without retraining, from {_code(facts.base)}{_original(known)}.{_licence(known)}\n",
+        f"Pruned after training, without retraining, from {_from(facts)}{_original(known)}.{_licence(known)}\n",
         f"**{SMALLER if structured else HONESTY}**\n",
         "## Pruning\n",
         _table([("method", facts.method), ("pattern", _pattern(pattern)), *_flat("", facts.settings)]),
@@ -124,6 +126,11 @@ def model_card(dense: Path, facts: PruningFacts) -> str:
     parts += [_CALIBRATION, _table([(_LABELS.get(k, k), v) for k, v in _flat("", facts.calibration)])]
     parts += ["## Use\n", _USE]
     return "\n".join(parts)
+
+
+def _from(facts: PruningFacts) -> str:
+    made = f", made from {_code(facts.origin)}" if facts.origin not in ("", facts.base) else ""
+    return f"{_code(facts.base)}{made}"
 
 
 def _original(known: Mapping[str, Any]) -> str:

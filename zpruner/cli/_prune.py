@@ -193,6 +193,7 @@ def prune(
 
     facts = PruningFacts(
         base=opened.source,
+        origin=opened.origin,
         method=method,
         pattern=str(pattern),
         settings=settings,
@@ -207,7 +208,7 @@ def prune(
         results=results,
         note=reordered(sorted(composition.moved(pattern)), ORDERS) if layers.orders else "",
     )
-    save(network, tokenizer, output, model_card(opened.folder, facts), opened.source, force, layers.orders)
+    save(network, tokenizer, output, model_card(opened.folder, facts), opened.origin, force, layers.orders)
     lost = f"layer error unknown: {pruned_before}" if pruned_before else f"mean layer error {error:.3g}"
     typer.echo(f"{len(layers)} layers, {achieved:.2%} of their weights removed, {lost}")
     for words in stays.values():

@@ -36,13 +36,15 @@ class OpenedModel:
         model: itself.
         tokenizer: its, None where there is none.
         folder: the checkpoint that it was loaded from.
-        source: where it came from; a name on the hub with its commit.
+        source: what was named; a name on the hub with its commit.
+        origin: where that came from, by its manifest; `source` where it has none.
     """
 
     model: PreTrainedModel
     tokenizer: Any
     folder: Path
     source: str
+    origin: str
 
 
 def open_source(
@@ -67,18 +69,21 @@ def open_source(
     """
     resolved = resolve_source(source)
     parsed = parse_source(resolved)
+    named = origin = source if isinstance(parsed, LocalPath) else resolved
     if isinstance(parsed, LocalPath) and (parsed.path / "config.json").is_file():
         folder = parsed.path
         require_content(source, folder, checked_sha256(source, sha256))
         if (folder / MANIFEST).is_file():
-            Checkpoint(folder).verify_all()
+            checkpoint = Checkpoint(folder)
+            checkpoint.verify_all()
+            origin = checkpoint.model
     else:
         folder = _fetched(resolved, sha256, dtype, downloads, trust_remote_code)
     if only_dense and is_packed(folder):
         raise packed(folder)
     model = load_model(folder, dtype, device, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    return OpenedModel(model, tokenizer, folder, source if isinstance(parsed, LocalPath) else resolved)
+    return OpenedModel(model, tokenizer, folder, named, origin)
 
 
 def _fetched(source: str, sha256: str | None, dtype: str, downloads: Path, trust_remote_code: bool) -> Path:

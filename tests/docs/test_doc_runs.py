@@ -84,3 +84,21 @@ def test_the_notebook_runs(project: Path) -> None:
     assert any(cell.get("outputs") for cell in notebook["cells"]), "run docs/_execute.py"
     assert isinstance(names["found"], zpruner.Sweep)
     assert len(names["found"]) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_kernel_shows_tables_and_lines_that_are_drawn_over(project: Path) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(NOTEBOOK, 4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cells.insert(0, nbformat.v4.new_code_cell("import zpruner\nzpruner.NEWS = 'news.txt'"))
+    notebook.cells = cells
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(project)}}).execute()
+    said = ["".join(out.text for out in cell.outputs if out.output_type == "stream") for cell in cells]
+    assert not any("\x1b" in text for text in said), "a notebook cannot move up"
+    bars = [[line.rpartition("\r")[2].partition(":")[0] for line in text.split("\n") if "\r" in line] for text in said]
+    assert ["calibrate", "sweep"] in bars
+    assert all(len(names) <= 2 for names in bars), bars
+    shown = [out.data for cell in cells for out in cell.outputs if out.output_type == "execute_result"]
+    assert any("<table>" in data.get("text/html", "") for data in shown)

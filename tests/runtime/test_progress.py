@@ -37,6 +37,24 @@ def test_a_bar_on_a_terminal_counts_what_an_earlier_run_did(monkeypatch: pytest.
     assert "5/5" in sys.stderr.getvalue()
 
 
+def test_what_is_done_within_a_step_stands_at_the_end_of_its_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line that is drawn over, in a notebook that cannot move up as on a terminal."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with counter("sweep", 2, "variant") as step:
+        for _ in range(2):
+            monkeypatch.setattr("zpruner.runtime.progress.monotonic", iter(range(100)).__next__)
+            assert list(progress("abc", "prune", 3, "layer")) == ["a", "b", "c"]
+            step()
+    said = sys.stderr.getvalue()
+    assert said.count("\n") == 1
+    assert "\x1b" not in said
+    assert [f"prune {n}/3" in said for n in range(4)] == [False, True, True, True]
+    assert said.splitlines()[-1].rpartition("\r")[2].startswith("sweep: 100%")
+    assert "prune" not in said.rpartition("\r")[2]
+    assert list(progress("ab", "mask", 2, "layer")) == ["a", "b"], "the next bar is one again"
+    assert "mask: 100%" in sys.stderr.getvalue()
+
+
 def test_a_log_stays_empty_while_work_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Log())
     assert list(progress(range(3), "mask", 3, "layer")) == [0, 1, 2]

@@ -106,8 +106,8 @@ class _Plan:
 
 
 def pack(
-    folder: Path,
-    out: Path,
+    folder: str | Path,
+    out: str | Path,
     known: Known | None = None,
     *,
     journal: Journal | None = None,
@@ -136,6 +136,7 @@ def pack(
         ArtifactError: a file that cannot be read or is not its manifest's; a checkpoint that is packed already;
             integers that do not make a tensor.
     """
+    folder, out = Path(folder), Path(out)
     facts_by_file = read_manifest(folder)[1] if (folder / MANIFEST).is_file() else {}
     described, config = read_plain_config(folder, trust_remote_code=trust_remote_code)
     files, _ = weight_files(folder, described)

@@ -21,7 +21,7 @@ from zpruner.packed.source import raw_bytes
 from zpruner.runtime.plain_json import read_json
 
 
-def unpack(folder: Path, out: Path, step: Callable[[], None] = lambda: None) -> None:
+def unpack(folder: str | Path, out: str | Path, step: Callable[[], None] = lambda: None) -> None:
     """Write the checkpoint that `folder` was packed from; every file is compared with the checksum of the original.
 
     A folder that `save_pretrained` wrote knows no original: its tensors are written under their names.
@@ -34,6 +34,7 @@ def unpack(folder: Path, out: Path, step: Callable[[], None] = lambda: None) -> 
     Raises:
         ArtifactError: a file that is missing, truncated or altered, or that does not give the original's bytes.
     """
+    folder, out = Path(folder), Path(out)
     known = Checkpoint(folder).manifest if (folder / MANIFEST).is_file() else {}
     if known:
         Checkpoint(folder).verify_all()

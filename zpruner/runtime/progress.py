@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from threading import Event, Thread
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -15,6 +16,8 @@ T = TypeVar("T")
 
 HEARTBEAT = 60.0
 """Seconds between two lines where no bar is drawn: a log tells a long run from one that hangs."""
+_DRAWN: ContextVar[tqdm[Any] | None] = ContextVar("drawn", default=None)
+"""The bar inside whose block this is."""
 
 
 def progress(items: Iterable[T], description: str, total: int, unit: str, done: int = 0) -> Iterator[T]:
@@ -37,14 +40,26 @@ def progress(items: Iterable[T], description: str, total: int, unit: str, done: 
 def counter(
     description: str, total: int, unit: str, done: int = 0, every: float = HEARTBEAT
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function that moves a bar on by one, or counts for the lines that are written every so many seconds."""
+    """Yield a function that moves a bar on by one, or counts for the lines that are written every so many seconds.
+
+    Inside another one's block it counts at the end of that one's bar: a line, however deep the work is.
+    """
+    around = _DRAWN.get()
+    if around is not None:
+        yield _Within(around, description, total, done).step
+        around.set_postfix_str("", refresh=False)
+        return
     if draws_bars():
         with tqdm(desc=description, total=total, unit=unit, initial=done) as bar:
 
             def step() -> None:
                 bar.update()
 
-            yield step
+            _DRAWN.set(bar)
+            try:
+                yield step
+            finally:
+                _DRAWN.set(None)
         return
     pulse = _Heartbeat(description, total, unit, done, every)
     try:
@@ -62,6 +77,19 @@ def _in_notebook() -> bool:
     """Return whether this process is the kernel of a notebook, which shows what is written over a line as it comes."""
     shell = None if "IPython" not in sys.modules else sys.modules["IPython"].get_ipython()
     return shell is not None and "IPKernelApp" in shell.config
+
+
+class _Within:
+    """Shows at the end of a bar how far the work of its step is, as often as the bar itself is drawn."""
+
+    def __init__(self, bar: tqdm[Any], description: str, total: int, done: int) -> None:
+        self._bar, self._words, self._total, self._count, self._shown = bar, description, total, done, monotonic()
+
+    def step(self) -> None:
+        self._count += 1
+        if monotonic() - self._shown >= self._bar.mininterval:
+            self._bar.set_postfix_str(f"{self._words} {self._count}/{self._total or '?'}")
+            self._shown = monotonic()
 
 
 class _Heartbeat:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -37,12 +37,14 @@ class OrderedModel:
         activations: its statistics, in its own order.
         order: what moves.
         digest: of the artifact that has orders; empty where there are none.
+        gathered: layer -> int64 (in,), the order of its inputs in which its mask is N:M, where that is not its own.
     """
 
     dense: Checkpoint
     activations: Activations
     order: Reordering
     digest: str = ""
+    gathered: Mapping[str, Tensor] = field(default_factory=dict)
 
     def weight(self, layer: PrunableLayer) -> Tensor:
         """Return a layer's weight (out, in), in the checkpoint's dtype, on the CPU."""
@@ -127,9 +129,8 @@ def open_ordered(
     if odd := sorted(orders.files.keys() ^ names):
         got = f"'{odd[0]}' among {len(orders.files)}"
         raise ArtifactError(str(orders.folder), got, f"{len(names)} orders", MEND)
-    for layer in layers:
-        _checked(orders, layer.name, partial(check_order, layer.name, layer.in_features))
-    return OrderedModel(dense, activations, _reordering(symmetries, orders), orders.digest if orders.files else "")
+    own = {la.name: _checked(orders, la.name, partial(check_order, la.name, la.in_features)) for la in layers}
+    return OrderedModel(dense, activations, _reordering(symmetries, orders), orders.digest if orders.files else "", own)
 
 
 def _reordering(symmetries: list[Symmetry], orders: ArtifactReader) -> Reordering:

@@ -16,7 +16,8 @@ from zpruner.artifacts.store import ArtifactReader
 from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
 from zpruner.checkpoint import Change, Checkpoint, SolvedWeights
-from zpruner.checkpoint.masks import read_mask
+from zpruner.checkpoint.masks import read_mask, require_pattern
+from zpruner.errors import MEND, ArtifactError
 from zpruner.model import PrunableLayer, resolve_device
 from zpruner.patterns import StructuredPattern
 from zpruner.pruning.compose import compose
@@ -115,11 +116,20 @@ class VariantWeights:
         """Return the pruned weight, on the CPU, of a layer's dense weight (out, in), in the same dtype.
 
         Both are in the order of the variant, as is what `bias` is given and returns.
+
+        Raises:
+            ArtifactError: a mask that is not of its pattern, or solved weights that are not of their mask.
         """
         composition = self._composition
+        mask = read_mask(self.masks, layer, self.model.gathered.get(layer.name))
+        require_pattern(self.masks, mask, self._pattern)
         if self._solved is not None:
-            return self._solved.read(layer, weight)
-        mask = read_mask(self.masks, layer).to(self._device)
+            weight = self._solved.read(layer, weight)
+            if bool(weight.masked_select(~mask.keep).any()):
+                got = f"weights of {layer.name} that its mask removes"
+                raise ArtifactError(str(self._project.solved(self.method, self.sparsity)), got, "zeros there", MEND)
+            return weight
+        mask = mask.to(self._device)
         weight = to_device(weight, self._device)
         with torch.no_grad():
             if composition.update is None and composition.correction is None:

@@ -19,14 +19,12 @@ from zpruner.execution import copy_checkpoint
 from zpruner.model import limits_of
 from zpruner.runtime.progress import counter
 from zpruner.settings.mixture import window_counts
-from zpruner.settings.texts import MixedSettings, SourceSettings
+from zpruner.settings.texts import MixedSettings
 from zpruner.sources import (
     FETCH_STEPS,
-    Documents,
-    TokenTable,
     fetch_model,
     load_tokenizer,
-    read_text,
+    text_of,
 )
 from zpruner.text import encoding_of, evaluation_windows, mixed_windows, write_windows
 
@@ -119,7 +117,7 @@ def _calibration_tokens(
         tokenizer,
         vocab_size=vocab_size,
         longest=longest,
-        read=lambda source: _read(source, fetched_source(project, name, source.source), project),
+        read=lambda source: text_of(source, fetched_source(project, name, source.source), project.downloads),
         write=lambda source, count: read_generated(project, dense, source, count),
     )
     counted = zip(settings.sources, window_counts(settings), strict=True)
@@ -146,7 +144,7 @@ def _evaluation_tokens(
 ) -> None:
     measured = project.params.evaluation.perplexity
     settings = measured if what is What.evaluation else project.params.the_search().text
-    text = _read(settings, fetched_source(project, what.value, settings.source), project)
+    text = text_of(settings, fetched_source(project, what.value, settings.source), project.downloads)
     windows = evaluation_windows(
         evaluation_text(text, measured) if what is What.evaluation else text,
         tokenizer,
@@ -161,18 +159,6 @@ def _evaluation_tokens(
     begin = encoding_of(text, tokenizer, settings.begin).begin
     origin = project.windows_origin(what.value, dense)
     write_windows(project.tokens(what.value), windows, settings.source, origin, settings.begin, begin)
-
-
-def _read(settings: SourceSettings, source: str, project: Project) -> Documents | TokenTable:
-    return read_text(
-        source,
-        settings.sha256,
-        project.downloads,
-        column=settings.column,
-        config=settings.config,
-        split=settings.split,
-        documents=settings.documents,
-    )
 
 
 def _limits(folder: Path, trust_remote_code: bool) -> tuple[int, int | None]:

@@ -11,12 +11,13 @@ import pytest
 import staged
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import zpruner
 from stages import apply, evaluate, mask, score
 from stages._deciding import deciding, instances
+from zpruner.artifacts.files import checksum, read_sealed_json, write_sealed_json
 from zpruner.artifacts.store import ArtifactReader, Provenance, artifact_writer
 from zpruner.artifacts.work import Work
 from zpruner.errors import ArtifactError, InvalidPatternError
@@ -237,6 +238,48 @@ class TestOrders:
         monkeypatch.setattr(ArtifactReader, "__init__", named)
         with pytest.raises(ArtifactError, match="every item once, each in its run of 8"):
             apply.run("mine", "s24", root)
+
+
+@pytest.mark.parametrize(("method", "order"), [("ria", " in the order that is stored of it"), ("mine", "")])
+def test_a_mask_that_is_whole_and_not_n_m_is_refused(project: Path, tmp_path: Path, method: str, order: str) -> None:
+    """As many kept as before, under a valid checksum: a column of one group of M changes places with another's."""
+    root = tmp_path / "forged"
+    shutil.copytree(project, root)
+    shutil.rmtree(root / "data/.work")
+    masks = ArtifactReader(root / f"data/masks/{method}/s24", "masks")
+    layer = next(iter(masks.files))
+    orders = ArtifactReader(root / f"data/orders/{method}/s24", "orders")
+    own = orders.read(layer)["order"] if order else torch.arange(masks.read(layer)["keep"].shape[1])
+    work = Work(tmp_path / "rewritten", "masks", "key")
+    with artifact_writer(work, "masks", Provenance(**vars(masks.provenance))) as writer:
+        for name, facts in masks.files.items():
+            columns = masks.read(name)
+            if name == layer:
+                columns["keep"][0, own[:4]] = torch.tensor([True, True, True, False])
+                columns["keep"][0, own[4:8]] = torch.tensor([True, False, False, False])
+            writer.write(name, columns, kept=facts["kept"], weights=facts["weights"])
+        writer.finish(masks.folder, **{"orders": masks.index["orders"]} if "orders" in masks.index else {})
+    message = rf"masks/{method}/s24: got {layer} with 3 of 4 inputs kept in row 0, expected 2:4{order}\."
+    with pytest.raises(ArtifactError, match=message):
+        apply.run(method, "s24", root)
+    assert tiny.files_of(root / "data/pruned") == tiny.files_of(project / "data/pruned")
+
+
+@pytest.mark.parametrize("project", ["pruned"], indirect=True)
+def test_solved_weights_that_are_not_their_mask_s_are_refused(project: Path, tmp_path: Path) -> None:
+    root = tmp_path / "forged"
+    shutil.copytree(project, root)
+    shutil.rmtree(root / "data/.work")
+    folder = root / "data/solved/ria/s24"
+    index = read_sealed_json(folder / "index.json", "an index")
+    layer, facts = next(iter(index["files"].items()))
+    tensors = load_file(folder / facts["file"])
+    tensors["weight"][~ArtifactReader(root / "data/masks/ria/s24", "masks").read(layer)["keep"]] = 0.5
+    save_file(tensors, folder / facts["file"])
+    facts |= {"checksum": checksum(folder / facts["file"]), "bytes": (folder / facts["file"]).stat().st_size}
+    write_sealed_json(folder / "index.json", index)
+    with pytest.raises(ArtifactError, match=rf"solved/ria/s24: got weights of {layer} that its mask removes"):
+        apply.run("ria", "s24", root)
 
 
 def rewrite(folder: Path, tmp_path: Path, change: Any) -> None:

@@ -145,18 +145,10 @@ def read_evaluation_windows(
     """Return the consecutive windows of a text, int32 (windows, seqlen), and how many last tokens of each count."""
     from zpruner.evaluate import evaluation_text
     from zpruner.model import limits_of
-    from zpruner.sources import read_text, resolve_source
+    from zpruner.sources import resolve_source, text_of
     from zpruner.text import counted_tokens, encoding_of, evaluation_windows
 
-    text = read_text(
-        resolve_source(settings.source, "dataset"),
-        settings.sha256,
-        downloads,
-        column=settings.column,
-        config=settings.config,
-        split=settings.split,
-        documents=settings.documents,
-    )
+    text = text_of(settings, resolve_source(settings.source, "dataset"), downloads)
     vocab_size, longest = limits_of(model.config)
     begin = encoding_of(text, tokenizer, settings.begin).begin
     windows = evaluation_windows(

@@ -12,7 +12,7 @@ from zpruner.execution import WholeRunner
 from zpruner.model import check_in_memory, evaluating, limits_of
 from zpruner.runtime.progress import counter
 from zpruner.settings.texts import CalibrationSettings, MixedSettings
-from zpruner.sources import Documents, TokenTable, read_text, resolve_source
+from zpruner.sources import Documents, TokenTable, resolve_source, text_of
 from zpruner.text import check_room, kept_windows, mixed_windows, writing_of, written
 
 if TYPE_CHECKING:
@@ -35,15 +35,7 @@ def mixture(settings: CalibrationSettings, model: PreTrainedModel, tokenizer: An
     vocab_size, longest = limits_of(model.config)
 
     def read(source: MixedSettings) -> Documents | TokenTable:
-        return read_text(
-            resolve_source(source.source, "dataset"),
-            source.sha256,
-            downloads,
-            column=source.column,
-            config=source.config,
-            split=source.split,
-            documents=source.documents,
-        )
+        return text_of(source, resolve_source(source.source, "dataset"), downloads)
 
     def write(source: MixedSettings, count: int) -> Tensor:
         check_in_memory(model)

@@ -22,3 +22,4 @@ from zpruner.sources._resolve import resolve_source as resolve_source
 from zpruner.sources._text import Documents as Documents
 from zpruner.sources._text import TokenTable as TokenTable
 from zpruner.sources._text import read_text as read_text
+from zpruner.sources._text_of import text_of as text_of

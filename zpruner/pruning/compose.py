@@ -14,7 +14,8 @@ from zpruner.masks import REFINEMENTS
 from zpruner.methods import METHODS, MaskSolver, PruningMethod
 from zpruner.parts.registry import Part, Registry
 from zpruner.patterns import StructureKind
-from zpruner.pruning.composition import RANKED_BY, Composition
+from zpruner.pruning.composition import Composition
+from zpruner.pruning.composition_parts import RANKED_BY
 from zpruner.pruning.presets import PRESETS
 from zpruner.quantization import ROUNDINGS
 from zpruner.rankings import RANKINGS, Ranking

@@ -50,6 +50,21 @@ def test_a_dtype_comes_back_byte_for_byte(dtype: torch.dtype, pattern: str, tmp_
     there_and_back(save(zero_half(tiny.build("llama").to(dtype), pattern), tmp_path / "dense"), tmp_path)
 
 
+def test_paths_may_be_text_and_a_terminal_shows_a_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense = save(zero_half(tiny.build("llama"), "0.5"), tmp_path / "dense")
+    monkeypatch.setattr("zpruner.runtime.progress.draws_bars", lambda: True)
+    for made in ("packed", "back"):
+        (tmp_path / made).mkdir()
+    pack(str(dense), str(tmp_path / "packed"))
+    unpack(str(tmp_path / "packed"), str(tmp_path / "back"))
+    said = capsys.readouterr().err
+    assert "pack: 100%" in said
+    assert "unpack: 100%" in said
+    assert tiny.files_of(tmp_path / "back") == tiny.files_of(dense)
+
+
 def folder_of(tensors: dict[str, Tensor], folder: Path) -> Path:
     """A checkpoint of any tensors, as another tool could have left it."""
     folder.mkdir(exist_ok=True)

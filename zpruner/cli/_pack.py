@@ -35,12 +35,10 @@ def pack(
     from zpruner.packed.content import Known
     from zpruner.packed.pack import pack
     from zpruner.packed.structure import transposed_tensors
-    from zpruner.runtime.progress import counter
 
     with place(output, force) as staging:
         names = transposed_tensors(folder, trust_remote_code=trust_remote_code)
-        with counter("pack", _files(folder), "file") as step:
-            saved = pack(folder, staging, Known(names), step=step, trust_remote_code=trust_remote_code)
+        saved = pack(folder, staging, Known(names), trust_remote_code=trust_remote_code)
     typer.echo(saved_line(output, saved))
 
 
@@ -55,16 +53,10 @@ def unpack(
     check_output(output, force)
 
     from zpruner.packed.unpack import unpack
-    from zpruner.runtime.progress import counter
 
-    with place(output, force) as staging, counter("unpack", _files(folder, "zpruner*"), "file") as step:
-        unpack(folder, staging, step=step)
+    with place(output, force) as staging:
+        unpack(folder, staging)
     typer.echo(f"{output}: the checkpoint that was packed")
-
-
-def _files(folder: Path, stem: str = "*") -> int:
-    """Return how many files of weights a checkpoint has."""
-    return sum(1 for _ in folder.glob(f"{stem}.safetensors"))
 
 
 def saved_line(output: Path, saved: Savings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from zpruner.packed.layout import (
 )
 from zpruner.packed.size import MIN_SPARSITY, Kinds, bitmask_bytes
 from zpruner.packed.source import FileDigest, WeightFile, other_files, read_plain_config
+from zpruner.runtime.progress import counter
 
 CARD = "README.md"
 _CHANGED = ("config.json", MANIFEST, SHARD_INDEX)
@@ -111,7 +113,7 @@ def pack(
     known: Known | None = None,
     *,
     journal: Journal | None = None,
-    step: Callable[[], None] = lambda: None,
+    step: Callable[[], None] | None = None,
     facts: Mapping[str, Any] | None = None,
     card: str | None = None,
     trust_remote_code: bool = False,
@@ -126,7 +128,7 @@ def pack(
         out: an existing folder, empty or left by an interrupted run with the same journal.
         known: what is known of the tensors beside their numbers.
         journal: what is finished; None: nothing is.
-        step: called after each file, for progress.
+        step: called after each file, in place of showing progress.
         facts: go into the manifest.
         card: text of README.md; None: the source's own.
         trust_remote_code: whether code in the checkpoint may run.
@@ -149,19 +151,20 @@ def pack(
     source: dict[str, Any] = {}
     weight_map: dict[str, str] = {}
     total = Savings()
-    for file, name in zip(files, names, strict=True):
-        entry = journal.done(name)
-        if entry is None:
-            entry = _pack_file(WeightFile.open(file), out, name, known)
-            journal.record(name, entry, out / name, entry["digest"])
-        facts_of = facts_by_file.get(file.name)
-        if facts_of is not None and facts_of.checksum != entry["source"]["checksum"]:
-            got = f"checksum {entry['source']['checksum']}"
-            raise ArtifactError(str(file), got, f"checksum {facts_of.checksum}", MEND)
-        total += Savings(**entry["savings"])
-        source[file.relative_to(folder).as_posix()] = entry["source"]
-        weight_map |= dict.fromkeys(entry["names"], name)
-        step()
+    with counter("pack", len(files), "file") if step is None else nullcontext(step) as finished:
+        for file, name in zip(files, names, strict=True):
+            entry = journal.done(name)
+            if entry is None:
+                entry = _pack_file(WeightFile.open(file), out, name, known)
+                journal.record(name, entry, out / name, entry["digest"])
+            facts_of = facts_by_file.get(file.name)
+            if facts_of is not None and facts_of.checksum != entry["source"]["checksum"]:
+                got = f"checksum {entry['source']['checksum']}"
+                raise ArtifactError(str(file), got, f"checksum {facts_of.checksum}", MEND)
+            total += Savings(**entry["savings"])
+            source[file.relative_to(folder).as_posix()] = entry["source"]
+            weight_map |= dict.fromkeys(entry["names"], name)
+            finished()
     if not total.tensors:
         raise SourceError(
             str(folder),

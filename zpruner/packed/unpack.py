@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,9 +20,10 @@ from zpruner.packed.pack import CARD, signs_name
 from zpruner.packed.reader import PackedFile, packed_files, restore_signs
 from zpruner.packed.source import raw_bytes
 from zpruner.runtime.plain_json import read_json
+from zpruner.runtime.progress import counter
 
 
-def unpack(folder: str | Path, out: str | Path, step: Callable[[], None] = lambda: None) -> None:
+def unpack(folder: str | Path, out: str | Path, step: Callable[[], None] | None = None) -> None:
     """Write the checkpoint that `folder` was packed from; every file is compared with the checksum of the original.
 
     A folder that `save_pretrained` wrote knows no original: its tensors are written under their names.
@@ -29,7 +31,7 @@ def unpack(folder: str | Path, out: str | Path, step: Callable[[], None] = lambd
     Args:
         folder: a packed checkpoint.
         out: an existing, empty folder.
-        step: called after each file, for progress.
+        step: called after each file, in place of showing progress.
 
     Raises:
         ArtifactError: a file that is missing, truncated or altered, or that does not give the original's bytes.
@@ -49,24 +51,25 @@ def unpack(folder: str | Path, out: str | Path, step: Callable[[], None] = lambd
             and not _is_signs(path)
         ):
             shutil.copyfile(path, out / path.name)
-    if original:
-        if len(files) != len(original["files"]):
-            raise ArtifactError(
-                str(folder),
-                f"{len(files)} files",
-                f"{len(original['files'])}: one for each of the original",
-                "Pack it again.",
-            )
+    if original and len(files) != len(original["files"]):
+        raise ArtifactError(
+            str(folder),
+            f"{len(files)} files",
+            f"{len(original['files'])}: one for each of the original",
+            "Pack it again.",
+        )
+    with counter("unpack", len(files), "file") if step is None else nullcontext(step) as finished:
+        if not original:
+            _write_anew(folder, files, out, finished)
+            return
         for path, (name, facts) in zip(files, original["files"].items(), strict=True):
             _write_original(PackedFile(path), out / name, facts)
-            step()
-        if original["card"]:
-            (out / CARD).unlink(missing_ok=True)
-        for name, text in original["texts"].items():
-            with atomic_file(out / name) as file:
-                file.write(text.encode())
-        return
-    _write_anew(folder, files, out, step)
+            finished()
+    if original["card"]:
+        (out / CARD).unlink(missing_ok=True)
+    for name, text in original["texts"].items():
+        with atomic_file(out / name) as file:
+            file.write(text.encode())
 
 
 def _original(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from zpruner.errors import InvalidPatternError, InvalidSettingError
 from zpruner.masks import arrange_columns, kept_sum
 from zpruner.model import Inventory, PrunableLayer, check_in_memory, get_weight, ignoring, undisturbed
 from zpruner.patterns import Permutation
+from zpruner.runtime.progress import progress
 from zpruner.structures import MOVABLE, Reordering, Slices, Symmetry, find_symmetries
 from zpruner.types import LayerStats, SparsityPattern
 
@@ -107,7 +108,8 @@ def permute(
     def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
         return get_weight(model, layer), calibration.stats(layer.name)
 
-    found = {symmetry.name: find_order(symmetry, read, pattern, inventory, rounds) for symmetry in symmetries}
+    shown = progress(symmetries, "order", len(symmetries), "layer")
+    found = {symmetry.name: find_order(symmetry, read, pattern, inventory, rounds) for symmetry in shown}
     orders = {name: order for name, order in found.items() if order is not None}
     _reorder(model, calibration, Reordering(symmetries, orders))
     return orders

@@ -254,7 +254,7 @@ def run(command: list[str], root: Path, check: bool = True, **changes: str) -> s
 def repro(root: Path, *targets: str) -> list[str]:
     """Run `dvc repro` in the warm worker and return the stage instances that were executed, in order."""
     done = run(["dvc", "repro", *targets], root, PATH=warm_path())
-    assert "plain start-up" not in done.stderr
+    assert "plain start-up" not in done.stderr, done.stderr
     return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage '")]
 
 

@@ -141,6 +141,13 @@ def test_rows_count_by_a_power_of_their_effect():
         Admm(effect=0.5).solve(weight, replace(stats, effect=None), PATTERNS[0])
 
 
+def test_the_effect_is_left_alone():
+    weight, stats = problem()
+    effect = torch.logspace(-2, 2, 24, dtype=torch.float64)
+    Admm(effect=0.5).solve(weight, replace(stats, effect=effect), PATTERNS[0])
+    assert torch.equal(effect, torch.logspace(-2, 2, 24, dtype=torch.float64))
+
+
 def test_rows_whose_gradients_are_alike_count_alike():
     weight, stats = problem()
     alike = replace(stats, grad_sq=torch.rand(1, 64).expand(24, 64) * 1e-12)

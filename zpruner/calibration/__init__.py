@@ -26,12 +26,14 @@ from zpruner.calibration.functional import BlockFunction
 from zpruner.calibration.gradients import GradientSums, check_gradients, collect_gradients
 from zpruner.calibration.order import together
 from zpruner.calibration.reached import check_reached
+from zpruner.calibration.recall import RECALLED
 from zpruner.calibration.replay import BlockReplay
 from zpruner.calibration.snapshots import GradientSnapshots, Snapshots
 
 __all__ = [
     "EFFECTS",
     "MIN_EXPERT_TOKENS",
+    "RECALLED",
     "Activations",
     "BlockDistances",
     "BlockFunction",

@@ -35,12 +35,14 @@ def capturing(
     stats: Set[Stat],
     layers: Iterable[PrunableLayer],
     dense: Kept | None = None,
+    reached: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Add the sums `stats` of what `layers` multiply to `collection`, until the block ends.
 
     Layers that read the same memory unchanged share one accumulator, until one of them reads something more. Relative
     statistics need `dense`, which has what every layer reads in the unpruned model for the same tokens; experts are set
-    against themselves, since in the unpruned model other tokens may be routed to them.
+    against themselves, since in the unpruned model other tokens may be routed to them. `reached` is called before each
+    of their products.
     """
     summed = stats - {Stat.DRIFT}
     latest: dict[str, Tensor] = {}  # what a layer has read whose output is going to be added to something
@@ -48,6 +50,7 @@ def capturing(
     read: dict[str, list[tuple[object, ...]]] = {}
 
     def observe(layer: PrunableLayer, inputs: Tensor) -> None:
+        reached()
         if not inputs.numel():  # an expert without a token in this batch
             return
         if dense is not None and layer.name in dense.streams:

@@ -23,6 +23,7 @@ from zpruner.calibration.dense import check_finite
 from zpruner.calibration.experts import MIN_EXPERT_TOKENS, fill_experts
 from zpruner.calibration.order import SubModule, submodules
 from zpruner.calibration.reached import check_reached
+from zpruner.calibration.recall import RECALLED, Recall
 from zpruner.calibration.recording import record
 from zpruner.execution import Runner, WholeRunner
 from zpruner.model import Inventory, Parameters, PrunableLayer, get_parameters, set_parameters
@@ -69,6 +70,8 @@ class BlockReplay:
         """What later blocks are given of what the blocks up to now returned, batch by batch."""
         self.dense: list[Tensor] | None = list(self.hidden) if follow_dense else None
         """The same of the unpruned model."""
+        room = 0 if self.runner.streamed else RECALLED
+        self._recall, self._recall_dense = Recall(room), Recall(room)
 
     def holding(self, block: int) -> AbstractContextManager[None]:
         """Return a context manager during which the weights of `block` stay in memory, changes included."""
@@ -91,7 +94,8 @@ class BlockReplay:
             block: its index; the weights of the layers that are measured must still be dense.
             stats: what to collect.
             min_expert_tokens: see `zpruner.calibration.fill_experts`.
-            part: of the block, to be measured alone; the pass ends once its layers are reached.
+            part: of the block, to be measured alone; the pass ends once its layers are reached, which alone may change
+                before the next is measured (else `forget_results`).
             unpruned: layers of the block that are pruned by now, and what they have in the unpruned model.
             last: whether this is the last that is measured of the block; only then dense hidden states move on.
         """
@@ -108,9 +112,11 @@ class BlockReplay:
                     with self._with(unpruned or {}):
                         read = self._run_dense(block, index, relative, None if last else reads, added, move=last)
                     dense = read if relative else None
+                known = self._recall.passing(index, part is not None)
                 with (
+                    known,
                     until(self.model, self.inventory, layers, reads, added),
-                    capturing(self.model, self.inventory, collection, stats, layers, dense),
+                    capturing(self.model, self.inventory, collection, stats, layers, dense, known.close),
                 ):
                     self.repeat(block, index)
         check_finite(collection)
@@ -160,12 +166,14 @@ class BlockReplay:
         """
         assert self.dense is not None
         with (
+            self._recall_dense.passing(index, not move),
             until(self.model, self.inventory, layers, reads, added),
             keeping(self.model, self.inventory, layers, added is not None) as kept,
         ):
             result = self._calls[block][index].repeat(self.blocks[block], self.dense[index])
             if move:
                 self.dense[index] = hidden_of(result)
+                self._recall_dense.forget(index)
         return kept
 
     @contextmanager
@@ -185,7 +193,9 @@ class BlockReplay:
         with torch.no_grad(), self.holding(block):
             for index, call in enumerate(self._calls[block]):
                 self._bring_back(index)
-                result = call.repeat(self.blocks[block], self.hidden[index], self._returned[index])
+                with self._recall.passing(index, False):
+                    result = call.repeat(self.blocks[block], self.hidden[index], self._returned[index])
+                self._recall.forget(index)
                 self.hidden[index] = hidden_of(result)
                 later = [calls[index] for calls in self._calls[block + 1 :] if calls]
                 wanted = {place for call in later for place in call.passed.values()}
@@ -193,6 +203,10 @@ class BlockReplay:
                 self._returned[index] = {place: value for place, value in known.items() if place in wanted}
                 self._keep_small(index)
         self._calls[block] = []  # what a block was called with is not needed again
+
+    def forget_results(self) -> None:
+        """Let go of what was noted of the current block: weights change that its sub-modules were measured with."""
+        self._recall.forget_all()
 
     def repeat(self, block: int, index: int, run: Callable[..., Any] | None = None) -> Any:
         """Return what `block`, or `run` in its place, returns for a batch's current hidden state."""

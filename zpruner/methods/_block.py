@@ -63,4 +63,4 @@ def row_weights(square: Tensor, power: float) -> Tensor:
     mean = square.mean()
     if not bool(mean):
         return torch.ones_like(square, dtype=torch.float32)
-    return square.div_(mean).sqrt_().clamp_min_(_FAINTEST).pow_(power).float()
+    return (square / mean).sqrt_().clamp_min_(_FAINTEST).pow_(power).float()

@@ -7,6 +7,7 @@ from collections.abc import Set
 
 from torch import Tensor
 
+from zpruner.calibration import RECALLED
 from zpruner.model import Inventory, PrunableLayer
 from zpruner.pruning.composition import Composition
 from zpruner.types import RELATIVE, SQUARES, Stat
@@ -28,7 +29,8 @@ def workspace_bytes(
 
     Hidden states and weights are taken to be float32, hidden states as wide as what most layers read; a correction
     follows the dense model's, too. Of layers that lie side by side and read inputs of the same width, such as an
-    attention's, all but one are taken to read the same one.
+    attention's, all but one are taken to read the same one. Where sub-modules are measured one by one, what a block's
+    products gave is held, up to a bound.
     """
     widths = Counter(layer.in_features for layer in inventory.layers)
     wanted = composition.needs | stats
@@ -37,11 +39,14 @@ def workspace_bytes(
     hidden = 4 * windows.numel() * widths.most_common(1)[0][0] * (models if tuning is None else models + 1)
     weights: Counter[int] = Counter()
     features: Counter[int] = Counter()
+    put_out: Counter[int] = Counter()
     for layer in inventory.layers:
         weights[layer.block] += layer.out_features * layer.in_features
         features[layer.block] += layer.out_features + layer.in_features
+        put_out[layer.block] += layer.out_features
     if composition.by_submodule:  # unpruned weights of a block, and the pruned ones while the unpruned are in place
         hidden += 4 * max(weights.values()) * models
+        hidden += min(RECALLED, 4 * windows.numel() * max(put_out.values())) * models
     if Stat.DRIFT in wanted:
         hidden += 4 * max(layer.out_features * layer.in_features for layer in inventory.layers)
     tuned = 0

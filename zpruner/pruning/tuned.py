@@ -34,6 +34,7 @@ class BlockTuning:
         Raises:
             ModelStructureError: gradients do not pass the block.
         """
+        self._replay.forget_results()
         goals: list[Goal] = []
         run = BlockFunction(self._replay, self._block)  # with biases as they are by now
         while self._replayed:

@@ -31,7 +31,7 @@ BEST = PRESETS["best"]
 FIXED = {"damping": 0.1, "shrinkage": 0.2}
 
 
-def _regularised(damping: float, shrinkage: float | str) -> Mapping[str, Any]:
+def _regularised(damping: float | str, shrinkage: float | str) -> Mapping[str, Any]:
     """Return `best` with other settings of both its solvers."""
     settings = {"damping": damping, "shrinkage": shrinkage}
     update = {"name": "least_squares", "settings": settings}
@@ -46,6 +46,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "shrinkage 0.2": _regularised(0.1, 0.2),
     "shrinkage 0.5": _regularised(0.1, 0.5),
     "damping 0.3": _regularised(0.3, "auto"),
+    "all that can be chooses itself": {**_regularised("auto", "auto"), "correct": {"share": "auto"}},
     "less regularised": _regularised(0.01, 0.0),
     "ALPS' support": {**BEST, "score": "alps", "settings": FIXED},
     "OBS' support": {**BEST, "score": "sparsegpt", "settings": FIXED},

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages._ordered import OrderedModel
-from zpruner.artifacts.results import Layer, Storage
+from zpruner.artifacts.results import CHOSEN, Layer, Storage
 from zpruner.artifacts.store import ArtifactReader
 from zpruner.artifacts.work import Work
 from zpruner.calibration import Activations
@@ -99,7 +99,7 @@ def measure_layers(
                         model.weight(layer).to(pruned.device), pruned, stats, shift(layer, pruned.device)
                     ),
                     expert_tokens=activations.few.get(layer.name),
-                    shrinkage=masks.files[layer.name].get("shrinkage"),
+                    **{name: masks.files[layer.name].get(name) for name in CHOSEN},
                 )
                 work.record(layer.name, entry.model_dump())
             else:

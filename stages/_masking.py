@@ -96,5 +96,4 @@ class MaskJob:
             self.orders.write(mask.layer, {"order": mask.order}, kind=Permutation.CHANNELS.value)
             self.orders.drain()  # before the mask, which says that the layer is done
         columns = {"keep": mask.keep} if gradient is None else {"keep": mask.keep, "grad_sq": gradient}
-        chosen = {} if mask.shrinkage is None else {"shrinkage": mask.shrinkage}
-        self.masks.write(mask.layer, columns, kept=int(mask.keep.sum()), weights=mask.keep.numel(), **chosen)
+        self.masks.write(mask.layer, columns, kept=int(mask.keep.sum()), weights=mask.keep.numel(), **mask.chosen)

@@ -138,7 +138,7 @@ class VariantWeights:
             grad_sq = self.masks.read_matrix(layer.name, "grad_sq", torch.float32, layer.shape) if has else None
             stats = replace(self.model.stats(layer), grad_sq=grad_sq)
             stats = stats.to(self._device)
-            return to_host(composition.apply(composition.correct(weight, stats), mask, stats))()
+            return to_host(composition.apply(composition.correct(weight, stats).weight, mask, stats))()
 
 
 def open_solved(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -37,6 +37,8 @@ class Stat(StrEnum):
     """Per input channel, the sum over these tokens of the input: float (in,)."""
     CROSS = "cross"
     """X_dense X^T summed over all tokens, X_dense being the input in the unpruned model: float32 (in, in)."""
+    CROSS_HALF = "cross_half"
+    """The same over the tokens of `gram_half`."""
     DRIFT = "drift"
     """(H_dense - H) X^T summed over all tokens, H being the residual stream that the layer's output is added to:
     float32 (out, in). None where it is not, or not as it is."""
@@ -50,20 +52,22 @@ class Stat(StrEnum):
 CHANNEL_SUMS = frozenset({Stat.SQ_SUM, Stat.ABS_SUM, Stat.MAX_ABS})
 """Statistics of one number per channel that every artifact of activations has, so that a method listed later needs no
 other calibration."""
-SQUARES = frozenset({Stat.GRAM, Stat.GRAM_HALF, Stat.CROSS})
+SQUARES = frozenset({Stat.GRAM, Stat.GRAM_HALF, Stat.CROSS, Stat.CROSS_HALF})
 """Statistics of one number per pair of channels."""
-RELATIVE = frozenset({Stat.CROSS, Stat.DRIFT})
+RELATIVE = frozenset({Stat.CROSS, Stat.CROSS_HALF, Stat.DRIFT})
 """Statistics that set a half-pruned model against the unpruned one: there are none without pruned propagation."""
 DERIVATIVES = frozenset({Stat.GRAD_SQ, Stat.EFFECT})
 """Statistics that are taken of the unpruned model alone, by passes back through it."""
 
 
+_ONLY_PRUNED = "Set calibration.propagation: pruned: only then it differs from gram."
 _COLLECTED = {
     Stat.GRAM: "Set calibration.gram: true or auto in params.yaml (in Python: gram among `stats`) and calibrate again.",
     Stat.EFFECT: "List the method in params.yaml (in Python: effect among `stats`) and calibrate again.",
     Stat.GRAD_SQ: "List the method in params.yaml (in Python: grad_sq among `stats`) and calibrate again.",
     Stat.DRIFT: "Set calibration.propagation: pruned: only then the residual stream differs.",
-    Stat.CROSS: "Set calibration.propagation: pruned: only then it differs from gram.",
+    Stat.CROSS: _ONLY_PRUNED,
+    Stat.CROSS_HALF: _ONLY_PRUNED,
 }
 """How a statistic comes to be collected, where the name does not tell."""
 
@@ -72,8 +76,8 @@ _COLLECTED = {
 class LayerStats:
     """Calibration statistics of one layer's input; fields not collected are None.
 
-    Shapes: sq_sum, sum, sum_half, abs_sum, max_abs (in,); gram, gram_half, cross (in, in); drift, grad_sq (out, in);
-    effect (out,).
+    Shapes: sq_sum, sum, sum_half, abs_sum, max_abs (in,); gram, gram_half, cross, cross_half (in, in); drift,
+    grad_sq (out, in); effect (out,).
     `tokens` and `windows` count what the sums ran over. `energy` is ||W X||^2 of the unpruned layer, without its bias.
     """
 
@@ -90,6 +94,7 @@ class LayerStats:
     grad_sq: Tensor | None = None
     effect: Tensor | None = None
     cross: Tensor | None = None
+    cross_half: Tensor | None = None
     drift: Tensor | None = None
     energy: float | None = None
 
@@ -220,13 +225,13 @@ class ScoreMatrix:
 class Mask:
     """Which weights of one layer stay: bool (out, in), True = kept.
 
-    `shrinkage` is what a solver's setting of that name came to, where it chooses itself. `order`, int64 (in,), has the
+    `chosen` is what settings that choose themselves came to, by name. `order`, int64 (in,), has the
     old places of the inputs where the mask is N:M in another order than that of its columns.
     """
 
     layer: str
     keep: Tensor
-    shrinkage: float | None = None
+    chosen: Mapping[str, float] = field(default_factory=dict)
     order: Tensor | None = None
 
     def __post_init__(self) -> None:

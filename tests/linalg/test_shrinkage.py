@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from zpruner.linalg import choose_shrinkage
+from zpruner.linalg import choose_regularisation
 from zpruner.methods.admm import Admm
 from zpruner.types import LayerStats, SparsityPattern
 from zpruner.updates.least_squares import LeastSquares
@@ -32,9 +32,15 @@ def loss(weight, pruned, covariance):
     return float((change @ covariance * change).sum() / (weight @ covariance * weight).sum())
 
 
+def shrinkage_of(weight, keep, gram, half):
+    damping, shrinkage = choose_regularisation(weight, keep, gram, half, 0.01, "auto", "layer")
+    assert damping == 0.01
+    return shrinkage
+
+
 def chosen(tokens, seed=0):
     weight, gram, half, _ = problem(tokens, seed)
-    return choose_shrinkage(weight, wanda(weight, gram), gram, half, 0.01, "layer")
+    return shrinkage_of(weight, wanda(weight, gram), gram, half)
 
 
 def test_the_fewer_tokens_the_more():
@@ -74,14 +80,46 @@ def test_with_few_tokens_it_is_near_the_best_fixed_one(tokens):
 def test_a_half_that_saw_nothing_supports_hardly_any_change():
     weight, gram, _, _ = problem(50)
     keep, nothing = wanda(weight, gram), torch.zeros_like(gram)
-    assert choose_shrinkage(weight, keep, gram, nothing, 0.01, "layer") > 20
-    assert choose_shrinkage(weight, keep, gram, gram.clone(), 0.01, "layer") > 20
+    assert shrinkage_of(weight, keep, gram, nothing) > 20
+    assert shrinkage_of(weight, keep, gram, gram.clone()) > 20
 
 
 @pytest.mark.parametrize("scale", [2.0**-60, 2.0**60])
 def test_scales_drop_out(scale):
     weight, gram, half, _ = problem(400)
     keep = wanda(weight, gram)
-    expected = choose_shrinkage(weight, keep, gram, half, 0.01, "layer")
-    assert choose_shrinkage(weight * scale, keep, gram, half, 0.01, "layer") == expected
-    assert choose_shrinkage(weight, keep, gram * scale, half * scale, 0.01, "layer") == expected
+    expected = shrinkage_of(weight, keep, gram, half)
+    assert shrinkage_of(weight * scale, keep, gram, half) == expected
+    assert shrinkage_of(weight, keep, gram * scale, half * scale) == expected
+
+
+def test_damping_chooses_itself_likewise_and_together_with_the_shrinkage():
+    pairs = []
+    for tokens in (60, 400, 100_000):
+        weight, gram, half, _ = problem(tokens)
+        keep = wanda(weight, gram)
+        alone = choose_regularisation(weight, keep, gram, half, "auto", 0.0, "layer")
+        both = choose_regularisation(weight, keep, gram, half, "auto", "auto", "layer")
+        assert alone[1] == 0.0
+        assert min(alone[0], both[0]) >= 0.1
+        # What the shrinkage takes on is not asked of the damping again.
+        assert both[0] <= alone[0]
+        assert both[1] >= shrinkage_of(weight, keep, gram, half) / 2
+        pairs.append(alone[0])
+    assert pairs == sorted(pairs, reverse=True)
+    assert pairs[0] > 0.1
+    assert pairs[-1] == 0.1
+    nothing = torch.zeros_like(gram)
+    assert choose_regularisation(weight, keep, gram, nothing, "auto", 0.3, "layer") == (0.1 * 2**8, 0.3)
+
+
+@pytest.mark.parametrize("tokens", [24, 60, 130, 1000])
+def test_damping_alone_guards_an_update_as_well(tokens):
+    weight, gram, half, covariance = problem(tokens, 2)
+    stats, keep = LayerStats("layer", tokens, 4, gram=gram, gram_half=half), wanda(weight, gram)
+    alone = loss(weight, weight * keep, covariance)
+    assert loss(weight, LeastSquares(damping="auto").update(weight, keep, stats), covariance) <= 1.03 * alone
+    solved = Admm(damping="auto", shrinkage="auto").solve(weight, stats, HALF)
+    assert solved.chosen.keys() == {"damping", "shrinkage"}
+    updated = LeastSquares(damping="auto", shrinkage="auto").update(weight, solved.keep, stats)
+    assert loss(weight, updated, covariance) <= 1.01 * alone

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_tree import METHODS, edit, make_tree, read
 
-from zpruner.artifacts.results import Interval, Layer
+from zpruner.artifacts.results import CHOSEN, Interval, Layer
 from zpruner.report import format as fmt
 from zpruner.report.axes import log_ticks
 from zpruner.report.figures import heat
@@ -128,13 +128,16 @@ def test_heat_maps_share_a_scale_of_ranks_and_gather_experts(tmp_path: Path) -> 
     assert heat.shrinkage(report) is None, "no solver chose any"
 
 
-def test_the_shrinkage_that_chose_itself_is_shown(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", CHOSEN)
+def test_what_chose_itself_is_shown(setting: str, tmp_path: Path) -> None:
     two = {name: METHODS[name] for name in ("magnitude", "wanda")}
     tree = make_tree(tmp_path, two, {"s50": "0.5"}, blocks=3)
     base = {"weights": 10, "sparsity": 0.5, "layer_error": 0.1, "kind": "mlp.up"}
-    chosen = [base | {"layer": f"m.{block}", "block": block, "shrinkage": 0.2 * 4**block} for block in range(3)]
+    chosen = [base | {"layer": f"m.{block}", "block": block, setting: 0.2 * 4**block} for block in range(3)]
     edit(tree / "evaluation/wanda/s50.layers.json", layers=chosen)
-    figure = heat.shrinkage(Report.of(read(tree, two, {"s50": "0.5"})))
+    figure = {"shrinkage": heat.shrinkage, "damping": heat.damping, "share": heat.share}[setting](
+        Report.of(read(tree, two, {"s50": "0.5"}))
+    )
     assert figure is not None
     assert figure.body.count("<table") == 1  # of the variant whose solver chose
     assert re.findall(r'<td class="h\d">([\d.]+)</td>', figure.body) == ["0.200", "0.800", "3.20"]

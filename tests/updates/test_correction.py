@@ -50,16 +50,86 @@ def test_a_linear_change_of_the_input_is_undone() -> None:
     change = torch.eye(8) + 0.3 * torch.randn(8, 8, generator=generator)
     unpruned = change @ inputs
     stats = zpruner.LayerStats("l", 400, 4, gram=inputs @ inputs.T, cross=unpruned @ inputs.T)
-    whole = Qep(share=1.0, damping=1e-6).correct(weight, stats)
+    whole = Qep(share=1.0, damping=1e-6).correct(weight, stats).weight
     assert torch.allclose(whole, weight @ change, atol=1e-3)
-    half = Qep(share=0.5, damping=1e-6).correct(weight, stats)
+    half = Qep(share=0.5, damping=1e-6).correct(weight, stats).weight
     assert torch.allclose(half, (weight + weight @ change) / 2, atol=1e-3)
 
 
 def test_an_input_that_is_always_zero_needs_none() -> None:
     weight = torch.ones(2, 4)
     stats = zpruner.LayerStats("l", 8, 1, gram=torch.zeros(4, 4), cross=torch.zeros(4, 4))
-    assert torch.equal(Qep().correct(weight, stats), weight)
+    assert torch.equal(Qep().correct(weight, stats).weight, weight)
+
+
+def of_halves(weight: Tensor, unpruned: Tensor, inputs: Tensor) -> zpruner.LayerStats:
+    """Return the statistics of inputs (in, tokens), of which the first half is apart."""
+    half = inputs.shape[1] // 2
+    return zpruner.LayerStats(
+        "l",
+        inputs.shape[1],
+        4,
+        gram=inputs @ inputs.T,
+        gram_half=inputs[:, :half] @ inputs[:, :half].T,
+        cross=unpruned @ inputs.T,
+        cross_half=unpruned[:, :half] @ inputs[:, :half].T,
+    )
+
+
+def test_the_share_is_what_the_second_half_supports() -> None:
+    generator = torch.Generator().manual_seed(4)
+    weight, inputs = torch.randn(5, 8, generator=generator), torch.randn(8, 600, generator=generator)
+    change = torch.eye(8) + 0.3 * torch.randn(8, 8, generator=generator)
+    moved = change @ inputs
+    auto = Qep(share="auto", damping=0.1)
+    assert auto.correct(weight, of_halves(weight, moved, inputs)).chosen == {"share": 0.3}  # all of it would hold
+    # On the second half the input changed by a tenth as much, or the other way.
+    for factor, expected in ((0.1, 0.1), (-1.0, 0.0)):
+        second = moved.clone()
+        second[:, 300:] = inputs[:, 300:] + factor * (change - torch.eye(8)) @ inputs[:, 300:]
+        stats = of_halves(weight, second, inputs)
+        found = auto.correct(weight, stats)
+        assert found.chosen["share"] == pytest.approx(expected, abs=0.03)
+        fixed = Qep(share=found.chosen["share"], damping=0.1).correct(weight, stats)
+        assert torch.equal(found.weight, fixed.weight)
+        assert not fixed.chosen
+        # It is where the loss on the second half is least, along what the first half would have.
+        half = replace(stats, gram=stats.gram_half, cross=stats.cross_half)
+        direction = Qep(share=1.0, damping=0.1).correct(weight, half).weight - weight
+
+        def lost(share: float, direction: Tensor = direction, second: Tensor = second) -> float:
+            outputs = (weight + share * direction) @ inputs[:, 300:]
+            return float((weight @ second[:, 300:] - outputs).square().sum())
+
+        share = found.chosen["share"]
+        assert lost(share) == min(lost(one) for one in (share, 0.0, share + 0.02, 0.2, 0.3))
+
+
+def test_a_half_that_saw_nothing_supports_no_share() -> None:
+    weight, inputs = torch.ones(2, 4), torch.randn(4, 40, generator=torch.Generator().manual_seed(5))
+    for silent in (slice(0, 20), slice(20, 40)):
+        some = inputs.clone()
+        some[:, silent] = 0.0
+        found = Qep(share="auto").correct(weight, of_halves(weight, 2 * some, some))
+        assert found.chosen == {"share": 0.0}
+        assert torch.equal(found.weight, weight)
+
+
+def test_all_that_chooses_itself_is_told_with_the_mask() -> None:
+    settings = {"damping": "auto", "shrinkage": "auto"}
+    method = {
+        "score": "admm",
+        "settings": settings,
+        "update": {"name": "least_squares", "settings": settings},
+        "correct": {"share": "auto"},
+    }
+    layers = zpruner.prune_sequentially(tiny.build("llama"), WINDOWS, method=method, sparsity=0.5, batch_size=2)
+    first, last = layers[0].mask.chosen, layers[-1].mask.chosen
+    assert first["share"] == 0.0  # no block before it was pruned
+    assert last.keys() == {"damping", "shrinkage", "share"}
+    assert 0.0 <= last["share"] <= 0.3
+    assert last["damping"] >= 0.1
+    assert last["shrinkage"] >= 0.2
 
 
 def test_it_brings_the_pruned_model_nearer_to_the_dense_one() -> None:
@@ -98,8 +168,8 @@ def test_what_the_residual_stream_has_lost_is_aimed_at() -> None:
     gram = inputs @ inputs.T
     # The stream has lost a linear function of the input: all of it can be put back.
     stats = zpruner.LayerStats("l", 400, 4, gram=gram, cross=gram, drift=lost @ gram)
-    assert torch.allclose(Qep(damping=1e-6, stream=0.5).correct(weight, stats), weight + 0.5 * lost, atol=1e-3)
-    assert torch.equal(Qep(stream=0.5).correct(weight, replace(stats, drift=None)), weight)
+    assert torch.allclose(Qep(damping=1e-6, stream=0.5).correct(weight, stats).weight, weight + 0.5 * lost, atol=1e-3)
+    assert torch.equal(Qep(stream=0.5).correct(weight, replace(stats, drift=None)).weight, weight)
     assert Stat.DRIFT in Qep(stream=0.5).required() - Qep().required()
 
 

@@ -120,8 +120,8 @@ class Metrics(Result):
 class Layer(Record):
     """One pruned layer: its path, decoder block, kind (path inside the block), size and results.
 
-    `expert_tokens` is how many tokens an expert met that met too few for statistics of its own; `shrinkage` is what a
-    solver's `shrinkage: auto` came to.
+    `expert_tokens` is how many tokens an expert met that met too few for statistics of its own; `shrinkage`,
+    `damping` and `share` are what these settings came to where they are `auto`.
     """
 
     layer: str
@@ -132,6 +132,12 @@ class Layer(Record):
     layer_error: float
     expert_tokens: Count | None = None
     shrinkage: float | None = None
+    damping: float | None = None
+    share: float | None = None
+
+
+CHOSEN = ("shrinkage", "damping", "share")
+"""Settings that may choose themselves, layer by layer."""
 
 
 class Histogram(Record):

@@ -111,8 +111,16 @@ class _HalfGram(_Gram):
 class _Cross(_ProductSum):
     def add(self, inputs: Tensor, others: Mapping[Stat, Tensor]) -> None:
         dense = others[Stat.CROSS]
-        for mine, other in zip(inputs.split(_CHUNK), dense.reshape(inputs.shape).split(_CHUNK), strict=True):
+        self._add(inputs, dense.reshape(inputs.shape))
+
+    def _add(self, inputs: Tensor, dense: Tensor) -> None:
+        for mine, other in zip(inputs.split(_CHUNK), dense.split(_CHUNK), strict=True):
             self.value.addmm_(other.float().T, mine.float())
+
+
+class _HalfCross(_Cross):
+    def _add(self, inputs: Tensor, dense: Tensor) -> None:
+        super()._add(_half(inputs), _half(dense))
 
 
 _CHANNEL_SUMS: dict[Stat, type[_ChannelSum]] = {
@@ -126,6 +134,7 @@ _BATCH_SUMS: dict[Stat, type[_BatchSum]] = {
     Stat.GRAM_HALF: _HalfGram,
     Stat.SUM_HALF: _HalfSum,
     Stat.CROSS: _Cross,
+    Stat.CROSS_HALF: _HalfCross,
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -10,12 +12,21 @@ from zpruner.parts.registry import Part
 from zpruner.types import LayerStats
 
 
+@dataclass(frozen=True)
+class Corrected:
+    """What a correction makes of one layer: the weight, float32 (out, in)."""
+
+    weight: Tensor
+    chosen: Mapping[str, float] = field(default_factory=dict)
+    """What settings that are `auto` came to, by name."""
+
+
 class Correction(Part, ABC):
     """Makes up for what earlier pruned blocks changed in a layer's input; the fields are its settings."""
 
     @abstractmethod
-    def correct(self, weight: Tensor, stats: LayerStats) -> Tensor:
-        """Return the corrected weight: float32 (out, in).
+    def correct(self, weight: Tensor, stats: LayerStats) -> Corrected:
+        """Return the corrected weight.
 
         Args:
             weight: float32 (out, in), dense.

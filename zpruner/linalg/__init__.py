@@ -8,20 +8,29 @@ from zpruner.linalg._hessian import DampedHessian, checked_cholesky, damped_hess
 from zpruner.linalg._least_squares import Solver, choose_solver, least_squares
 from zpruner.linalg._masked_cholesky import masked_cholesky
 from zpruner.linalg._obs import ChooseMask, ColumnGrid, obs_sweep
-from zpruner.linalg._shrinkage import Shrinkage, choose_shrinkage, shrunk_hessian, statistics_for
+from zpruner.linalg._shrinkage import (
+    Damping,
+    Shrinkage,
+    choose_regularisation,
+    chosen,
+    shrunk_hessian,
+    statistics_for,
+)
 
 __all__ = [
     "ChooseMask",
     "ColumnGrid",
     "DampedHessian",
+    "Damping",
     "Elimination",
     "Shrinkage",
     "Solution",
     "Solver",
     "centred",
     "checked_cholesky",
-    "choose_shrinkage",
+    "choose_regularisation",
     "choose_solver",
+    "chosen",
     "damped_hessian",
     "inverse_factor",
     "least_squares",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
@@ -44,8 +44,8 @@ class Solution:
     keep: Tensor
     weight: Tensor
     """Exactly zero where pruned."""
-    shrinkage: float | None = None
-    """What `shrinkage: auto` came to; None where it was given, or there is none."""
+    chosen: Mapping[str, float] = field(default_factory=dict)
+    """What settings that are `auto` came to, by name."""
 
 
 class MaskSolver(Method):

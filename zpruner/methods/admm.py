@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.linalg import Shrinkage, checked_cholesky, shrunk_hessian, statistics_for
+from zpruner.linalg import Damping, Shrinkage, checked_cholesky, chosen, shrunk_hessian, statistics_for
 from zpruner.masks import select
 from zpruner.methods._base import MaskSolver, Solution
 from zpruner.methods._block import loudest, row_weights
@@ -45,8 +45,9 @@ class Admm(MaskSolver):
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
     workspace: ClassVar[int] = 4
 
-    damping: float = Field(default=0.01, ge=0.0)
-    """Share of the mean of the Hessian's diagonal added to it."""
+    damping: Damping = 0.01
+    """Share of the mean of the Hessian's diagonal added to it; auto: 0.1, and more where two halves of the calibration
+    demand it, layer by layer."""
     shrinkage: Shrinkage = "auto"
     """Share of each entry of the Hessian's diagonal added to itself: guards against fitting a small calibration.
     auto: 0.2, and more where two halves of the calibration demand it, layer by layer."""
@@ -69,7 +70,7 @@ class Admm(MaskSolver):
     def required(self) -> frozenset[Stat]:
         """Return the statistics that it reads: derivatives, and those of half the tokens, only where a setting asks."""
         asked = {Stat.EFFECT: self.effect, Stat.GRAD_SQ: self.sensitivity}
-        return statistics_for(self.shrinkage) | {stat for stat, power in asked.items() if power}
+        return statistics_for(self.damping, self.shrinkage) | {stat for stat, power in asked.items() if power}
 
     def solve(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Solution:
         """Return the mask, and the sparse weights D of the last step; errors as `MaskSolver.solve`."""
@@ -104,8 +105,7 @@ class Admm(MaskSolver):
             torch.mul(shifted, keep, out=sparse)
             torch.sub(shifted, sparse, out=dual).mul_(rho)
         assert keep is not None
-        chosen = hessian.shrinkage if self.shrinkage == "auto" else None
-        return Solution(keep, sparse.mul_(scale).div_(root).div_(rows), chosen)
+        return Solution(keep, sparse.mul_(scale).div_(root).div_(rows), chosen(hessian, self.damping, self.shrinkage))
 
     def _rows(self, stats: LayerStats, alike: Tensor) -> Tensor:
         """Return how much each row counts, float32 (out, 1); `alike` where no setting asks."""

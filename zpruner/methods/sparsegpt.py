@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.linalg import ColumnGrid, Shrinkage, obs_sweep, shrunk_hessian, statistics_for
+from zpruner.linalg import ColumnGrid, Damping, Shrinkage, chosen, obs_sweep, shrunk_hessian, statistics_for
 from zpruner.methods._base import MaskSolver, Solution
 from zpruner.methods._block import keep_in_block, loudest
 from zpruner.quantization import Grid, QuantizedLayer, RunningScales, column_grid
@@ -26,20 +26,21 @@ class SparseGPT(MaskSolver):
 
     block_size: int = Field(default=128, ge=1)
     """Columns whose weights compete under unstructured pruning."""
-    damping: float = Field(default=0.01, ge=0.0)
-    """Share of the mean of the Hessian's diagonal added to it."""
+    damping: Damping = 0.01
+    """Share of the mean of the Hessian's diagonal added to it; auto: 0.1, and more where two halves of the calibration
+    demand it, layer by layer."""
     shrinkage: Shrinkage = 0.0
     """Share of each entry of the Hessian's diagonal added to itself; auto: 0.2, and more where two halves of the
     calibration demand it, layer by layer."""
 
     def required(self) -> frozenset[Stat]:
-        """Return the statistics that it reads: those of half the tokens only to choose the shrinkage."""
-        return statistics_for(self.shrinkage)
+        """Return the statistics that it reads: those of half the tokens only to choose how far to regularise."""
+        return statistics_for(self.damping, self.shrinkage)
 
     def solve(self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern) -> Solution:
         """Return mask and weights of one sweep; errors as `MaskSolver.solve`."""
-        found, keep, shrinkage = self._sweep(weight, stats, pattern)
-        return Solution(keep, found, shrinkage if self.shrinkage == "auto" else None)
+        found, keep, regularisation = self._sweep(weight, stats, pattern)
+        return Solution(keep, found, regularisation)
 
     def solve_on_grid(
         self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, grid: Grid
@@ -55,20 +56,21 @@ class SparseGPT(MaskSolver):
 
     def _sweep(
         self, weight: Tensor, stats: LayerStats, pattern: SparsityPattern, grid: ColumnGrid | None = None
-    ) -> tuple[Tensor, Tensor, float]:
-        """Return weights, mask, and the shrinkage of the Hessian."""
+    ) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """Return weights, mask, and what of the Hessian's regularisation chose itself."""
         pattern.check_width(weight.shape[1], stats.layer)
         hessian = shrunk_hessian(weight, lambda: loudest(weight, stats, pattern), stats, self.damping, self.shrinkage)
 
         def choose(saliency: Tensor, start: int) -> Tensor:
             return keep_in_block(saliency, start, pattern, stats.layer)
 
+        regularisation = chosen(hessian, self.damping, self.shrinkage)
         step = pattern.group_size or self.block_size
         found, keep = obs_sweep(weight, hessian, choose, step=step, block_size=self.block_size, grid=grid)
-        return found, keep, hessian.shrinkage
+        return found, keep, regularisation
 
     def same_as_update(self) -> tuple[str, Mapping[str, object]] | None:
-        """Return `obs` with the settings of this sweep; it would choose another shrinkage, as it sees another mask."""
-        if self.shrinkage == "auto":
+        """Return `obs` with the settings of this sweep; what chooses itself would choose otherwise on its mask."""
+        if "auto" in (self.damping, self.shrinkage):
             return None
         return "obs", {"damping": self.damping, "shrinkage": self.shrinkage, "block_size": self.block_size}

@@ -72,7 +72,7 @@ def _choose_as_it_lies(
     if isinstance(parts.method, MaskSolver):
         check_weight(weight, stats)
         found = parts.method.solve(weight.float(), seen, pattern)
-        mask, solved = Mask(stats.layer, found.keep, found.shrinkage), found.weight
+        mask, solved = Mask(stats.layer, found.keep, found.chosen), found.weight
     else:
         values = (scores or score(parts, weight, stats)).values
         mask = Mask(stats.layer, select(values, pattern, parts.group, stats.layer))

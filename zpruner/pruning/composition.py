@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from zpruner.corrections import Corrected
 from zpruner.errors import MissingStatisticError
 from zpruner.masks import arrange_columns, select
 from zpruner.methods import MaskSolver
@@ -40,14 +41,14 @@ class Pruned:
 class Composition(CompositionParts):
     """What a label in params.yaml under `methods` stands for: its parts, and what they make of a layer."""
 
-    def correct(self, weight: Tensor, stats: LayerStats) -> Tensor:
+    def correct(self, weight: Tensor, stats: LayerStats) -> Corrected:
         """Return the weight that scores, masks and updates start from, (out, in).
 
         That is the dense one, unless the composition corrects for what earlier pruned blocks changed in the layer's
         input. Where the statistics are those of the unpruned model there is nothing to correct.
         """
         if self.correction is None or not any(stats.find(stat) is not None for stat in RELATIVE):
-            return weight
+            return Corrected(weight)
         return self.correction.correct(weight.float(), stats)
 
     def score(self, weight: Tensor, stats: LayerStats) -> ScoreMatrix:
@@ -96,10 +97,12 @@ class Composition(CompositionParts):
             scores: where they are known already, of a weight that is not corrected.
             biased: whether the layer has a bias.
         """
-        weight, seen = self.correct(dense, stats), self.seen(stats, biased)
+        corrected, seen = self.correct(dense, stats), self.seen(stats, biased)
+        weight = corrected.weight
         if (joint := self._solve_on_grid(weight, seen, pattern)) is not None:
             return self._shifted(_dequantized(joint, dense.dtype), weight, stats, biased)
         mask, solved = choose(self, weight, stats, pattern, scores, seen)
+        mask = replace(mask, chosen={**mask.chosen, **corrected.chosen})
         if solved is None or not self.takes_solution:
             solved = self._updated(weight, mask, seen)
         return self._shifted(self.finish(solved, mask, seen, dense.dtype), weight, stats, biased)
@@ -113,7 +116,7 @@ class Composition(CompositionParts):
             stats: of the layer's input.
             biased: whether the layer has a bias.
         """
-        weight, seen = self.correct(dense, stats), self.seen(stats, biased)
+        weight, seen = self.correct(dense, stats).weight, self.seen(stats, biased)
         found = self.finish(self._updated(weight, mask, seen), mask, seen, dense.dtype)
         return self._shifted(found, weight, stats, biased)
 

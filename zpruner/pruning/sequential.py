@@ -132,7 +132,7 @@ def prune_blocks(
 
         def read(layer: PrunableLayer) -> tuple[Tensor, LayerStats]:
             stats = stats_of(layer, collection)
-            return composition.correct(get_weight(model, layer), stats), stats
+            return composition.correct(get_weight(model, layer), stats).weight, stats
 
         found = patterns.masks(layers, composition, read, lambda layer: composition.score(*read(layer)).values)
         return {mask.layer: mask for mask in found}

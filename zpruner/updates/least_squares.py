@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.linalg import Shrinkage, Solver, least_squares, shrunk_hessian, statistics_for
+from zpruner.linalg import Damping, Shrinkage, Solver, least_squares, shrunk_hessian, statistics_for
 from zpruner.types import LayerStats, Stat
 from zpruner.updates._base import WeightUpdate
 
@@ -23,8 +23,9 @@ class LeastSquares(WeightUpdate):
 
     solver: Literal["auto", "cholesky", "cg"] = "auto"
     """auto: conjugate gradients or one factorisation per row, whichever costs less."""
-    damping: float = Field(default=0.01, ge=0.0)
-    """Share of the mean of the Hessian's diagonal added to it."""
+    damping: Damping = 0.01
+    """Share of the mean of the Hessian's diagonal added to it; auto: 0.1, and more where two halves of the calibration
+    demand it, layer by layer."""
     shrinkage: Shrinkage = 0.0
     """Share of each entry of the Hessian's diagonal added to itself: guards against fitting a small calibration.
     auto: 0.2, and more where two halves of the calibration demand it, layer by layer."""
@@ -35,8 +36,8 @@ class LeastSquares(WeightUpdate):
     0.001 leaves 0.4 to 0.7 % more loss than the minimum."""
 
     def required(self) -> frozenset[Stat]:
-        """Return the statistics that it reads: those of half the tokens only to choose the shrinkage."""
-        return statistics_for(self.shrinkage)
+        """Return the statistics that it reads: those of half the tokens only to choose how far to regularise."""
+        return statistics_for(self.damping, self.shrinkage)
 
     def update(self, weight: Tensor, keep: Tensor, stats: LayerStats) -> Tensor:
         """Return the new weights: float32 (out, in), exactly zero where `keep` is False.

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.linalg import Shrinkage, obs_sweep, shrunk_hessian, statistics_for
+from zpruner.linalg import Damping, Shrinkage, obs_sweep, shrunk_hessian, statistics_for
 from zpruner.types import LayerStats, Stat
 from zpruner.updates._base import WeightUpdate
 
@@ -21,8 +21,9 @@ class Obs(WeightUpdate):
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
     workspace: ClassVar[int] = 2
 
-    damping: float = Field(default=0.01, ge=0.0)
-    """Share of the mean of the Hessian's diagonal added to it."""
+    damping: Damping = 0.01
+    """Share of the mean of the Hessian's diagonal added to it; auto: 0.1, and more where two halves of the calibration
+    demand it, layer by layer."""
     shrinkage: Shrinkage = 0.0
     """Share of each entry of the Hessian's diagonal added to itself; auto: 0.2, and more where two halves of the
     calibration demand it, layer by layer."""
@@ -30,8 +31,8 @@ class Obs(WeightUpdate):
     """Columns treated before the update reaches all later ones: a matter of speed."""
 
     def required(self) -> frozenset[Stat]:
-        """Return the statistics that it reads: those of half the tokens only to choose the shrinkage."""
-        return statistics_for(self.shrinkage)
+        """Return the statistics that it reads: those of half the tokens only to choose how far to regularise."""
+        return statistics_for(self.damping, self.shrinkage)
 
     def update(self, weight: Tensor, keep: Tensor, stats: LayerStats) -> Tensor:
         """Return the new weights: float32 (out, in), exactly zero where `keep` is False.

@@ -48,11 +48,44 @@ def shrinkage(report: Report) -> Figure | None:
         "Share of each entry of a Hessian's diagonal that was added to it: 0.2, and more where updates found on half "
         "the calibration do not hold on the other, as where a layer has more inputs than tokens can tell apart."
     )
-    return _figure(report, _largest_shrinkage, fmt.error, "Shrinkage that chose itself, layer by layer", caption)
+    return _figure(
+        report,
+        _largest(lambda layer: layer.shrinkage),
+        fmt.error,
+        "Shrinkage that chose itself, layer by layer",
+        caption,
+    )
 
 
-def _largest_shrinkage(layers: Sequence[Layer]) -> float | None:
-    return max((layer.shrinkage for layer in layers if layer.shrinkage is not None), default=None)
+def damping(report: Report) -> Figure | None:
+    """Return one map per variant, of what `damping: auto` came to in every layer."""
+    caption = (
+        "Share of the mean of a Hessian's diagonal that was added to it: 0.1, and more where updates found on half the "
+        "calibration do not hold on the other."
+    )
+    return _figure(
+        report, _largest(lambda layer: layer.damping), fmt.error, "Damping that chose itself, layer by layer", caption
+    )
+
+
+def share(report: Report) -> Figure | None:
+    """Return one map per variant, of what the `share: auto` of a correction came to in every layer."""
+    caption = (
+        "Share of the correction for earlier blocks that was made: 0.3, and less where one found on half the "
+        "calibration makes up for less of the other."
+    )
+    return _figure(
+        report,
+        _largest(lambda layer: layer.share),
+        fmt.error,
+        "Corrections that chose their share, layer by layer",
+        caption,
+    )
+
+
+def _largest(read: Callable[[Layer], float | None]) -> Measure:
+    """Return what gives the largest value of a setting that chose itself in any of some layers."""
+    return lambda layers: max((value for layer in layers if (value := read(layer)) is not None), default=None)
 
 
 def _figure(

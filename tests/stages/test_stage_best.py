@@ -8,9 +8,13 @@ import torch
 from staged import METHOD, SPARSITY
 
 import zpruner
+from zpruner.artifacts.results import CHOSEN
+from zpruner.artifacts.store import ArtifactReader
 from zpruner.model import load_model
 from zpruner.pruning.presets import PRESETS
 from zpruner.text import read_windows
+
+AUTO = {"damping": "auto", "shrinkage": "auto"}
 
 
 @pytest.mark.parametrize(
@@ -25,6 +29,9 @@ def test_best(tmp_path, measure):
         method = dict(PRESETS["best_allocated"])
     elif measure == "allocated, dense":  # gradients that no other part reads
         method = {"score": "wanda", "group": "row", "allocate": {"name": "sensitivity"}}
+    elif measure == "block":
+        update = {"name": "least_squares", "settings": AUTO}
+        method = {"score": "admm", "settings": AUTO, "update": update, "correct": {"share": "auto"}}
     else:
         method = {**PRESETS["best"], "measure": "submodule" if measure == "dense" else measure}
     propagation = "dense" if measure.endswith("dense") else "pruned"
@@ -42,6 +49,9 @@ def test_best(tmp_path, measure):
         zpruner.prune(model, calibration, method=method, sparsity=pattern)
     pruned = load_model(root / "data" / "pruned" / METHOD / SPARSITY, device="cpu").state_dict()
     assert all(torch.equal(value, pruned[name]) for name, value in model.state_dict().items())
+    masks = ArtifactReader(root / "data" / "masks" / METHOD / SPARSITY, "masks")
+    told = {name for facts in masks.files.values() for name in facts.keys() & set(CHOSEN)}
+    assert told == {"block": set(CHOSEN), "allocated, dense": set()}.get(measure, {"shrinkage"})
 
 
 @pytest.mark.parametrize("share", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])

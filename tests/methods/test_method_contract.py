@@ -34,6 +34,7 @@ def layer_stats(dead=(), scale=1.0):
         sum_half=x[:, : TOKENS // 2].sum(1),
         grad_sq=grad.square().sum(0),
         cross=1.5 * x @ x.T,
+        cross_half=1.5 * x[:, : TOKENS // 2] @ x[:, : TOKENS // 2].T,
         drift=grad.sum(0),
         effect=grad.square().sum((0, 2)),
     )

@@ -30,7 +30,7 @@ def workspace_bytes(
     Hidden states and weights are taken to be float32, hidden states as wide as what most layers read; a correction
     follows the dense model's, too. Of layers that lie side by side and read inputs of the same width, such as an
     attention's, all but one are taken to read the same one. Where sub-modules are measured one by one, what a block's
-    products gave is held, up to a bound.
+    products gave is held, up to a bound, but for those of experts.
     """
     widths = Counter(layer.in_features for layer in inventory.layers)
     wanted = composition.needs | stats
@@ -43,7 +43,7 @@ def workspace_bytes(
     for layer in inventory.layers:
         weights[layer.block] += layer.out_features * layer.in_features
         features[layer.block] += layer.out_features + layer.in_features
-        put_out[layer.block] += layer.out_features
+        put_out[layer.block] += layer.out_features if layer.pool is None else 0
     if composition.by_submodule:  # unpruned weights of a block, and the pruned ones while the unpruned are in place
         hidden += 4 * max(weights.values()) * models
         hidden += min(RECALLED, 4 * windows.numel() * max(put_out.values())) * models

@@ -225,10 +225,15 @@ def make_project(root: Path, family: str = "llama") -> Path:
     return root
 
 
+_SET_HERE = ("HF_XET_HIGH_PERFORMANCE", "KMP_DUPLICATE_LIB_OK", "TOKENIZERS_PARALLELISM")
+"""What lm_eval, torch's compiler and the command line set in this process once they are used: children do without."""
+
+
 def environment() -> dict[str, str]:
     """Return the environment for child processes: this interpreter's tools first, one thread, quiet, offline."""
     # A project's copy of the code is compiled once, not by every stage.
-    mine = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHONDONTWRITE"))}
+    apart = ("PYTEST_", "PYTHONDONTWRITE", *_SET_HERE)
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(apart)}
     return mine | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",

@@ -51,7 +51,8 @@ def test_commands_run_in_their_order(page: str, finished_project: Path, tmp_path
     found = typed(page)
     assert found
     for words in found:
-        done = tiny.run(words, root, check=False, PREFECT_HOME=str(tmp_path / "prefect"))
+        # Stages in the warm worker, as under `make repro`: an import of torch for each would be most of the time.
+        done = tiny.run(words, root, check=False, PATH=tiny.warm_path(), PREFECT_HOME=str(tmp_path / "prefect"))
         said = f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
         assert done.returncode == 0, said
         assert "Traceback" not in said

@@ -11,7 +11,7 @@ import tiny
 from doc_pages import ROOT, blocks, commands
 from ruamel.yaml import YAML
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("finished_project")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("finished_project")]
 PAGES = (
     "README.md",
     "docs/start/pipeline.md",

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import EntryPoint
 
 import pytest
 import tiny
@@ -74,3 +76,10 @@ def test_the_version_is_that_of_the_package_everywhere(command: Command) -> None
     assert citation["version"] == expected
     changes = (tiny.REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"\n## [{expected}] - {citation['date-released']}\n" in changes
+
+
+def test_the_command_that_is_installed_ends_as_the_module_does() -> None:
+    """`zpruner` and `python -m zpruner` are one: Ctrl-C is told to the end of the process under both."""
+    scripts = tomllib.loads((tiny.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    command = EntryPoint("zpruner", scripts["zpruner"], "console_scripts").load()
+    assert command is import_module("zpruner.__main__").main

@@ -55,6 +55,17 @@ def test_what_is_done_within_a_step_stands_at_the_end_of_its_bar(monkeypatch: py
     assert "mask: 100%" in sys.stderr.getvalue()
 
 
+def test_a_bar_that_an_error_ended_takes_no_counts_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook, which keeps what an error went through: generators that it left are not closed."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    held = progress(["a", "b"], "prune", 2, "layer")
+    next(held)
+    with pytest.raises(ValueError, match="x"), counter("sweep", 2, "variant"):
+        raise ValueError("x")
+    assert list(progress("ab", "mask", 2, "layer")) == ["a", "b"]
+    assert "mask: 100%" in sys.stderr.getvalue()
+
+
 def test_a_log_stays_empty_while_work_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Log())
     assert list(progress(range(3), "mask", 3, "layer")) == [0, 1, 2]

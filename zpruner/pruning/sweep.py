@@ -19,7 +19,7 @@ from zpruner.pruning.in_memory import calibrate, prune
 from zpruner.pruning.permuting import put_back
 from zpruner.pruning.results import PrunedLayers
 from zpruner.pruning.smaller import cut_undone
-from zpruner.runtime.progress import progress
+from zpruner.runtime.progress import counter
 from zpruner.runtime.tables import html_table, text_table
 from zpruner.types import RELATIVE
 
@@ -120,22 +120,24 @@ def sweep(
     }
     rows = []
     variants = [(label, method, pattern) for label, method in named.items() for pattern in patterns]
-    for label, method, pattern in progress(variants, "sweep", len(variants), "variant"):
-        known = replace(calibration, replaced=dict(calibration.replaced))
-        pruned = PrunedLayers()
-        started = time.perf_counter()
-        try:
-            with cut_undone(model):
-                pruned = prune(model, known, method=method, sparsity=str(pattern), ignore=ignore)
-                seconds = time.perf_counter() - started
-                measured = None if windows is None else perplexity(model, windows, batch_size)
-        finally:
-            replaced = known.replaced | pruned_before  # of the layers that were reached
-            for layer in layers:
-                if layer.name in replaced:
-                    set_parameters(model, layer, replaced[layer.name])
-            put_back(model, calibration, pruned.orders)
-        rows.append(SweepRow(label, str(pattern), pruned.sparsity, pruned.layer_error, measured, seconds))
+    with counter("sweep", len(variants), "variant") as step:
+        for label, method, pattern in variants:
+            known = replace(calibration, replaced=dict(calibration.replaced))
+            pruned = PrunedLayers()
+            started = time.perf_counter()
+            try:
+                with cut_undone(model):
+                    pruned = prune(model, known, method=method, sparsity=str(pattern), ignore=ignore)
+                    seconds = time.perf_counter() - started
+                    measured = None if windows is None else perplexity(model, windows, batch_size)
+            finally:
+                replaced = known.replaced | pruned_before  # of the layers that were reached
+                for layer in layers:
+                    if layer.name in replaced:
+                        set_parameters(model, layer, replaced[layer.name])
+                put_back(model, calibration, pruned.orders)
+            rows.append(SweepRow(label, str(pattern), pruned.sparsity, pruned.layer_error, measured, seconds))
+            step()
     return Sweep(rows)
 
 

@@ -30,7 +30,7 @@ def progress(items: Iterable[T], description: str, total: int, unit: str, done: 
         unit: what one item is, e.g. "layer".
         done: how many were done by an earlier, interrupted run.
     """
-    with counter(description, total, unit, done) as step:
+    with _shown(description, total, unit, done, HEARTBEAT) as (step, _):
         for item in items:
             yield item
             step()
@@ -42,11 +42,28 @@ def counter(
 ) -> Iterator[Callable[[], None]]:
     """Yield a function that moves a bar on by one, or counts for the lines that are written every so many seconds.
 
-    Inside another one's block it counts at the end of that one's bar: a line, however deep the work is.
+    What counts inside its block does so at the end of its bar: a line, however deep the work is. (Not so inside the
+    loop of `progress`, of which nobody knows when an error has left it.)
     """
+    with _shown(description, total, unit, done, every) as (step, bar):
+        if bar is None:
+            yield step
+            return
+        _DRAWN.set(bar)
+        try:
+            yield step
+        finally:
+            _DRAWN.set(None)
+
+
+@contextmanager
+def _shown(
+    description: str, total: int, unit: str, done: int, every: float
+) -> Iterator[tuple[Callable[[], None], tqdm[Any] | None]]:
+    """Yield what counts, and the bar that is drawn for it alone, if one is."""
     around = _DRAWN.get()
     if around is not None:
-        yield _Within(around, description, total, done).step
+        yield _Within(around, description, total, done).step, None
         around.set_postfix_str("", refresh=False)
         return
     if draws_bars():
@@ -55,15 +72,11 @@ def counter(
             def step() -> None:
                 bar.update()
 
-            _DRAWN.set(bar)
-            try:
-                yield step
-            finally:
-                _DRAWN.set(None)
+            yield step, bar
         return
     pulse = _Heartbeat(description, total, unit, done, every)
     try:
-        yield pulse.step
+        yield pulse.step, None
     finally:
         pulse.stop()
 

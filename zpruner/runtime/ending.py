@@ -1,4 +1,4 @@
-"""The end of a process, short of taking every library apart: of torch alone that takes longer than a second."""
+"""The end of a process, short of taking every library apart, which takes some tenths of a second after torch."""
 
 from __future__ import annotations
 

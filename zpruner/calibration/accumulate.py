@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -98,14 +98,28 @@ class _ProductSum(_BatchSum, ABC):
 
 
 class _Gram(_ProductSum):
+    half: Tensor | None = None
+    """Where the same sum over half of the tokens is wanted, too: their products are taken once for both."""
+
     def add(self, inputs: Tensor, others: Mapping[Stat, Tensor]) -> None:
-        for chunk in inputs.split(_CHUNK):
-            _add_gram(self.value, chunk.float())
+        rest = inputs
+        if self.half is not None:
+            first = _half(inputs)
+            rest = inputs[len(first) :]
+            for chunk in first.split(_CHUNK):
+                _add_gram((self.half, self.value), chunk.float())
+        for chunk in rest.split(_CHUNK):
+            _add_gram((self.value,), chunk.float())
 
 
-class _HalfGram(_Gram):
+class _HalfGram(_ProductSum):
+    shared = False
+    """Whether the sum over all tokens is taken, too, and adds to this one."""
+
     def add(self, inputs: Tensor, others: Mapping[Stat, Tensor]) -> None:
-        super().add(_half(inputs), others)
+        if not self.shared:
+            for chunk in _half(inputs).split(_CHUNK):
+                _add_gram((self.value,), chunk.float())
 
 
 class _Cross(_ProductSum):
@@ -152,6 +166,9 @@ class InputAccumulator:
         self.tokens = 0
         self._channels = {stat: kind(width, device) for stat, kind in _CHANNEL_SUMS.items() if stat in self.stats}
         self._batches = {stat: kind(width, device) for stat, kind in _BATCH_SUMS.items() if stat in self.stats}
+        whole, half = self._batches.get(Stat.GRAM), self._batches.get(Stat.GRAM_HALF)
+        if isinstance(whole, _Gram) and isinstance(half, _HalfGram):
+            whole.half, half.shared = half.value, True
 
     def add(self, inputs: Tensor, others: Mapping[Stat, Tensor] | None = None) -> None:
         """Add the tokens of `inputs`, float (..., in), and for relative statistics what they are set against."""
@@ -206,13 +223,15 @@ def _half(inputs: Tensor) -> Tensor:
     return inputs[: len(inputs) // 2]
 
 
-def _add_gram(gram: Tensor, x: Tensor) -> None:
-    """Add x^T x to `gram` (n, n), given float32 (tokens, n): the upper half is computed, the lower one mirrored."""
-    width, panel = gram.shape[0], _PANEL if gram.is_cpu else _WIDE_PANEL
+def _add_gram(grams: Sequence[Tensor], x: Tensor) -> None:
+    """Add x^T x to every matrix (n, n), given float32 (tokens, n): upper halves are computed, lower ones mirrored."""
+    width, panel = x.shape[1], _PANEL if x.is_cpu else _WIDE_PANEL
     for start in range(0, width, panel):
         stop = min(start + panel, width)
-        gram[start:stop, start:].addmm_(x[:, start:stop].T, x[:, start:])
-        gram[stop:, start:stop] = gram[start:stop, stop:].T
+        product = x[:, start:stop].T @ x[:, start:]
+        for gram in grams:
+            gram[start:stop, start:].add_(product)
+            gram[stop:, start:stop] = gram[start:stop, stop:].T
 
 
 @contextmanager

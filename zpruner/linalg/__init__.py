@@ -4,7 +4,7 @@ from zpruner.linalg._centred import centred
 from zpruner.linalg._conjugate_gradients import Solution, masked_cg
 from zpruner.linalg._elimination import Elimination
 from zpruner.linalg._energy import output_energy
-from zpruner.linalg._hessian import DampedHessian, checked_cholesky, damped_hessian, inverse_factor
+from zpruner.linalg._hessian import DampedHessian, checked_cholesky, damped_hessian, inverse, inverse_factor
 from zpruner.linalg._least_squares import Solver, choose_solver, least_squares
 from zpruner.linalg._masked_cholesky import masked_cholesky
 from zpruner.linalg._obs import ChooseMask, ColumnGrid, obs_sweep
@@ -32,6 +32,7 @@ __all__ = [
     "choose_solver",
     "chosen",
     "damped_hessian",
+    "inverse",
     "inverse_factor",
     "least_squares",
     "masked_cg",

@@ -29,7 +29,14 @@ class Solution:
 
 
 def masked_cg(
-    matrix: Tensor, support: Tensor, target: Tensor, loss: Tensor | None = None, *, tolerance: float, max_steps: int
+    matrix: Tensor,
+    support: Tensor,
+    target: Tensor,
+    loss: Tensor | None = None,
+    *,
+    tolerance: float,
+    max_steps: int,
+    added: Tensor | None = None,
 ) -> Solution:
     """Solve `A_KK x_K = b_K` for every row, each with its own support K and one symmetric A for all.
 
@@ -45,35 +52,45 @@ def masked_cg(
             most this share of it. Without, until the residual, each entry divided by `sqrt(A_jj)`, has at most this
             share of the norm of b, likewise scaled: inputs that are nearly the same can leave much of the loss then.
         max_steps: steps at most.
+        added: to the diagonal of A, row by row, float32 (rows, n); None: nothing.
     """
-    root = matrix.diagonal().sqrt()
-    # Scaled to a unit diagonal, the preconditioned iteration is the plain one.
-    scaled = matrix / root / root.unsqueeze(1)
     values, steps, settled = torch.empty_like(target), 0, True
     for low in range(0, len(target), _ROWS):
         rows = slice(low, low + _ROWS)
         mask = support[rows].to(target.dtype)
         whole = None if loss is None else float(loss[rows].double().sum())
-        x, taken, done = _iterate(scaled, mask, target[rows] * mask / root, whole, tolerance, max_steps)
-        torch.div(x, root, out=values[rows])
+        more = None if added is None else added[rows]
+        x, taken, done = _iterate(matrix, more, mask, target[rows] * mask, whole, tolerance, max_steps)
+        values[rows] = x
         steps, settled = max(steps, taken), settled and done
     return Solution(values, steps, settled)
 
 
 def _iterate(
-    matrix: Tensor, mask: Tensor, target: Tensor, loss: float | None, tolerance: float, max_steps: int
+    matrix: Tensor,
+    added: Tensor | None,
+    mask: Tensor,
+    target: Tensor,
+    loss: float | None,
+    tolerance: float,
+    max_steps: int,
 ) -> tuple[Tensor, int, bool]:
     """Return the solution, the steps taken and whether they sufficed; `target` vanishes off the mask."""
     tiny = torch.finfo(target.dtype).tiny
-    goal = tolerance * float(torch.linalg.vector_norm(target))
-    x, residual, direction = torch.zeros_like(target), target.clone(), target.clone()
-    square = torch.linalg.vecdot(residual, residual)
+    diagonal = matrix.diagonal() if added is None else matrix.diagonal() + added
+    x, residual = torch.zeros_like(target), target
+    direction = residual / diagonal
+    square = torch.linalg.vecdot(residual, direction)
+    goal = tolerance * float(square.sum().sqrt())
     left = 0.0 if loss is None else loss
     for taken in range(max_steps):
         norm = float(square.sum().sqrt())
         if norm == 0.0 or (loss is None and norm <= goal):
             return x, taken, True
-        moved = matmul(direction, matrix).mul_(mask)
+        moved = matmul(direction, matrix)
+        if added is not None:
+            moved.addcmul_(direction, added)
+        moved.mul_(mask)
         # A row that is solved exactly has direction zero: its step is 0 / tiny.
         length = square / torch.linalg.vecdot(direction, moved).clamp_min_(tiny)
         x.addcmul_(length.unsqueeze(1), direction)
@@ -84,7 +101,8 @@ def _iterate(
             if gain <= tolerance * max(left, 1e-6 * loss):
                 return x, taken + 1, True
         residual.addcmul_(length.unsqueeze(1), moved, value=-1)
-        previous, square = square, torch.linalg.vecdot(residual, residual)
-        direction.mul_((square / previous.clamp_min(tiny)).unsqueeze(1)).add_(residual)
+        scaled = torch.div(residual, diagonal, out=moved)
+        previous, square = square, torch.linalg.vecdot(residual, scaled)
+        direction.mul_((square / previous.clamp_min(tiny)).unsqueeze(1)).add_(scaled)
     norm = float(square.sum().sqrt())
     return x, max_steps, norm == 0.0 or (loss is None and norm <= goal)

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from zpruner.errors import InvalidSettingError, NonFiniteError, ShapeMismatchError, SolverError
+from zpruner.runtime.products import matmul
 from zpruner.types import all_finite, at_a_time
 
 _SMALLEST_PIVOT = 4 * torch.finfo(torch.float32).eps
 """A pivot below this share of its diagonal entry is rounding error, not information."""
+_FACTORED = 768
+"""Inputs up to which an inverse is taken from a factorisation."""
 _IN_CACHE = 1 << 18
 """Numbers reversed at a time."""
 
@@ -114,6 +117,35 @@ def checked_cholesky(matrix: Tensor, hessian: DampedHessian, *, in_place: bool =
             "has inputs.",
         )
     return factor
+
+
+def inverse(matrix: Tensor, hessian: DampedHessian) -> Tensor:
+    """Return the inverse of a symmetric positive definite matrix, float32 (n, n).
+
+    By halves: with `S = D - C A^-1 C^T` it is made of `A^-1`, `S^-1` and three products, which run at a multiple of the
+    speed of a factorisation.
+
+    Args:
+        matrix: float32 (n, n); its memory is written over.
+        hessian: names the layer and the damping where the matrix is not positive definite.
+
+    Raises:
+        SolverError: as `checked_cholesky`.
+    """
+    width = len(matrix)
+    if width <= _FACTORED:
+        return torch.cholesky_inverse(checked_cholesky(matrix, hessian))
+    half = width // 2
+    cross = matrix[half:, :half].contiguous()
+    first = inverse(matrix[:half, :half].contiguous(), hessian)
+    turned = matmul(cross, first)
+    second = inverse(matrix[half:, half:].sub(matmul(turned, cross.mT)), hessian)
+    corner = matmul(second, turned)
+    matrix[:half, :half] = first.add_(matmul(turned.mT, corner))
+    matrix[half:, half:] = second
+    matrix[half:, :half] = corner.neg_()
+    matrix[:half, half:] = corner.mT
+    return matrix
 
 
 def inverse_factor(hessian: DampedHessian) -> Tensor:

@@ -9,7 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from zpruner.linalg import Damping, Shrinkage, checked_cholesky, chosen, shrunk_hessian, statistics_for
+from zpruner.linalg import (
+    Damping,
+    Shrinkage,
+    checked_cholesky,
+    chosen,
+    inverse,
+    shrunk_hessian,
+    statistics_for,
+)
 from zpruner.masks import select
 from zpruner.methods._base import MaskSolver, Solution
 from zpruner.methods._block import loudest, row_weights
@@ -88,7 +96,7 @@ class Admm(MaskSolver):
         typical = _TYPICAL * (math.exp(2 * float(pivots.double().log().mean())) - _LEAST)
         shift = _shift(hessian.shrinkage / (1.0 + hessian.shrinkage), typical, self.rho * self.growth * typical)
         matrix.diagonal().add_(shift - _LEAST)
-        inverse = torch.cholesky_inverse(checked_cholesky(matrix, hessian))
+        solver = inverse(matrix, hessian)
 
         def project(matrix: Tensor) -> Tensor:
             return select(matrix.abs(), pattern, ComparisonGroup.LAYER, stats.layer)
@@ -99,7 +107,7 @@ class Admm(MaskSolver):
             rho = typical * self.rho * self.growth ** (count / (self.steps - 1))
             step = (typical + shift) / (typical + rho)
             torch.sub(sparse, weight, out=pull).mul_(step * rho).sub_(dual, alpha=step)
-            solved = matmul(pull, inverse).add_(weight)
+            solved = matmul(pull, solver).add_(weight)
             shifted = solved.lerp_(sparse, 1.0 - self.relaxation).add_(dual, alpha=1.0 / rho)
             keep = project(shifted)
             torch.mul(shifted, keep, out=sparse)

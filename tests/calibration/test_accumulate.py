@@ -131,3 +131,14 @@ def test_only_the_sums_asked_for_are_taken_and_tell_what_is_not_finite(stats):
     assert found.finite()
     found.add(torch.tensor([[1.0, float("nan"), 1.0]]))
     assert not found.finite()
+
+
+@pytest.mark.parametrize("shapes", [[(3, 7)], [(1, 1)], [(2, 5), (1, 8), (3, 3)]])
+def test_both_gram_matrices_together_are_those_taken_apart(shapes):
+    batches = [torch.randn(*shape, 11) for shape in shapes]
+    whole, half = (accumulated(batches, {stat}).state()[stat.value] for stat in (Stat.GRAM, Stat.GRAM_HALF))
+    both = accumulated(batches, {Stat.GRAM, Stat.GRAM_HALF}).state()
+    torch.testing.assert_close(both["gram"], whole)
+    torch.testing.assert_close(both["gram_half"], half)
+    first = torch.cat([batch.reshape(-1, 11)[: batch.shape[0] * batch.shape[1] // 2] for batch in batches])
+    torch.testing.assert_close(half, first.T @ first)

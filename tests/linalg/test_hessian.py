@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zpruner.errors import InvalidSettingError, NonFiniteError, ShapeMismatchError, SolverError
-from zpruner.linalg import damped_hessian, inverse_factor
+from zpruner.linalg import damped_hessian, inverse, inverse_factor
 
 
 def gram_matrix(width=24, tokens=60, seed=0, dead=()):
@@ -99,3 +99,22 @@ def test_not_a_gram_matrix(gram):
 def test_bad_settings(settings):
     with pytest.raises(InvalidSettingError):
         damped_hessian(torch.eye(3), layer="up", **settings)
+
+
+@pytest.mark.parametrize("width", [1, 8, 9, 24, 37])
+def test_the_inverse_by_halves(width, monkeypatch):
+    monkeypatch.setattr("zpruner.linalg._hessian._FACTORED", 8)
+    hessian = damped_hessian(gram_matrix(width), 0.01, "blocks.0.up")
+    matrix = hessian.matrix.double()
+    found = inverse(hessian.matrix.clone(), hessian).double()
+    torch.testing.assert_close(found @ matrix, torch.eye(width, dtype=torch.float64), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, found.T, rtol=0, atol=1e-4)
+
+
+def test_an_inverse_by_halves_that_does_not_exist(monkeypatch):
+    monkeypatch.setattr("zpruner.linalg._hessian._FACTORED", 8)
+    hessian = damped_hessian(gram_matrix(24), 0.01, "blocks.0.up")
+    matrix = hessian.matrix.clone()
+    matrix[20, 20] = 0.0
+    with pytest.raises(SolverError, match=r"blocks\.0\.up"):
+        inverse(matrix, hessian)

@@ -166,3 +166,14 @@ def test_whole_inputs_that_go_are_one_system_for_all_rows(gone, tokens):
     expected = direct(weight.masked_fill(hessian.dead, 0.0), keep & ~hessian.dead, hessian.matrix)
     torch.testing.assert_close(got.double(), expected, rtol=2e-3, atol=2e-3)
     assert not got[~keep].any()
+
+
+def test_what_is_added_to_the_diagonal_row_by_row():
+    weight, keep, hessian = problem()
+    added = torch.rand(weight.shape, generator=torch.Generator().manual_seed(2))
+    target = weight @ hessian.matrix
+    found = masked_cg(hessian.matrix, keep, target, added=added, tolerance=1e-6, max_steps=300).values
+    for i in range(len(weight)):
+        matrix = hessian.matrix + torch.diag(added[i])
+        alone = masked_cg(matrix, keep[i : i + 1], target[i : i + 1], tolerance=1e-6, max_steps=300).values
+        torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-3, atol=1e-4)

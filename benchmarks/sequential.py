@@ -1,23 +1,30 @@
 """What sequential pruning costs, as a multiple of two forward passes of the decoder: one to measure, one to continue.
 
     python benchmarks/sequential.py --count 8 --methods wanda,sparsegpt,best
-    python benchmarks/sequential.py --count 32 --methods wanda,sparsegpt --peer   # llm-compressor beside it
+    python benchmarks/sequential.py --count 32 --methods wanda,sparsegpt --peer PYTHON   # llm-compressor beside it
 
-Processor time, in turns in one process, the least of several rounds. Needs `dvc repro calibrate` to have run. `--peer`
-wants an environment with both packages (`pip install . llmcompressor`): llm-compressor 0.14 takes no newer transformers
-than 5.17, so the project's own environment cannot have it.
+Processor time, in turns, the least of several rounds. Needs `dvc repro calibrate fetch@evaluation` to have run.
+`--peer` names the Python of an environment of its own (`pip install llmcompressor==0.14.0`): llm-compressor takes no
+transformers as new as the library's. It prunes in a process beside this one, in turns with it, on as many threads.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import process_time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import torch
 import typer
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zpruner
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 
 EVALUATION = Path("data/evaluation/tokens.arrow")
 EVALUATED = 6
-PEER = ", llm-compressor"
+PEER, PEERS = ", llm-compressor", ("wanda", "sparsegpt")
 
 
 def main(
@@ -41,7 +48,7 @@ def main(
     measure: Annotated[str, typer.Option(help="block or submodule.")] = "block",
     sparsity: str = "0.5",
     rounds: int = 2,
-    peer: Annotated[bool, typer.Option(help="Also prune by llm-compressor: wanda, sparsegpt.")] = False,
+    peer: Annotated[str, typer.Option(help="Also prune by the llm-compressor of this Python: wanda, sparsegpt.")] = "",
 ) -> None:
     """Print one row per method."""
     network, _ = zpruner.load(model)
@@ -73,12 +80,17 @@ def main(
         with torch.no_grad():
             network.load_state_dict(state)
 
-    for _ in range(rounds):
-        timed("forward", forward)
-        for name in methods.split(","):
-            run(name, lambda name=name: prune(name))
-            if peer:
-                run(f"{name}{PEER}", lambda name=name: compress(network, ids, name, float(sparsity)))
+    with Peer(peer, model, ids, sparsity) if peer else nullcontext() as other:
+        for _ in range(rounds):
+            timed("forward", forward)
+            for name in methods.split(","):
+                run(name, lambda name=name: prune(name))
+                if other is not None and name in PEERS:
+                    seconds = other.prune(name, network)
+                    best[f"{name}{PEER}"] = min(best[f"{name}{PEER}"], seconds)
+                    perplexities[f"{name}{PEER}"] = zpruner.perplexity(network, texts)
+                    with torch.no_grad():
+                        network.load_state_dict(state)
     forwards, solver = 2 * best["forward"], best.get("sparsegpt", float("nan"))
     print(f"| method | seconds | two forward passes ({forwards:.1f} s) | SparseGPT | perplexity |")
     print("|---|--:|--:|--:|--:|")
@@ -86,23 +98,41 @@ def main(
         print(f"| {name} | {best[name]:.1f} | {best[name] / forwards:.2f} | {best[name] / solver:.2f} | {found:.2f} |")
 
 
-def compress(network: PreTrainedModel, ids: Tensor, name: str, sparsity: float) -> None:
-    """Prune a model in place by llm-compressor, block after block on the same windows."""
-    from datasets import Dataset
-    from llmcompressor import oneshot
-    from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+class Peer:
+    """llm-compressor in a process of another environment; see benchmarks/_peer.py."""
 
-    kind = {"wanda": WandaPruningModifier, "sparsegpt": SparseGPTModifier}[name]
-    head = "re:.*lm_head"
-    oneshot(
-        model=network,
-        dataset=Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": torch.ones_like(ids).tolist()}),
-        recipe=[kind(sparsity=sparsity, mask_structure="0:0", targets=["Linear"], ignore=[head])],
-        max_seq_length=ids.shape[1],
-        num_calibration_samples=len(ids),
-        batch_size=8,
-        shuffle_calibration_samples=False,
-    )
+    def __init__(self, python: str, model: Path, ids: Tensor, sparsity: str) -> None:
+        self._folder = TemporaryDirectory()
+        windows = Path(self._folder.name) / "windows.safetensors"
+        save_file({"ids": ids.long()}, windows)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self._process = subprocess.Popen(
+            [python, str(Path(__file__).with_name("_peer.py")), str(model), str(windows), sparsity],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+        self._folder.cleanup()
+
+    def prune(self, method: str, network: PreTrainedModel) -> float:
+        """Give a model the weights that llm-compressor makes of its own copy; returns its processor seconds."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        out = Path(self._folder.name) / "pruned.safetensors"
+        self._process.stdin.write(json.dumps({"method": method, "out": str(out)}) + "\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("seconds "):
+                network.load_state_dict(load_file(out), strict=False)
+                return float(line.split()[1])
+        sys.exit(f"error: llm-compressor ended with {self._process.wait()}.")
 
 
 if __name__ == "__main__":

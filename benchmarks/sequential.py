@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zpruner
+from zpruner.model.layers import find_blocks
 from zpruner.pruning.presets import PRESETS
 from zpruner.text import read_windows
 
@@ -45,13 +46,21 @@ def main(
     evaluation: Annotated[Path, typer.Option(help="Windows that show that both pruned alike.")] = EVALUATION,
     count: Annotated[int, typer.Option(help="Calibration windows.")] = 8,
     methods: str = "wanda,sparsegpt,best",
-    measure: Annotated[str, typer.Option(help="block or submodule.")] = "block",
+    measure: Annotated[str | None, typer.Option(help="block or submodule; else as each method's preset says.")] = None,
+    blocks: Annotated[
+        int | None, typer.Option(help="Prune the model's first blocks alone, without the others.")
+    ] = None,
     sparsity: str = "0.5",
     rounds: int = 2,
     peer: Annotated[str, typer.Option(help="Also prune by the llm-compressor of this Python: wanda, sparsegpt.")] = "",
 ) -> None:
     """Print one row per method."""
     network, _ = zpruner.load(model)
+    if blocks is not None:
+        modules = network.get_submodule(find_blocks(network))
+        assert isinstance(modules, torch.nn.ModuleList)
+        del modules[blocks:]
+        network.config.num_hidden_layers = blocks
     ids = read_windows(windows)[0][:count]
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     best: dict[str, float] = defaultdict(lambda: float("inf"))
@@ -67,7 +76,7 @@ def main(
                 network.base_model(input_ids=batch.long(), use_cache=False)
 
     def prune(name: str) -> None:
-        method = {**PRESETS[name], "measure": measure}
+        method = PRESETS[name] if measure is None else {**PRESETS[name], "measure": measure}
         zpruner.prune_sequentially(network, ids, method=method, sparsity=sparsity)
 
     texts = read_windows(evaluation)[0][:EVALUATED]

@@ -29,7 +29,7 @@ class Apt(MaskSolver):
     """
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
-    workspace: ClassVar[int] = 3
+    workspace: ClassVar[int] = 2
 
     mask: Literal["S", "M"] = "M"
     """S: each weight by the loss of its single removal, `w_q^2 / [H^-1]_qq`. M: under N:M, of all choices in a group

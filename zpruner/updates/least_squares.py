@@ -19,7 +19,7 @@ class LeastSquares(WeightUpdate):
     """
 
     needs: ClassVar[frozenset[Stat]] = frozenset({Stat.GRAM})
-    workspace: ClassVar[int] = 3
+    workspace: ClassVar[int] = 2
 
     solver: Literal["auto", "cholesky", "cg"] = "auto"
     """auto: conjugate gradients or one factorisation per row, whichever costs less."""

@@ -1,23 +1,10 @@
 """What is recalled of an earlier pass, and what is not."""
 
 import torch
+from counting import Counting
 from torch.nn.functional import linear
-from torch.overrides import TorchFunctionMode
 
 from zpruner.calibration.recall import Recall
-
-
-class Counting(TorchFunctionMode):
-    """Counts products that are carried out, when it is entered first."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.count += getattr(func, "__name__", "") in ("linear", "addmm")
-        return func(*args, **(kwargs or {}))
-
 
 ROWS, WEIGHT = torch.randn(5, 4), torch.randn(3, 4)
 

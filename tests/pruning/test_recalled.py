@@ -4,22 +4,10 @@ import families
 import pytest
 import tiny
 import torch
+from counting import Counting
 from test_submodules import CORRECTED, solved
-from torch.overrides import TorchFunctionMode
 
 from zpruner.errors import ModelStructureError
-
-
-class Counting(TorchFunctionMode):
-    """Counts products that are carried out, when it is entered first."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.count += getattr(func, "__name__", "") in ("linear", "addmm")
-        return func(*args, **(kwargs or {}))
 
 
 def alike(make, method, monkeypatch):

@@ -14,7 +14,7 @@ def explain(error: ValidationError, where: str, root: type[BaseModel]) -> Invali
     """Turn a complaint of pydantic about settings of class `root` into one sentence."""
     # An unknown key comes before a missing one: it is often the same key, misspelt.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    path = [str(part) for part in first["loc"] if part not in ALTERNATIVES]
+    path = [str(part) for part in first["loc"] if part not in ALTERNATIVES and not _is_alternative(part)]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         return InvalidSettingError(
@@ -22,8 +22,15 @@ def explain(error: ValidationError, where: str, root: type[BaseModel]) -> Invali
         )
     if first["type"] == "missing":
         return InvalidSettingError(where, f"no '{key}'", "a value", f"Add {key}.")
-    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return InvalidSettingError(f"{where}: {key}", shown(first["input"]), expected, "Correct the value.")
+    alike = [found for found in error.errors() if found["loc"][:-1] == first["loc"][:-1]]
+    either = alike if _is_alternative(first["loc"][-1]) else [first]
+    said = [found["msg"].removeprefix("Value error, ").removeprefix("Input should be ") for found in either]
+    return InvalidSettingError(f"{where}: {key}", shown(first["input"]), " or ".join(said), "Correct the value.")
+
+
+def _is_alternative(part: int | str) -> bool:
+    """Return whether a part of pydantic's path names no key, but one of the forms that a value may have."""
+    return isinstance(part, str) and part.startswith(("constrained-", "literal["))
 
 
 def _known(model: type[BaseModel], path: list[str]) -> list[str]:
